@@ -1,0 +1,43 @@
+# Everything that a person or CI does here. Needs make and a Python of 3.11 or newer; see scripts/environment.py.
+
+SHELL := /bin/sh
+PYTHON ?= python3
+ARGS ?=
+COMPARE ?= hpa,keda,static
+
+run := $(PYTHON) scripts/environment.py run
+test := $(PYTHON) scripts/environment.py test
+
+.PHONY: help dry-run test lint format bench constraints
+
+help: ## Show what there is to do
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r target text; do \
+	  printf '  make %-12s %s\n' "$$target" "$$text"; done
+	@echo
+	@echo '  ARGS="..." is handed on to the command; PYTHON=python3.12 names the Python to build on.'
+
+dry-run: ## Set up, then try examples/web.yaml in the simulator beside well-known rules; report: out/dry-run.html
+	@mkdir -p out
+	@$(run) rlscaler dry-run -f examples/web.yaml --compare $(COMPARE) --report out/dry-run.html $(ARGS)
+
+test: ## Set up with the learning stack and the tools, then run the tests
+	@$(test) python -m pytest --durations=15 $(ARGS)
+
+lint: ## Check style, types (mypy and pyright) and the import rules; all are run, whichever fails
+	@status=0; \
+	$(test) python -m ruff check . || status=1; \
+	$(test) python -m ruff format --check . || status=1; \
+	$(test) python -m mypy || status=1; \
+	$(test) env PYRIGHT_PYTHON_IGNORE_WARNINGS=1 python -m pyright || status=1; \
+	$(test) python -c "from importlinter.cli import lint_imports_command as run; run()" --no-logo || status=1; \
+	exit $$status
+
+format: ## Put the code into the house's form
+	@$(test) python -m ruff format .
+	@$(test) python -m ruff check --fix .
+
+bench: ## Measure the speed against named peers
+	@$(test) python -m rlscaler_sim.bench $(ARGS)
+
+constraints: ## Pin every package anew (ARGS="--upgrade" for the newest)
+	@$(PYTHON) scripts/environment.py build scripts/constraints.sh $(ARGS)

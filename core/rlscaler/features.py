@@ -1,0 +1,134 @@
+"""What the history says at this moment: named numbers relative to the present level, for rules and observations.
+
+They depend on the load alone, not on what was decided, so they can be computed once for a trace and looked up.
+"""
+
+from typing import Any
+
+from rlscaler import growth, history
+from rlscaler.arrays import Array, State
+
+LAGS = (30.0, 60.0, 120.0, 180.0, 300.0, 600.0, 1200.0, 2400.0, 3600.0)
+"""Ages in seconds of single samples that are told."""
+SPANS = (60.0, 180.0, 300.0, 900.0, 3600.0)
+"""Spans in seconds over which means are told; extremes over those of EXTREMES."""
+EXTREMES = (300.0, 900.0, 3600.0)
+AHEAD = 8
+"""Points of the seasonal profile that are told, half a reaction time apart."""
+SOURCES = ("hour", "sixhours", "daylong", "weeklong", "trend", "level")
+"""Histograms whose statistics are told: four windows, and those of the present class of trend and of level."""
+UPPER_SIGMA = 1.3
+
+
+def label(seconds: float) -> str:
+    """Return a span as it stands in the names of features: 30s, 5m, 1h."""
+    if seconds < 60:
+        return f"{seconds:g}s"
+    return f"{seconds / 60:g}m" if seconds < 3600 else f"{seconds / 3600:g}h"
+
+
+def _profile_at(xp: Any, state: State, rows: Array, time: Array) -> Array:
+    """Return (N, ...) the usual load (requests/s) at `time` (N, ...): the week's profile, else the day's, else NaN."""
+    where = time / history.QUARTER_SECONDS - 0.5
+    low = xp.floor(where)
+    share = xp.astype(where - low, xp.float32)
+    low = xp.astype(low, xp.int64)
+    expand = rows[:, None] if time.ndim == 2 else rows
+
+    def value(index: Array) -> Array:
+        week = state["week"][expand, index % history.QUARTERS_WEEK]
+        day = state["day"][expand, index % history.QUARTERS_DAY]
+        return xp.where(xp.isnan(week), day, week)
+
+    before, after = value(low), value(low + 1)
+    before = xp.where(xp.isnan(before), after, before)
+    after = xp.where(xp.isnan(after), before, after)
+    return before + share * (after - before)
+
+
+def _coarse_at(xp: Any, state: State, rows: Array, time: Array) -> Array:
+    """Return (N,) the five-minute mean (requests/s) interpolated at a past `time`, NaN where unknown."""
+    where = time / history.COARSE_SECONDS - 0.5
+    low = xp.floor(where)
+    share = xp.astype(where - low, xp.float32)
+    low = xp.astype(low, xp.int64)
+    before = state["coarse"][rows, low % history.COARSE]
+    after = state["coarse"][rows, (low + 1) % history.COARSE]
+    return before + share * (after - before)
+
+
+def features(xp: Any, state: State, rows: Array, time: Array, settings: State, interval: float) -> State:
+    """Return the features of the rows: float32 arrays (N,), `ahead` (N, AHEAD).
+
+    `level` and `latest` are in replicas; all else is the logarithm of a ratio to `level` (half a replica added to
+    both sides), or a statistic of log growth. Where the capacity or every sample is unknown, `level` is NaN.
+    """
+    growth.refresh(xp, state, rows, time, settings)
+    slot = xp.where(state["slot"][rows] < 0, 0, state["slot"][rows])
+    hour = history.slots(3600.0, interval)
+    capacity = xp.astype(settings["capacity_per_replica"], xp.float32)
+    recent = history.newest(xp, state["load"], rows, slot, hour + 1) / capacity[:, None]
+    logs = xp.log(recent + 0.5)
+    seen = state["slot"][rows] >= 0
+    level = xp.where(seen, 0.5 * (recent[:, 0] + recent[:, 1]), float("nan"))
+    base = xp.log(level + 0.5)
+
+    def count(span: float) -> int:
+        return min(hour, history.slots(span, interval))
+
+    out: State = {"level": level, "latest": xp.where(seen, recent[:, 0], float("nan"))}
+    out["rel_latest"] = logs[:, 0] - base
+    for lag in LAGS:
+        out[f"lag_{label(lag)}"] = logs[:, count(lag)] - base
+
+    def mean(span: float) -> Array:
+        return xp.log(xp.mean(recent[:, : count(span)], axis=1) + 0.5)
+
+    for span in SPANS:
+        out[f"mean_{label(span)}"] = mean(span) - base
+    out["trend"] = mean(30.0) - mean(180.0)
+    begin, high, low = 0, None, None
+    for span in EXTREMES:
+        if count(span) > begin:
+            block = logs[:, begin : count(span)]
+            top, bottom = xp.max(block, axis=1), xp.min(block, axis=1)
+            high = top if high is None else xp.maximum(high, top)
+            low = bottom if low is None else xp.minimum(low, bottom)
+            begin = count(span)
+        out[f"max_{label(span)}"], out[f"min_{label(span)}"] = high - base, low - base
+    steps = logs[:, :-1] - logs[:, 1:]
+    squares = steps * steps
+    for name, span in (("noise_5m", 300.0), ("noise_1h", 3600.0)):
+        out[name] = xp.sqrt(xp.mean(squares[:, : count(span)], axis=1))
+
+    code = state["classes"][rows, slot % history.RING]
+    code = xp.astype(xp.where(code < 0, growth.TRENDS // 2, code), xp.int64)
+    summary = state["summary"]
+    picks = [summary[rows, w] for w in range(growth.WINDOWS)]
+    picks.append(summary[rows, growth.WINDOWS + code % growth.TRENDS])
+    picks.append(summary[rows, growth.WINDOWS + growth.TRENDS + code // growth.TRENDS])
+    for source, values in zip(SOURCES, picks, strict=True):
+        for column, statistic in enumerate(growth.STATISTICS):
+            out[f"{source}_{statistic}"] = values[:, column]
+
+    horizon = xp.clip(state["summary_horizon"][rows], 0, len(growth.LADDER) - 1)
+    quarter = xp.astype(xp.floor(time / history.QUARTER_SECONDS), xp.int64) % history.QUARTERS_DAY
+    moments = state["quarter"][rows, quarter, horizon]
+    spread = xp.sqrt(xp.clip(moments[:, 1] - moments[:, 0] * moments[:, 0], 0.0, None))
+    out["quarter_mean"], out["quarter_high"] = moments[:, 0], moments[:, 0] + UPPER_SIGMA * spread
+
+    reaction = settings["interval"] + settings["lag"] + settings["startup"]
+    half = 0.5 * capacity
+    for name, back in (("yesterday", growth.DAY), ("lastweek", 7 * growth.DAY)):
+        then = _coarse_at(xp, state, rows, time - back)
+        later = _coarse_at(xp, state, rows, time - back + reaction)
+        grown = xp.log((later + half) / (then + half))
+        out[name] = xp.where(xp.isnan(grown), 0.0, grown)
+    points = xp.stack([time + 0.5 * j * reaction for j in range(AHEAD + 1)], axis=1)
+    usual = _profile_at(xp, state, rows, points)
+    ahead = xp.log((usual[:, 1:] + half[:, None]) / (usual[:, :1] + half[:, None]))
+    out["ahead"] = xp.where(xp.isnan(ahead), 0.0, ahead)
+    at_now = usual[:, 0] / capacity
+    out["versus_profile"] = xp.where(xp.isnan(at_now), 0.0, base - xp.log(at_now + 0.5))
+    out["experience"] = xp.astype(xp.log(1.0 + state["known_seconds"][rows] / 3600.0), xp.float32)
+    return out

@@ -1,0 +1,208 @@
+"""What the decision remembers of a workload: the last hour, its own growth, its day and week.
+
+The same whether filled tick by tick or read back from a store: samples sit on absolute multiples of the interval.
+An unknown sample repeats the last known value in the ring and is marked, so that windows stay whole while nothing
+is learned from it. 39 kB a workload (`nbytes`).
+"""
+
+from typing import Any
+
+import numpy as np
+
+from rlscaler import growth
+from rlscaler.arrays import Array, State
+
+RING = 720
+"""Samples kept one by one: an hour at 5 s, more at longer intervals."""
+COARSE_SECONDS, COARSE = 300.0, 2028
+"""Means of five minutes, for a week and an hour."""
+QUARTER_SECONDS, QUARTERS_DAY, QUARTERS_WEEK = 900.0, 96, 672
+DAY_RATE, WEEK_RATE = 0.12, 0.25
+"""Weight of one five-minute mean in the day and the week profile (three fall into each quarter-hour)."""
+QUARTER_RATE = 0.3
+"""Weight of one day in the growth by quarter-hour."""
+KNOWN_SHARE = 0.8
+"""Share of a span's samples that must be known for its growth to count."""
+LEVEL_HALF_LIFE = 2 * growth.DAY
+
+
+def state(n: int) -> State:
+    """Return the empty history of n workloads; every array has the workloads as its first axis."""
+    horizons = len(growth.LADDER)
+    return growth.state(n) | {
+        "slot": np.full(n, -1, np.int64),
+        "load": np.zeros((n, RING), np.float32),
+        "classes": np.full((n, RING), -1, np.int8),
+        "usual": np.full(n, np.nan, np.float32),
+        "quarter": np.zeros((n, QUARTERS_DAY, horizons, 2), np.float32),
+        "day": np.full((n, QUARTERS_DAY), np.nan, np.float32),
+        "week": np.full((n, QUARTERS_WEEK), np.nan, np.float32),
+        "coarse": np.full((n, COARSE), np.nan, np.float32),
+        "coarse_slot": np.full(n, -1, np.int64),
+        "coarse_sum": np.zeros(n, np.float32),
+        "coarse_count": np.zeros(n, np.float32),
+        "known_seconds": np.zeros(n, np.float64),
+    }
+
+
+def nbytes(state: State) -> int:
+    """Return the bytes that one workload's history takes."""
+    return sum(array[:1].nbytes for array in state.values())
+
+
+def newest(xp: Any, ring: Array, rows: Array, slot: Array, count: int) -> Array:
+    """Return (N, count) the newest entries of a ring (rows, size) indexed by slot, newest first."""
+    size = ring.shape[1]
+    first = int(slot[0])
+    if bool(xp.all(slot == first)):
+        position = first % size
+        if position + 1 >= count:
+            block = ring[:, position + 1 - count : position + 1][rows]
+        else:
+            block = xp.concat([ring[:, size + position + 1 - count :][rows], ring[:, : position + 1][rows]], axis=1)
+        return xp.flip(block, axis=1)
+    offsets = xp.arange(count, device=getattr(ring, "device", None))
+    return ring[rows[:, None], (slot[:, None] - offsets[None, :]) % size]
+
+
+def slots(seconds: float, interval: float) -> int:
+    """Return how many samples span `seconds`, at least one and at most the ring."""
+    return min(RING - 2, max(1, round(seconds / interval)))
+
+
+def record(xp: Any, state: State, rows: Array, time: Array, load: Array, settings: State, interval: float) -> None:
+    """Take in one sample for each of the rows, in place.
+
+    rows: (N,) int64. time: (N,) seconds, absolute. load: (N,) requests/s, NaN = unknown. settings: of these rows.
+    A second sample within the same slot of `interval` seconds is ignored.
+    """
+    device = getattr(time, "device", None)
+    slot = xp.astype(xp.floor(time / interval + 1e-6), xp.int64)
+    before = state["slot"][rows]
+    fresh = slot > before
+    if not bool(xp.all(fresh)):
+        if not bool(xp.any(fresh)):
+            return
+        rows, time, load, slot, before = rows[fresh], time[fresh], load[fresh], slot[fresh], before[fresh]
+        settings = {name: array[fresh] for name, array in settings.items()}
+    known = xp.isfinite(load)
+    first = known & (before < 0)
+    load32 = xp.astype(load, xp.float32)
+    if bool(xp.any(first)):
+        state["load"][rows[first]] = load32[first][:, None]
+    if bool(xp.any(~known)):
+        started = known | (before >= 0)
+        if not bool(xp.all(started)):
+            if not bool(xp.any(started)):
+                return
+            rows, time, load32, slot, before, known = (
+                a[started] for a in (rows, time, load32, slot, before, known)
+            )
+            settings = {name: array[started] for name, array in settings.items()}
+        load32 = xp.where(known, load32, state["load"][rows, before % RING])
+
+    gap = xp.where(before < 0, 1, slot - before)
+    longest = min(int(xp.max(gap)), RING)
+    if longest > 1:
+        carried = state["load"][rows, before % RING]
+        for step in range(1, longest):
+            late = gap > step
+            state["load"][rows[late], (slot - step)[late] % RING] = carried[late]
+            state["classes"][rows[late], (slot - step)[late] % RING] = -1
+    state["load"][rows, slot % RING] = load32
+    state["slot"][rows] = slot
+
+    offset = xp.astype(0.5 * settings["capacity_per_replica"], xp.float32)
+    recent = newest(xp, state["load"], rows, slot, slots(growth.LADDER[-1], interval) + 2)
+    level = 0.5 * (recent[:, 0] + recent[:, 1])
+    usual = state["usual"][rows]
+    rate = 1.0 - 2.0 ** (-interval / LEVEL_HALF_LIFE)
+    usual = xp.where(xp.isnan(usual), level, usual + rate * xp.astype(known, xp.float32) * (level - usual))
+    state["usual"][rows] = usual
+    fast = xp.mean(recent[:, : slots(30.0, interval)], axis=1)
+    slow = xp.mean(recent[:, : slots(180.0, interval)], axis=1)
+    usable = ~xp.isnan(offset)
+    half = xp.where(usable, offset, 1.0)
+    trend = xp.log((fast + half) / (slow + half))
+    ratio = (level + half) / (usual + half)
+    kind = xp.zeros(slot.shape, dtype=xp.int64, device=device)
+    for cut in growth.TREND_CUTS:
+        kind = kind + xp.astype(trend > cut, xp.int64)
+    for cut in growth.LEVEL_CUTS:
+        kind = kind + growth.TRENDS * xp.astype(ratio > cut, xp.int64)
+    state["classes"][rows, slot % RING] = xp.astype(xp.where(known, kind, -1), xp.int8)
+
+    _complete(xp, state, rows, time, slot, recent, half, usable, interval)
+    _profile(xp, state, rows, time, level, known, interval)
+    state["known_seconds"][rows] = state["known_seconds"][rows] + interval * xp.astype(known, xp.float64)
+
+
+def _complete(
+    xp: Any,
+    state: State,
+    rows: Array,
+    time: Array,
+    slot: Array,
+    recent: Array,
+    half: Array,
+    usable: Array,
+    interval: float,
+) -> None:
+    """Record the growth over the spans that end with this sample, one for each horizon of the ladder."""
+    spans = [slots(h, interval) for h in growth.LADDER]
+    classes = newest(xp, state["classes"], rows, slot, spans[-1] + 1)
+    marked = xp.astype(classes >= 0, xp.float32)
+    counted = xp.cumulative_sum(marked, axis=1)
+    grown, valid, kinds = [], [], []
+    top, begin = None, 0
+    for span in spans:
+        if span > begin:
+            peak = xp.max(recent[:, begin:span], axis=1)
+            top = peak if top is None else xp.maximum(top, peak)
+            begin = span
+        start = 0.5 * (recent[:, span] + recent[:, span + 1])
+        grown.append(xp.log((top + half) / (start + half)))
+        kind = classes[:, span]
+        valid.append((kind >= 0) & (counted[:, span - 1] >= KNOWN_SHARE * span) & usable)
+        kinds.append(xp.where(kind >= 0, kind, 0))
+    grown_all, valid_all = xp.stack(grown, axis=1), xp.stack(valid, axis=1)
+    growth.record(xp, state, rows, time, grown_all, valid_all, xp.astype(xp.stack(kinds, axis=1), xp.int64))
+
+    for index, span in enumerate(spans):
+        quarter = xp.astype(xp.floor((time - span * interval) / QUARTER_SECONDS), xp.int64) % QUARTERS_DAY
+        weight = QUARTER_RATE * min(1.0, interval / QUARTER_SECONDS) * xp.astype(valid_all[:, index], xp.float32)
+        g = grown_all[:, index]
+        old = state["quarter"][rows, quarter, index]
+        new = xp.stack([g, g * g], axis=1)
+        state["quarter"][rows, quarter, index] = old + weight[:, None] * (new - old)
+
+
+def _profile(
+    xp: Any, state: State, rows: Array, time: Array, level: Array, known: Array, interval: float
+) -> None:
+    """Keep the five-minute means, and fold each that is complete into the day and the week profile."""
+    now = xp.astype(xp.floor(time / COARSE_SECONDS), xp.int64)
+    current = state["coarse_slot"][rows]
+    closing = (current >= 0) & (now > current)
+    if bool(xp.any(closing)):
+        which, ended, opened = rows[closing], current[closing], now[closing]
+        count = state["coarse_count"][which]
+        mean = state["coarse_sum"][which] / xp.where(count > 0, count, 1.0)
+        mean = xp.where(count > 0, mean, float("nan"))
+        skipped = min(int(xp.max(opened - ended)), COARSE)
+        for step in range(1, skipped):
+            late = (opened - ended) > step
+            state["coarse"][which[late], (ended + step)[late] % COARSE] = float("nan")
+        state["coarse"][which, ended % COARSE] = mean
+        quarter = xp.astype(xp.floor(ended * COARSE_SECONDS / QUARTER_SECONDS), xp.int64)
+        for name, size, rate in (("day", QUARTERS_DAY, DAY_RATE), ("week", QUARTERS_WEEK, WEEK_RATE)):
+            old = state[name][which, quarter % size]
+            new = xp.where(xp.isnan(old), mean, old + rate * (mean - old))
+            state[name][which, quarter % size] = xp.where(xp.isnan(mean), old, new)
+    changed = now != current
+    fresh = xp.where(changed, 0.0, 1.0)
+    weight = xp.astype(known, xp.float32)
+    sums, counts = state["coarse_sum"][rows], state["coarse_count"][rows]
+    state["coarse_sum"][rows] = xp.astype(fresh, xp.float32) * sums + weight * level
+    state["coarse_count"][rows] = xp.astype(fresh, xp.float32) * counts + weight
+    state["coarse_slot"][rows] = now

@@ -1,0 +1,73 @@
+"""Policies by name or path: the built-in rules, and artifacts of learned policies."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rlscaler.artifact import Artifact, load, require
+from rlscaler.observation import SCHEMA
+from rlscaler.policy import Policy
+from rlscaler.rules.erlang import Erlang
+from rlscaler.rules.growth import Growth
+from rlscaler.rules.hpa import Hpa
+from rlscaler.rules.keda import Keda
+from rlscaler.rules.lcp import Lcp
+from rlscaler.rules.mpc import Mpc
+from rlscaler.rules.simple import Churn, Constant, Random, Static, Threshold
+from rlscaler.table import TablePolicy
+from rlscaler.tuned import constants
+
+RULES: dict[str, Callable[..., Any]] = {
+    "static": Static,
+    "threshold": Threshold,
+    "hpa": Hpa,
+    "keda": Keda,
+    "erlang": Erlang,
+    "growth-quantile": Growth,
+    "mpc": Mpc,
+    "lcp": Lcp,
+    "constant": Constant,
+    "churn": Churn,
+    "random": Random,
+}
+"""The rules by name; each takes its constants as keyword arguments."""
+
+DEFAULT_RULE = "growth-quantile"
+"""The rule that `default` stands for until a learned policy earns the place."""
+
+_KINDS: dict[str, Callable[[Artifact], Policy]] = {"q-table": TablePolicy}
+
+
+class PolicyError(ValueError):
+    """No policy of that name or path; the message says what there is."""
+
+
+def from_artifact(artifact: Artifact) -> Policy:
+    """Return the policy that an artifact holds.
+
+    Raises ArtifactError where its observation schema or its kind is not this version's.
+    """
+    from rlscaler.action import SCHEMES
+
+    require(artifact, observation_schema=SCHEMA, action_schemes=tuple(SCHEMES))
+    kind = artifact.manifest["kind"]
+    if kind not in _KINDS:
+        raise PolicyError(f"policy kind {kind!r} is unknown; this version runs {', '.join(_KINDS)}")
+    return _KINDS[kind](artifact)
+
+
+def load_policy(policy: str | Path) -> Policy:
+    """Return the policy: a rule with its tuned constants (by name; `default` is the best of them) or an artifact.
+
+    Raises PolicyError or ArtifactError with a sentence.
+    """
+    name = DEFAULT_RULE if policy == "default" else str(policy)
+    if name in RULES:
+        rule: Policy = RULES[name](**constants(name))
+        return rule
+    path = Path(policy)
+    if path.exists():
+        return from_artifact(load(path))
+    if "/" in name or path.suffix:
+        raise PolicyError(f"{name}: no such artifact; train one with 'rlscaler train', or name a rule: {', '.join(RULES)}")
+    raise PolicyError(f"policy {name!r} is unknown; expected default, {', '.join(RULES)}, or the path of an artifact")

@@ -1,0 +1,371 @@
+"""The fields of an RLScaler resource: names, kinds, defaults, bounds, meaning and the rules between them.
+
+This table (with `resource_behavior`) is the only place that states them; reading, the CRD's schema and the
+reference are made from it. The actions of `onMetricLoss` are KEDA's fallback behaviours.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rlscaler.quantities import duration_text
+from rlscaler.resource_behavior import BEHAVIOR
+from rlscaler.resource_objects import (
+    Capacity,
+    LatencyQuery,
+    LoadQuery,
+    Manifest,
+    Metadata,
+    Metrics,
+    PolicyRef,
+    Query,
+    Spec,
+    TargetRef,
+)
+from rlscaler.resource_schema import Block, Field, Ignored, Rule, TextMap
+from rlscaler.resource_values import DURATION, NUMBER, QUANTITY, Amount, Choice, Text, Whole
+from rlscaler.settings import LOSS_ACTIONS, MetricLoss, Objective
+
+API_VERSION = "rlscaler.io/v1alpha1"
+KIND = "RLScaler"
+
+_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+LABEL_NAME = Text("a DNS-1123 label: lower-case letters, digits and '-', at most 63", f"^{_LABEL}$", 63)
+OBJECT_NAME = Text(
+    "a DNS-1123 name: lower-case letters, digits, '-' and '.', at most 253", rf"^{_LABEL}(\.{_LABEL})*$", 253
+)
+_PROMQL = Text("a PromQL query", r"[^ \t\r\n]", 8192)
+
+
+def _query(**values: Any) -> Query:
+    return Query(**(values | {"match": values["match"] or {}}))
+
+
+def _load(**values: Any) -> LoadQuery:
+    return LoadQuery(**(values | {"match": values["match"] or {}}))
+
+
+def _latency(**values: Any) -> LatencyQuery:
+    return LatencyQuery(**(values | {"match": values["match"] or {}}))
+
+
+def _metadata(**values: Any) -> Metadata:
+    return Metadata(**{name: {} if value is None else value for name, value in values.items()})
+
+
+def _metric_loss(**values: Any) -> MetricLoss:
+    return MetricLoss(**{name: value for name, value in values.items() if value is not None})
+
+
+_QUERY = (
+    Field("query", _PROMQL, "PromQL query, evaluated at each decision.", required=True),
+    Field(
+        "match",
+        TextMap(16, 1024),
+        "Labels and values that pick this workload's series out of the answer, so that resources whose "
+        "query is the "
+        "same share one request. Left out: the query returns one series.",
+    ),
+)
+
+
+def _queries(meaning: str, build: Callable[..., Any], *more: Field) -> dict[str, Any]:
+    return {"kind": Block((*_QUERY, *more), build), "description": meaning}
+
+
+METRICS = Block(
+    (
+        Field(
+            "source",
+            LABEL_NAME,
+            "Name of a Prometheus source in the operator's configuration.",
+            default="default",
+        ),
+        Field(
+            "load",
+            required=True,
+            **_queries(
+                "Load of the whole workload, in requests/s (or messages/s, jobs/s).",
+                _load,
+                Field(
+                    "counts",
+                    Choice(("Arrivals", "Completions")),
+                    "What the query counts: requests that arrive, or requests that are done. A counter of "
+                    "done requests "
+                    "saturates in overload, and is then read as 'at least this much'.",
+                    default="Arrivals",
+                ),
+            ),
+        ),
+        Field(
+            "backlog",
+            **_queries("Requests waiting, the whole workload's; 0 where there is no queue.", _query),
+        ),
+        Field(
+            "latency",
+            **_queries(
+                "Latency, in seconds.",
+                _latency,
+                Field(
+                    "quantile",
+                    Amount(NUMBER, 0, 1, above=True, below=True),
+                    "The quantile of the latency that the query returns, as text.",
+                    required=True,
+                ),
+            ),
+        ),
+        Field("errors", **_queries("Share of failed requests, 0 to 1.", _query)),
+        Field("utilization", **_queries("Share of the ready replicas' capacity in use, 0 to 1.", _query)),
+    ),
+    Metrics,
+)
+
+
+def _one_policy(values: Mapping[str, Any]) -> str | None:
+    found = [name for name in ("name", "server") if values[name] is not None]
+    if len(found) == 1:
+        return None
+    return (
+        f"{'both name and server are' if found else 'neither name nor server is'} given; expected one of them"
+    )
+
+
+POLICY = Block(
+    (
+        Field("name", OBJECT_NAME, "Name of a policy: built in, of a mounted folder, or of a ConfigMap."),
+        Field("server", LABEL_NAME, "Name of an inference server in the operator's configuration."),
+        Field(
+            "digest",
+            Text("sha256: and 64 hexadecimal digits in lower case", r"^sha256:[0-9a-f]{64}$", 71),
+            "Digest that the policy must have; a policy with another one is not used.",
+        ),
+    ),
+    PolicyRef,
+    rules=(
+        Rule(
+            "has(self.name) != has(self.server)",
+            "expected exactly one of name and server",
+            _one_policy,
+            needs=("name", "server"),
+        ),
+    ),
+)
+
+
+def _replicas_given(values: Mapping[str, Any]) -> str | None:
+    if values["action"] == "Hold" or values["replicas"] is not None:
+        return None
+    return f"missing; expected a whole number, since action is {values['action']}"
+
+
+METRIC_LOSS = Block(
+    (
+        Field(
+            "after",
+            Amount(DURATION, 0, 86400),
+            "How long the load must have been unknown; the replica count is held until then.",
+            default="3m",
+        ),
+        Field(
+            "action",
+            Choice(LOSS_ACTIONS),
+            "Hold the count, go to replicas, or go to replicas only where that is more, or fewer, than now.",
+            default="Hold",
+        ),
+        Field("replicas", Whole(0), "The replica count of the actions other than Hold."),
+    ),
+    _metric_loss,
+    rules=(
+        Rule(
+            "self.action == 'Hold' || has(self.replicas)",
+            "replicas is required unless action is Hold",
+            _replicas_given,
+            needs=("action", "replicas"),
+            blames="replicas",
+        ),
+    ),
+)
+
+
+def _min_within_max(values: Mapping[str, Any]) -> str | None:
+    low, high = values["min_replicas"], values["max_replicas"]
+    return f"{low} is above maxReplicas {high}; expected at most {high}" if low > high else None
+
+
+def _latency_feasible(values: Mapping[str, Any]) -> str | None:
+    """Return what is wrong where even a request that never waits is late."""
+    objective: Objective = values["objective"]
+    capacity: Capacity = values["capacity"]
+    if capacity.per_replica is None or objective.latency > capacity.concurrency / capacity.per_replica:
+        return None
+    service = capacity.concurrency / capacity.per_replica
+    return (
+        f"{duration_text(objective.latency)} is not above the {service:.3g} s that one request takes "
+        f"(concurrency {capacity.concurrency} / perReplica {capacity.per_replica:g}); expected a longer "
+        f"latency, "
+        f"or the right concurrency and perReplica"
+    )
+
+
+SPEC = Block(
+    (
+        Field(
+            "scaleTargetRef",
+            Block(
+                (
+                    Field(
+                        "apiVersion",
+                        Text(
+                            "a group and version such as apps/v1",
+                            rf"^({_LABEL}(\.{_LABEL})*/)?v[0-9]+((alpha|beta)[0-9]+)?$",
+                            253,
+                        ),
+                        "API group and version of the target.",
+                        required=True,
+                    ),
+                    Field(
+                        "kind",
+                        Text("a kind such as Deployment", "^[A-Z][A-Za-z0-9]*$", 63),
+                        "Kind of the target.",
+                        required=True,
+                    ),
+                    Field(
+                        "name",
+                        OBJECT_NAME,
+                        "Name of the target, in the namespace of this resource.",
+                        required=True,
+                    ),
+                ),
+                TargetRef,
+            ),
+            "What is scaled: anything with a scale subresource.",
+            required=True,
+        ),
+        Field(
+            "mode",
+            Choice(("Shadow", "Active", "Paused")),
+            "Shadow decides and writes nothing to the target, Active scales it, Paused does neither.",
+            default="Shadow",
+        ),
+        Field("minReplicas", Whole(0), "Fewest replicas. 0 lets the workload stand still.", default=1),
+        Field("maxReplicas", Whole(1), "Most replicas.", required=True),
+        Field(
+            "interval",
+            Amount(DURATION, 1, 300),
+            "Time between decisions. Policies are trained for 5s to 60s; beyond, the guard may fall back "
+            "to the rule.",
+            default="15s",
+        ),
+        Field(
+            "objective",
+            Block(
+                (
+                    Field(
+                        "latency",
+                        Amount(DURATION, 0, 3600, above=True),
+                        "Time within which a request should be answered; above concurrency / perReplica "
+                        "seconds.",
+                        default="500ms",
+                    ),
+                    Field(
+                        "target",
+                        Amount(NUMBER, 0, 100, above=True, below=True),
+                        "Percent of requests that should be answered within it. It sets the price of a "
+                        "late request: a "
+                        "higher target never lowers replicas.",
+                        default="99.9",
+                    ),
+                ),
+                Objective,
+            ),
+            "What users of the workload should get.",
+            default={},
+        ),
+        Field(
+            "capacity",
+            Block(
+                (
+                    Field(
+                        "perReplica",
+                        Amount(QUANTITY, 0, 1e9, above=True),
+                        "Requests/s that one ready replica serves at full use. Left out: learned from "
+                        "history, for which "
+                        "metrics.utilization is needed.",
+                    ),
+                    Field(
+                        "startup",
+                        Amount(DURATION, 0, 3600),
+                        "Time from a pod's creation until it serves. Left out: learned from the pods.",
+                    ),
+                    Field(
+                        "concurrency",
+                        Whole(1, 100_000),
+                        "Requests that a replica serves at once, each for concurrency / perReplica seconds.",
+                        default=1,
+                    ),
+                ),
+                Capacity,
+            ),
+            "What a replica can do.",
+            default={},
+        ),
+        Field("metrics", METRICS, "Where the readings come from.", required=True),
+        Field("policy", POLICY, "Which policy decides.", default={"name": "default"}),
+        Field(
+            "behavior",
+            BEHAVIOR,
+            "Exactly autoscaling/v2 HorizontalPodAutoscalerBehavior, with its defaults once written. Left "
+            "out: the policy "
+            "itself decides how long to keep replicas.",
+        ),
+        Field("onMetricLoss", METRIC_LOSS, "What happens when the load is unknown for long.", default={}),
+    ),
+    Spec,
+    rules=(
+        Rule(
+            "self.minReplicas <= self.maxReplicas",
+            "minReplicas must be at most maxReplicas",
+            _min_within_max,
+            needs=("min_replicas", "max_replicas"),
+            blames="minReplicas",
+        ),
+        Rule(
+            "!has(self.capacity.perReplica) || duration(self.objective.latency) > "
+            "duration(string(int(1000000.0 * "
+            "double(self.capacity.concurrency) / "
+            "quantity(string(self.capacity.perReplica)).asApproximateFloat())) "
+            "+ 'us')",
+            "objective.latency must be above the time that one request takes, concurrency / perReplica "
+            "seconds",
+            _latency_feasible,
+            needs=("objective", "capacity"),
+            blames="objective.latency",
+        ),
+    ),
+)
+
+_KEPT_BY_SERVER = (
+    "creationTimestamp", "deletionGracePeriodSeconds", "deletionTimestamp", "finalizers", "generateName",
+    "generation", "managedFields", "ownerReferences", "resourceVersion", "selfLink", "uid",
+)  # fmt: skip
+
+METADATA = Block(
+    (
+        Field("name", OBJECT_NAME, "Name of the resource.", required=True),
+        Field("namespace", LABEL_NAME, "Namespace of the resource and of its target.", default="default"),
+        Field("labels", TextMap(1000, 63), "Labels."),
+        Field("annotations", TextMap(1000, 262_144), "Annotations."),
+        *(Field(name, Ignored(), "Kept by the API server.") for name in _KEPT_BY_SERVER),
+    ),
+    _metadata,
+)
+
+RESOURCE = Block(
+    (
+        Field("apiVersion", Choice((API_VERSION,)), "Version of this schema.", required=True),
+        Field("kind", Choice((KIND,)), "RLScaler.", required=True),
+        Field("metadata", METADATA, "Name, namespace, labels and annotations.", required=True),
+        Field("spec", SPEC, "What is asked for.", required=True),
+        Field("status", Ignored(), "What the operator reports."),
+    ),
+    Manifest,
+)

@@ -1,0 +1,32 @@
+"""Rows of arrays that come and go: every array has the workloads as first axis, freed rows are used again."""
+
+import numpy as np
+
+from rlscaler.arrays import State
+
+
+def widened(array: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """Return `array` with its trailing axes padded by zeros to those of `like`, where they are shorter."""
+    pad = [(0, 0)] + [(0, max(0, b - a)) for a, b in zip(array.shape[1:], like.shape[1:], strict=True)]
+    return np.pad(array, pad) if any(after for _, after in pad) else array
+
+
+def stacked(first: State, second: State) -> State:
+    """Return the rows of `second` after those of `first`, padding the shorter trailing axes by zeros."""
+    return {
+        name: np.concatenate([widened(first[name], second[name]), widened(second[name], first[name])]) for name in first
+    }
+
+
+def taken(state: State, rows: np.ndarray | None) -> State:
+    """Return those rows (None: all of them, the arrays themselves)."""
+    return state if rows is None else {name: array[rows] for name, array in state.items()}
+
+
+def put(state: State, rows: np.ndarray | None, new: State) -> None:
+    """Write `new` into those rows of `state` (None: replace the arrays)."""
+    if rows is None:
+        state.update(new)
+        return
+    for name, array in new.items():
+        state[name][rows] = array

@@ -1,0 +1,98 @@
+"""Load prepared for training: realised once, measured once, its history computed once and looked up.
+
+Load does not depend on what is decided, so the features of every moment can be told beforehand. They are made by
+the same tick-by-tick code as everywhere else (`rlscaler.history`), with the pool's loads as rows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rlscaler import Autoscaler, Settings, Snapshot
+from rlscaler.arrays import State
+from rlscaler_sim import world
+from rlscaler_sim.load import Load
+from rlscaler_sim.noise import Noise
+
+WARM_UP = 240
+"""Decisions at the start of each load that no episode starts in, so that there is some history."""
+
+
+@dataclass(slots=True)
+class Pool:
+    """P loads of S decision steps each.
+
+    rates: (P, S, K) float32 requests/s for each tick. seen: (P, S) float64 the load that the autoscaler reads at
+    each decision, NaN = unknown. features: name -> (P, S, ...) float32. start: (P,) seconds.
+    mean_needed: (P,) pod-seconds, and mean_arrivals: (P,) requests, of one step, on average over the load.
+    """
+
+    rates: np.ndarray
+    seen: np.ndarray
+    features: State
+    start: np.ndarray
+    mean_needed: np.ndarray
+    mean_arrivals: np.ndarray
+    interval: float
+
+    @property
+    def loads(self) -> int:
+        """P, the number of loads."""
+        return int(self.rates.shape[0])
+
+    @property
+    def steps(self) -> int:
+        """S, the number of decision steps of each load."""
+        return int(self.rates.shape[1])
+
+
+def prepare(
+    loads: Sequence[Load], config: world.WorldConfig, settings: Settings, seed: int, progress: Any = None
+) -> Pool:
+    """Measure the loads as the world's metrics pipeline would, and compute the features of every step.
+
+    Loads shorter than the longest are repeated. The over-dispersion is drawn here, so the world that serves the
+    pool must draw none (`fano=1`).
+    """
+    count = len(loads)
+    params = world.compiled(config, count)
+    ticks = params.ticks
+    steps = max(len(load.rates) for load in loads) // ticks
+    rates = np.stack([np.resize(load.rates, steps * ticks) for load in loads]).reshape(count, steps, ticks)
+    known = np.stack([np.resize(load.known, steps * ticks) for load in loads]).reshape(count, steps, ticks)
+    noise = Noise(params, [(load.name, seed) for load in loads], 1)
+    memory = Autoscaler("growth-quantile", settings, count)
+    start = np.array([load.start for load in loads], np.float64)
+    state = world.initial(params, np.ones(count))
+    capacity = np.broadcast_to(np.asarray(config.capacity_per_replica, np.float64), (count,))
+    plenty = 4.0 * rates.max(axis=(1, 2)) / capacity + 4.0
+    seen = np.full((count, steps), np.nan)
+    served = np.zeros_like(rates, dtype=np.float32)
+    features: State = {}
+    interval = float(config.interval)
+    for step in range(steps):
+        time = start + step * interval
+        reading = world.readings(params, state, time)
+        seen[:, step] = np.broadcast_to(reading.load, (count,))
+        told = memory.remember(Snapshot(time=time, load=seen[:, step]))
+        for name, value in told.items():
+            if step == 0:
+                features[name] = np.zeros((count, steps, *value.shape[1:]), np.float32)
+            features[name][:, step] = value
+        drawn = noise.step()
+        served[:, step] = world.modulated(params, rates[:, step].T, drawn).T
+        state, _ = world.step(params, state, plenty, rates[:, step].T, drawn, known[:, step].all(axis=1))
+        if progress is not None:
+            progress(step + 1, steps)
+    arrivals = served.mean(axis=(1, 2)) * interval
+    return Pool(
+        rates=served,
+        seen=seen,
+        features=features,
+        start=start,
+        mean_needed=arrivals / capacity,
+        mean_arrivals=arrivals,
+        interval=interval,
+    )

@@ -1,0 +1,145 @@
+"""The dry-run as one HTML page that opens anywhere: plots, tables and reasons in a file that needs no
+network.
+
+Tables, figures and sentences are plain HTML, so the page reads without JavaScript; plotly.js is inlined for
+the plots. A content security policy lets only the page's own two scripts run and nothing be fetched, and
+every name that comes from a user is escaped.
+"""
+
+import base64
+import hashlib
+import json
+from html import escape
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from rlscaler.errors import UserError
+from rlscaler.files import write_text_atomically
+from rlscaler_sim.chart_data import MAX_POINTS, Thinning, chart_data
+from rlscaler_sim.decision_rows import decision_rows
+from rlscaler_sim.palette import DARK, LIGHT
+from rlscaler_sim.report_parts import (
+    chips,
+    contender_head,
+    contender_rows,
+    finite,
+    pairs,
+    score_bars,
+    text_of,
+    tiles,
+    words,
+)
+from rlscaler_sim.result import DryRun
+from rlscaler_sim.verdict import figure, outcome, seconds, verdict
+
+
+def write_report(run: DryRun, path: str | Path) -> None:
+    """Write the report of `run` to `path` as one self-contained HTML page, whole or not at all.
+
+    Raises UserError where plotly is not installed or the file cannot be written.
+    """
+    try:
+        from plotly.offline import get_plotlyjs
+    except ModuleNotFoundError as error:
+        wanted = "the HTML report needs plotly; install it with: pip install 'rlscaler[report]'"
+        raise UserError(wanted) from error
+    write_text_atomically(path, render(run, get_plotlyjs()))
+
+
+def render(run: DryRun, plotly_js: str, max_points: int = MAX_POINTS) -> str:
+    """Return the page as HTML.
+
+    plotly_js: the source of plotly.js. max_points: points of a series beyond which it is thinned.
+    """
+    headline, why = verdict(run)
+    log = decision_rows(run)
+    scripts = {"plotly": _as_read(plotly_js), "script": _as_read(_packaged("report.js"))}
+    took = f"{run.decisions:,} decisions, simulated in {seconds(run.elapsed_s)}"
+    parts = {
+        "title": escape(f"{run.resource}: {headline} (rlscaler dry-run)"),
+        "palette": _palette(),
+        "style": _packaged("report.css"),
+        "script_hashes": " ".join(map(_csp_hash, scripts.values())),
+        "resource": escape(run.resource),
+        "facts": escape(f"Policy {run.policy} on {run.trace}: {took}"),
+        "outcome": outcome(run),
+        "headline": escape(headline),
+        "why": escape(why),
+        "tiles": "\n".join(tiles(run)),
+        "limit_note": "; the clairvoyant, a limit and no rival, last" if run.limit else "",
+        "contender_head": contender_head(run),
+        "contender_rows": "\n".join(contender_rows(run)),
+        "bound_note": f"No policy can score below {run.lower_bound:.3f} on this trace (proven)."
+        if finite(run.lower_bound)
+        else "",
+        "limit_key": '<span><i class="key limit"></i>clairvoyant</span>' if run.limit else "",
+        "score_bars": "\n".join(score_bars(run)),
+        "chips": "\n".join(chips(run)),
+        "plot_note": "".join(f'<p class="note">{escape(n)}</p>' for n in _plot_notes(run, max_points)),
+        "policy": escape(run.policy),
+        "decision_note": escape(log.note),
+        "paper_note": f'<span class="on-paper"> {escape(log.paper_note)}</span>' if log.paper_note else "",
+        "reason_options": "".join(f"<option>{escape(reason)}</option>" for reason in log.reasons),
+        "decision_rows": "\n".join(log.rows),
+        "run_pairs": pairs(_run_facts(run)),
+        "world_pairs": pairs({str(key): text_of(value) for key, value in run.world.items()}),
+        "words": words(),
+        "data": _inert(chart_data(run, max_points)),
+    }
+    return Template(_packaged("report.html.in")).substitute(parts | scripts)
+
+
+def _inert(data: dict[str, Any]) -> str:
+    """Return JSON that no name in it can leave: "<" is escaped, so that none closes the script element."""
+    return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _packaged(name: str) -> str:
+    return resources.files("rlscaler_sim").joinpath(name).read_text("utf-8")
+
+
+def _as_read(script: str) -> str:
+    """Return a script with the line ends that a browser reads from HTML, which its hash is made of."""
+    return script.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _csp_hash(script: str) -> str:
+    """Return the source that lets exactly this script run (Content Security Policy level 3, 2.3.1)."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def _palette() -> str:
+    """Return the contenders' colours as CSS variables that follow the theme."""
+    colours = enumerate(zip(LIGHT, DARK, strict=True))
+    return ":root{" + "".join(f"--c{i}:light-dark({light},{dark});" for i, (light, dark) in colours) + "}"
+
+
+def _run_facts(run: DryRun) -> dict[str, str]:
+    return {
+        "Resource": run.resource,
+        "Policy": run.policy,
+        "Trace": run.trace,
+        "Steps": f"{len(run.series.time):,}",
+        "Decisions": f"{run.decisions:,}",
+        "Lower bound of the score": figure(run.lower_bound, ".3f"),
+        "Time taken": seconds(run.elapsed_s),
+    }
+
+
+def _plot_notes(run: DryRun, max_points: int) -> list[str]:
+    """Return what a reader must know of the plotted data: whether it is thinned, and whether it has gaps."""
+    series = run.series
+    thin = Thinning.of(len(series.time), max_points)
+    notes = []
+    if thin.stretch > 1:
+        span = seconds(float(series.time[thin.stretch] - series.time[0]))
+        notes.append(
+            f"The {thin.steps:,} steps are thinned: each {thin.stretch} ({span}) are drawn as their lowest and "
+            "highest value, so no spike is lost, and its place is right to within that time. "
+            "Tables and scores use every step."
+        )
+    if not series.known.all():
+        notes.append("Grey bands: the trace has a gap; the load there is unknown and not scored.")
+    return notes

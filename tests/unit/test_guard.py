@@ -1,0 +1,190 @@
+"""The guard: named cases, and what no proposal whatsoever can get past."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlscaler import MetricLoss, Settings
+from rlscaler.arrays import State
+from rlscaler.autoscaler import Autoscaler
+from rlscaler.behavior import DEFAULT
+from rlscaler.policy import Proposal, View
+from rlscaler.reasons import Reason
+from rlscaler.snapshot import Snapshot
+
+NAN = float("nan")
+
+
+@dataclass
+class Says:
+    """A policy that says what it is told to."""
+
+    replicas: Any
+    extra: dict[str, Any] = field(default_factory=dict)
+    name: str = "says"
+
+    def state(self, n: int) -> State:
+        return {}
+
+    def propose(self, view: View, state: State) -> tuple[Proposal, State]:
+        full = {k: np.broadcast_to(np.asarray(v), view.demand.shape).copy() for k, v in self.extra.items()}
+        replicas = np.broadcast_to(np.asarray(self.replicas, float), view.demand.shape).copy()
+        return Proposal(replicas=replicas, **full), state
+
+
+def decide(says: Any, *, extra: dict[str, Any] | None = None, about: dict[str, Any] | None = None, **snap: Any) -> Any:
+    """Return the decision on one workload of capacity 10 that stands at 5 replicas."""
+    policy = Says(says, extra or {})
+    scaler = Autoscaler(policy, Settings(**({"capacity_per_replica": 10.0} | (about or {}))), 1)
+    reading = {"time": 1000.0, "load": 30.0, "ready": 5, "starting": 0, "desired": 5} | snap
+    return scaler.decide(Snapshot(**reading))
+
+
+CASES: dict[str, tuple[dict[str, Any], int, Reason]] = {
+    "the proposal stands": ({"says": 7}, 7, Reason.DesiredWithinRange),
+    "parts are rounded up": ({"says": 6.2}, 7, Reason.DesiredWithinRange),
+    "the last bits of float32 are not a replica": ({"says": 7.0000003}, 7, Reason.DesiredWithinRange),
+    "above the maximum": ({"says": 700}, 100, Reason.TooManyReplicas),
+    "below the minimum": ({"says": 0, "about": {"min_replicas": 2, "floor": False}}, 2, Reason.TooFewReplicas),
+    "no less than the demand": ({"says": 1}, 3, Reason.ReactiveFloor),
+    "no less than demand and backlog": ({"says": 1, "backlog": 1200.0}, 5, Reason.ReactiveFloor),
+    "the floor can be off": ({"says": 1, "about": {"floor": False}}, 1, Reason.DesiredWithinRange),
+    "an unknown load holds": ({"says": 9, "load": NAN}, 5, Reason.MetricsUnknown),
+    "a negative load is unknown": ({"says": 9, "load": -1.0}, 5, Reason.MetricsUnknown),
+    "an infinite load is unknown": ({"says": 9, "load": float("inf")}, 5, Reason.MetricsUnknown),
+    "a stale load is unknown": ({"says": 1, "age": 600.0}, 5, Reason.MetricsUnknown),
+    "an unknown capacity holds": ({"says": 9, "about": {"capacity_per_replica": NAN}}, 5, Reason.CapacityUnknown),
+    "unknown replicas decide nothing": ({"says": 9, "ready": NAN, "desired": NAN}, -1, Reason.ReplicasUnknown),
+    "desired is ready and starting where not told": ({"says": 9, "desired": NAN}, 9, Reason.DesiredWithinRange),
+    "switched off stays off": ({"says": 9, "desired": 0, "ready": 0}, 0, Reason.ScalingDisabled),
+    "from zero where zero is allowed": (
+        {"says": 9, "desired": 0, "ready": 0, "about": {"min_replicas": 0}}, 9, Reason.DesiredWithinRange),
+    "above the bounds goes to the bound at once": (
+        {"says": 150, "desired": 150, "ready": 150}, 100, Reason.TooManyReplicas),
+    "a saturated completion counter is at least this much": (
+        {"says": 5, "load": 50.0, "utilization": 1.0, "about": {"load_counts": "Completions"}}, 7, Reason.LoadSaturated),
+    "within the tolerance of behavior": ({"says": 5.4, "about": {"behavior": DEFAULT}}, 5, Reason.WithinTolerance),
+    "a policy that applied the tolerance is not asked twice": (
+        {"says": 5.4, "extra": {"tolerated": True}, "about": {"behavior": DEFAULT}}, 6, Reason.DesiredWithinRange),
+    "scale-down waits for the window": ({"says": 3, "about": {"behavior": DEFAULT}}, 5, Reason.ScaleDownStabilized),
+    "scale-up is limited": ({"says": 90, "about": {"behavior": DEFAULT}}, 10, Reason.ScaleUpLimit),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_named_case(case: str) -> None:
+    arguments, replicas, reason = CASES[case]
+    decided = decide(**arguments)
+    assert int(decided.replicas[0]) == replicas, decided.explain()
+    assert int(decided.reasons[0]) & reason == reason, decided.explain()
+    if reason == Reason.DesiredWithinRange:
+        assert int(decided.reasons[0]) == 0, decided.explain()
+
+
+@pytest.mark.parametrize("answer", [NAN, float("inf"), -float("inf")])
+def test_no_answer_gives_way_to_the_rule(answer: float) -> None:
+    decided = decide(answer)
+    assert Reason.PolicyFailed & int(decided.reasons[0])
+    assert decided.replicas[0] == np.ceil(decided.recommendation[0] - 1e-6) > 3
+
+
+def test_an_input_outside_of_the_training_range_gives_way_to_the_rule() -> None:
+    decided = decide(50, extra={"trained": False})
+    assert Reason.OutOfTrainingRange & int(decided.reasons[0])
+    assert decided.replicas[0] == np.ceil(decided.recommendation[0] - 1e-6)
+    assert decide(50, extra={"trained": False}, about={"fallback": False}).replicas[0] == 50
+
+
+def test_a_policy_that_raises_gives_way_to_the_rule_and_says_what_it_raised() -> None:
+    class Broken(Says):
+        def propose(self, view: View, state: State) -> tuple[Proposal, State]:
+            raise KeyError("weights")
+
+    scaler = Autoscaler(Broken(1), Settings(capacity_per_replica=10.0), 1)
+    decided = scaler.decide(Snapshot(time=0.0, load=30.0, ready=5, starting=0, desired=5))
+    assert decided.error == "KeyError: 'weights'"
+    assert Reason.PolicyFailed & int(decided.reasons[0])
+    assert decided.replicas[0] >= 3
+
+
+@pytest.mark.parametrize(
+    ("action", "stated", "after"),
+    [("Hold", 0, 5), ("Replicas", 3, 3), ("Replicas", 9, 9), ("ReplicasIfHigher", 3, 5), ("ReplicasIfHigher", 9, 9),
+     ("ReplicasIfLower", 3, 3), ("ReplicasIfLower", 9, 5)],
+)  # fmt: skip
+def test_metric_loss_holds_for_the_stated_time_and_then_does_as_stated(action: Any, stated: int, after: int) -> None:
+    loss = MetricLoss(after=60.0, action=action, replicas=stated)
+    scaler = Autoscaler(Says(1), Settings(capacity_per_replica=10.0, loss=loss), 1)
+    seen = [
+        int(scaler.decide(Snapshot(time=t, load=NAN, ready=5, starting=0, desired=5)).replicas[0])
+        for t in (0.0, 15.0, 45.0, 59.0, 60.0, 75.0)
+    ]
+    assert seen == [5, 5, 5, 5, after, after]
+    back = scaler.decide(Snapshot(time=90.0, load=45.0, ready=5, starting=0, desired=5))
+    assert back.replicas[0] == 5
+    again = scaler.decide(Snapshot(time=105.0, load=NAN, ready=5, starting=0, desired=5))
+    assert again.replicas[0] == 5, "the clock of the loss starts again"
+
+
+def test_patience_keeps_the_largest_proposal() -> None:
+    policy = Says(20, {"patience": 60.0})
+    scaler = Autoscaler(policy, Settings(capacity_per_replica=10.0, floor=False), 1)
+    found = []
+    for step, wanted in enumerate([20, 10, 12, 5, 5, 5, 5, 5, 5, 5, 5]):
+        policy.replicas = wanted
+        found.append(int(scaler.decide(Snapshot(time=15.0 * step, load=30.0, ready=20, starting=0, desired=20)).replicas[0]))
+    assert found == [20, 20, 20, 20, 20, 12, 12, 5, 5, 5, 5]
+
+
+def test_the_flap_budget_pauses_scale_down_only() -> None:
+    policy = Says(5)
+    scaler = Autoscaler(policy, Settings(capacity_per_replica=10.0, flap_budget=4, floor=False), 1)
+    current, spent, lowered = 10, 0, 0
+    for step in range(40):
+        policy.replicas = 10 if step % 2 else 5
+        decided = scaler.decide(Snapshot(time=15.0 * step, load=30.0, ready=current, starting=0, desired=current))
+        spent += bool(int(decided.reasons[0]) & Reason.FlapBudgetSpent)
+        lowered += int(decided.replicas[0]) < current
+        assert policy.replicas == 5 or decided.replicas[0] == 10, "scale-up is never held"
+        current = int(decided.replicas[0])
+    assert spent > 10
+    assert lowered <= 4
+
+
+readings = st.one_of(st.floats(allow_nan=True, allow_infinity=True), st.sampled_from([0.0, 30.0, 1e9, -5.0, 1e308]))
+
+
+@settings(deadline=None, derandomize=True, max_examples=200)
+@given(
+    script=st.lists(st.tuples(readings, readings, readings, st.integers(0, 300), readings), min_size=1, max_size=12),
+    low=st.integers(0, 20),
+    span=st.integers(0, 80),
+    behavior=st.sampled_from([None, DEFAULT]),
+)
+def test_no_policy_and_no_reading_gets_past_the_guard(
+    script: list[tuple[float, float, float, int, float]], low: int, span: int, behavior: Any
+) -> None:
+    policy = Says(0)
+    high = max(1, low + span)
+    scaler = Autoscaler(
+        policy, Settings(min_replicas=low, max_replicas=high, capacity_per_replica=10.0, behavior=behavior), 1
+    )
+    for step, (wanted, load, backlog, current, ready) in enumerate(script):
+        policy.replicas = wanted
+        decided = scaler.decide(
+            Snapshot(time=15.0 * step, load=load, backlog=backlog, ready=ready, starting=0, desired=current)
+        )
+        replicas = int(decided.replicas[0])
+        if current == 0 and low > 0:
+            assert replicas == 0, "switched off by somebody"
+            continue
+        assert low <= replicas <= high, decided.explain()
+        known = 0 <= load <= 1e15
+        if not known and low <= current <= high:
+            assert replicas == current, f"an unknown load changed the count: {decided.explain()}"
+        if known and behavior is None and low <= current <= high:
+            assert replicas >= min(high, np.ceil(load / 10.0 - 1e-4 * max(1.0, load))), decided.explain()

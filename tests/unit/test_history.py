@@ -1,0 +1,249 @@
+"""The history and its features, held against a plain one-workload computation over lists."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlscaler import features, growth, history
+
+START = 1_600_000_020.0
+
+
+def facts(n: int, capacity: Any = 10.0, startup: Any = 60.0, interval: float = 15.0) -> dict[str, np.ndarray]:
+    return {
+        "interval": np.full(n, interval),
+        "lag": np.full(n, 15.0),
+        "startup": np.broadcast_to(np.asarray(startup, float), (n,)).copy(),
+        "capacity_per_replica": np.broadcast_to(np.asarray(capacity, float), (n,)).copy(),
+        "price": np.full(n, 20.0),
+    }
+
+
+def run(loads: np.ndarray, interval: float = 15.0, start: float = START, **kwargs: Any) -> tuple[Any, list[Any]]:
+    """Feed (N, T) loads tick by tick; return the state and the features of every tick."""
+    n = len(loads)
+    state, rows, about = history.state(n), np.arange(n), facts(n, interval=interval, **kwargs)
+    told = []
+    for t in range(loads.shape[1]):
+        time = np.full(n, start + t * interval)
+        history.record(np, state, rows, time, loads[:, t], about, interval)
+        told.append(features.features(np, state, rows, time, about, interval))
+    return state, told
+
+
+class Plain:
+    """One workload, lists and dictionaries, decay applied to every sample at every look."""
+
+    def __init__(self, interval: float, capacity: float) -> None:
+        self.interval, self.half = interval, 0.5 * capacity
+        self.values: list[float] = []
+        self.kinds: list[int] = []
+        self.usual = math.nan
+        self.samples: list[tuple[float, int, int, float]] = []  # time, horizon, kind, growth
+
+    def level(self, at: int) -> float:
+        return 0.5 * (self.values[at] + self.values[max(0, at - 1)])
+
+    def mean(self, seconds: float) -> float:
+        k = max(1, round(seconds / self.interval))
+        padded = [self.values[0]] * k + self.values
+        return sum(padded[-k:]) / k
+
+    def tick(self, time: float, load: float) -> None:
+        known = math.isfinite(load)
+        if not known and not self.values:
+            return
+        self.values.append(load if known else self.values[-1])
+        now = len(self.values) - 1
+        level = self.level(now)
+        rate = 1 - 2 ** (-self.interval / history.LEVEL_HALF_LIFE)
+        self.usual = level if math.isnan(self.usual) else self.usual + rate * known * (level - self.usual)
+        trend = math.log((self.mean(30) + self.half) / (self.mean(180) + self.half))
+        ratio = (level + self.half) / (self.usual + self.half)
+        kind = sum(trend > c for c in growth.TREND_CUTS) + growth.TRENDS * sum(ratio > c for c in growth.LEVEL_CUTS)
+        self.kinds.append(kind if known else -1)
+        for h, seconds in enumerate(growth.LADDER):
+            k = max(1, round(seconds / self.interval))
+            base = now - k
+            if base < 0 or self.kinds[base] < 0:
+                continue
+            if sum(x >= 0 for x in self.kinds[base + 1 : now + 1]) < history.KNOWN_SHARE * k:
+                continue
+            top = max(self.values[base + 1 : now + 1])
+            grown = math.log((top + self.half) / (self.level(base) + self.half))
+            self.samples.append((time, h, self.kinds[base], grown))
+
+    def histogram(self, now: float, horizon: int, which: int) -> np.ndarray:
+        out = np.zeros(growth.BINS)
+        for time, h, kind, grown in self.samples:
+            if h != horizon:
+                continue
+            trend, level = kind % growth.TRENDS, kind // growth.TRENDS
+            mine = which < growth.WINDOWS or which - growth.WINDOWS in (trend, growth.TRENDS + level)
+            if mine:
+                bin_ = int(np.searchsorted(growth.EDGES[1:-1], grown, side="right"))
+                out[bin_] += 2 ** (-(now - time) / growth.HALF_LIVES[which])
+        return out
+
+
+@pytest.mark.parametrize("interval", [5.0, 15.0, 60.0])
+def test_histograms_equal_the_plain_computation(interval: float) -> None:
+    rng = np.random.default_rng(7)
+    load = 80 * np.exp(np.cumsum(0.08 * rng.standard_normal(300)))
+    load[rng.random(300) < 0.06] = np.nan
+    state, _ = run(load[None, :], interval)
+    plain = Plain(interval, 10.0)
+    for t, value in enumerate(load):
+        plain.tick(START + t * interval, float(value))
+    now = START + 299 * interval
+    decay = 2.0 ** (-(now - state["growth_ref"][0]) / growth.HALF_LIVES)
+    for horizon in range(len(growth.LADDER)):
+        for which in range(growth.HISTOGRAMS):
+            found = state["growth"][0, horizon, which] * decay[which]
+            expected = plain.histogram(now, horizon, which)
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5, err_msg=f"{horizon=} {which=}")
+
+
+def test_old_weights_are_renormalised_without_changing_what_they_say() -> None:
+    state, rows, about = history.state(1), np.arange(1), facts(1)
+    plain = Plain(15.0, 10.0)
+    rng = np.random.default_rng(3)
+    for t in np.concatenate([np.arange(0, 3600, 15), 45 * 3600.0 + np.arange(0, 900, 15)]):
+        value = 100 * float(np.exp(0.2 * rng.standard_normal()))
+        if t == 45 * 3600.0:
+            plain.values, plain.kinds = [plain.values[-1]] * 800 + [], [-1] * 800
+        history.record(np, state, rows, np.array([START + t]), np.array([value]), about, 15.0)
+        plain.tick(START + t, value)
+    now = START + 45 * 3600 + 885
+    assert now - state["growth_ref"][0] < 3600, "the reference moved"
+    decay = 2.0 ** (-(now - state["growth_ref"][0]) / growth.HALF_LIVES)
+    for which in (0, 1, 2, 3):
+        np.testing.assert_allclose(
+            state["growth"][0, 2, which] * decay[which], plain.histogram(now, 2, which), rtol=1e-3, atol=1e-6
+        )
+
+
+def test_a_summary_says_what_the_histogram_says() -> None:
+    weights = np.zeros((1, 1, growth.BINS), np.float32)
+    weights[0, 0, 20] = 1e6
+    weights[0, 0, 40] = 1e4
+    stats = growth.summarize(np, weights, np.zeros(1), np.array([3600.0]), np.array([20.0]))[0, 0]
+    told = dict(zip(growth.STATISTICS, stats, strict=True))
+    assert told["q50"] == pytest.approx(growth.EDGES[21])
+    assert told["q97"] == pytest.approx(growth.EDGES[21])
+    cost = np.exp(growth.EDGES[1:]) + 20 * np.array([1e4 / 1.01e6 if b < 40 else 0.0 for b in range(growth.BINS)])
+    cost[:20] = np.inf
+    assert told["cheap"] == pytest.approx(growth.EDGES[1:][np.argmin(cost)])
+
+
+def test_a_higher_price_never_lowers_the_cheapest_headroom() -> None:
+    rng = np.random.default_rng(0)
+    weights = rng.gamma(0.3, size=(200, 1, growth.BINS)).astype(np.float32)
+    prices = [np.full(200, p) for p in (0.2, 1.0, 5.0, 20.0, 100.0, 2000.0)]
+    found = [growth.summarize(np, weights, np.zeros(200), np.array([3600.0]), p)[:, 0, -2] for p in prices]
+    for low, high in zip(found, found[1:], strict=False):
+        assert (high >= low).all()
+
+
+def test_rows_do_not_touch_each_other() -> None:
+    rng = np.random.default_rng(1)
+    loads = np.exp(rng.standard_normal((5, 80))) * np.array([[1], [1e3], [1e6], [0], [50]])
+    loads[4, 30:60] = np.nan
+    together, told = run(loads)
+    for row in range(5):
+        alone, single = run(loads[row : row + 1])
+        for name in alone:
+            np.testing.assert_array_equal(together[name][row], alone[name][0], err_msg=name)
+        for name in single[-1]:
+            np.testing.assert_array_equal(told[-1][name][row], single[-1][name][0], err_msg=name)
+
+
+@settings(deadline=None, derandomize=True, max_examples=25)
+@given(scale=st.sampled_from([1e-3, 0.5, 2.0, 1024.0, 1e6]), seed=st.integers(0, 1000))
+def test_the_unit_of_load_does_not_matter(scale: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    load = np.exp(rng.standard_normal((1, 50))) * 40
+    _, told = run(load)
+    _, scaled = run(load * scale, capacity=10.0 * scale)
+    for name in told[-1]:
+        np.testing.assert_allclose(scaled[-1][name], told[-1][name], atol=2e-4, rtol=2e-4, err_msg=name)
+
+
+def test_unknown_samples_teach_nothing() -> None:
+    load = np.full((1, 200), 50.0)
+    load[0, 100:] = np.nan
+    state, told = run(load)
+    at_loss = run(load[:, :100])[0]
+    for name in ("usual", "day", "week"):
+        np.testing.assert_allclose(state[name][0], at_loss[name][0], rtol=1e-6, err_msg=name)
+    assert told[-1]["level"][0] == pytest.approx(5.0), "the last known level stands"
+    assert state["known_seconds"][0] == 100 * 15
+
+
+@pytest.mark.parametrize("missed", [1, 5, 100, 1000])
+def test_ticks_that_never_came_are_unknown(missed: int) -> None:
+    state, rows, about = history.state(1), np.arange(1), facts(1)
+    for t in [*range(40), 40 + missed]:
+        history.record(np, state, rows, np.array([START + 15.0 * t]), np.array([50.0 + t]), about, 15.0)
+    slot = int(state["slot"][0])
+    gap = min(missed, history.RING - 1)
+    marks = state["classes"][0, [(slot - k) % history.RING for k in range(1, gap + 1)]]
+    assert (marks == -1).all()
+    assert state["classes"][0, slot % history.RING] >= 0
+    assert np.isfinite(state["load"]).all()
+
+
+def test_a_second_sample_in_the_same_slot_is_ignored() -> None:
+    state, rows, about = history.state(1), np.arange(1), facts(1)
+    history.record(np, state, rows, np.array([START]), np.array([50.0]), about, 15.0)
+    before = {name: array.copy() for name, array in state.items()}
+    history.record(np, state, rows, np.array([START + 7.0]), np.array([500.0]), about, 15.0)
+    for name, array in state.items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
+
+
+def test_yesterday_and_the_profile_are_remembered() -> None:
+    ticks = np.arange(0, 9 * 86400, 60.0)
+    load = 100 * (1 + 0.8 * np.sin(2 * np.pi * ticks / 86400))
+    _, told = run(load[None, :], interval=60.0, start=86400.0 * 18_000)
+    rising = [f for f, t in zip(told, ticks, strict=True) if t > 8.1 * 86400 and t % 86400 < 3 * 3600]
+    falling = [f for f, t in zip(told, ticks, strict=True) if t > 8.1 * 86400 and 8 * 3600 < t % 86400 < 12 * 3600]
+    for name in ("yesterday", "lastweek"):
+        assert all(f[name][0] > 0 for f in rising), name
+        assert all(f[name][0] < 0 for f in falling), name
+    assert all(f["ahead"][0, -1] > f["ahead"][0, 0] > 0 for f in rising)
+    assert all(f["ahead"][0, -1] < 0 for f in falling)
+
+
+def test_a_workload_costs_at_most_forty_kilobytes() -> None:
+    assert history.nbytes(history.state(3)) <= 40_000
+
+
+def test_before_the_first_sample_the_level_is_unknown() -> None:
+    _, told = run(np.array([[np.nan, np.nan, 30.0]]))
+    assert np.isnan(told[1]["level"][0])
+    assert told[2]["level"][0] == pytest.approx(3.0)
+    assert all(np.isfinite(v).all() for v in told[2].values())
+
+
+def test_torch_gives_the_same_features() -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    import array_api_compat.torch as xp
+
+    rng = np.random.default_rng(5)
+    loads = 60 * np.exp(np.cumsum(0.1 * rng.standard_normal((4, 120)), axis=1))
+    loads[1, 40:50] = np.nan
+    _, told = run(loads)
+    state = {name: torch.from_numpy(array) for name, array in history.state(4).items()}
+    about = {name: torch.from_numpy(array) for name, array in facts(4).items()}
+    rows = torch.arange(4)
+    for t in range(120):
+        time = torch.full((4,), START + 15.0 * t, dtype=torch.float64)
+        history.record(xp, state, rows, time, torch.from_numpy(loads[:, t]), about, 15.0)
+        found = features.features(xp, state, rows, time, about, 15.0)
+        for name, value in found.items():
+            np.testing.assert_allclose(value.numpy(), told[t][name], rtol=2e-4, atol=2e-4, err_msg=f"{name} at {t}")
