@@ -50,6 +50,8 @@ from rlscaler.container import (
     refuse,
     show,
 )
+from rlscaler.errors import UserError
+from rlscaler.files import write_bytes_atomically
 
 FORMAT = 1
 SUFFIX = ".rlz"
@@ -160,10 +162,9 @@ def save(artifact: Artifact, path: str | Path, *, max_bytes: int = MAX_BYTES) ->
             "raise max_bytes here and in load",
         )
     try:
-        container.write_file(Path(path), data)
-    except (OSError, ValueError) as error:
-        found = f"{path}: cannot be written ({_reason(error)})"
-        raise ArtifactError(f"{found}; expected a file in a writable folder; choose another path") from error
+        write_bytes_atomically(path, data)
+    except (UserError, ValueError) as error:
+        raise ArtifactError(f"{path}: not saved ({error}); expected a file in a writable folder") from error
     return artifact.digest
 
 
@@ -191,12 +192,8 @@ def load(path: str | Path, *, expect_digest: str | None = None, max_bytes: int =
     except ArtifactError as error:
         raise ArtifactError(f"{path}: {error}") from None
     except (OSError, ValueError) as error:
-        found = f"{path}: cannot be read ({_reason(error)})"
+        found = f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})"
         raise ArtifactError(f"{found}; expected a file NAME{SUFFIX} or a folder; check the path") from error
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
 
 
 def _assembled(entries: dict[str, bytes], expect_digest: str | None, max_bytes: int) -> Artifact:

@@ -125,9 +125,13 @@ def completion(shell: str) -> None:
     click.echo(script(root, {}, "rlscaler", "_RLSCALER_COMPLETE").source())
 
 
+def _is_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
 def _print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a table: fitted to the width of a terminal, one unbroken line a row for a pipe."""
-    if sys.stdout.isatty():
+    if _is_terminal():
         from rich.console import Console
         from rich.table import Table
 

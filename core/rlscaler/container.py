@@ -11,13 +11,14 @@ import os
 import re
 import stat
 import struct
-import tempfile
 import zipfile
 import zlib
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
+
+from rlscaler.errors import UserError
 
 MANIFEST = "manifest.json"
 MAX_ARRAYS = 256
@@ -56,7 +57,7 @@ _ZIP_ERRORS = (
 )
 
 
-class ArtifactError(ValueError):
+class ArtifactError(UserError, ValueError):
     """A file is no artifact that can be trusted or used; the message says what was found and what to do."""
 
 
@@ -211,26 +212,3 @@ def read_file(path: Path, max_bytes: int) -> bytes:
             "raise max_bytes if that is intended",
         )
     return data
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part, even after a power cut."""
-    beside: Path | None = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            beside = Path(file.name)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.chmod(0o644)
-        beside.replace(path)
-    except (OSError, ValueError):
-        if beside is not None:
-            beside.unlink(missing_ok=True)
-        raise
-    if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -76,7 +76,7 @@ class TextMap:
             return report.add(place, f"{len(node.entries)} entries; expected at most {self.most}")
         out: dict[str, Any] = {}
         for name, (line, value) in _entries(node, place, report).items():
-            inner = place.inner(name, line)
+            inner = place.inner(shown(name), line)
             text = text_of(value, inner, report, "text")
             if text is not BAD and len(text) > self.longest:
                 text = report.add(inner, f"{len(text)} characters; expected at most {self.longest}")

@@ -17,7 +17,8 @@ from rlscaler.policy import Proposal, View
 class Bins:
     """Cuts over named fields of the observation; a state is the mixed-radix number of the bins.
 
-    cuts: field name -> ascending cut points; k cuts make k + 1 bins, the upper one starting at the cut.
+    cuts: field name -> ascending cut points; k cuts make k + 1 bins, the upper one starting at the cut. In the
+    manifest of an artifact they are a list of pairs [name, cuts], since an object there has no order.
     """
 
     cuts: dict[str, tuple[float, ...]]
@@ -55,7 +56,7 @@ class TablePolicy:
         self.name = str(manifest["name"])
         self.scheme = scheme(manifest["action_scheme"])
         try:
-            cuts = {str(k): tuple(float(c) for c in v) for k, v in manifest["parameters"]["bins"].items()}
+            cuts = {str(k): tuple(float(c) for c in v) for k, v in manifest["parameters"]["bins"]}
             values = np.asarray(self.artifact.arrays["values"], np.float64)
         except (KeyError, TypeError, ValueError, AttributeError) as problem:
             raise ArtifactError(f"{self.name}: a q-table needs parameters.bins and the array values ({problem})") from problem

@@ -35,8 +35,9 @@ class DecisionRows:
 
 
 def changes(replicas: np.ndarray) -> np.ndarray:
-    """Return the indices of the decisions (D,) whose replica count differs from the one before."""
-    return np.flatnonzero(np.diff(np.asarray(replicas, np.float64)) != 0) + 1
+    """Return the indices of the decisions (D,) whose replica count differs from the known one before."""
+    change = np.diff(np.asarray(replicas, np.float64))
+    return np.flatnonzero(np.isfinite(change) & (change != 0)) + 1
 
 
 def most_telling(index: np.ndarray, size: np.ndarray, limit: int) -> np.ndarray:

@@ -197,7 +197,7 @@ def register() -> None:
     if ID not in gymnasium.registry:
         gymnasium.register(ID, entry_point="rlscaler_sim.env:ScalerEnv", vector_entry_point="rlscaler_sim.env:ScalerVectorEnv")
     if LEGACY_ID not in gymnasium.registry:
-        gymnasium.register(LEGACY_ID, entry_point="rlscaler_sim.legacy_env:LegacyScalingEnv")
+        gymnasium.register(LEGACY_ID, entry_point="rlscaler_sim.legacy_env:LegacyScalingEnv", max_episode_steps=200)
 
 
 register()

@@ -53,7 +53,7 @@ def looks(run: DryRun) -> list[Look]:
         elif contender.name == REFERENCE:
             found.append(Look(_REFERENCE, "dash", False))
         else:
-            dash = DASHES[2 + (others + others // len(rest)) % 3]
+            dash = DASHES[2 + (others % len(rest) + others // len(rest)) % 3]
             found.append(Look(rest[others % len(rest)], dash, False))
             others += 1
     return found

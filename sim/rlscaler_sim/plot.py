@@ -201,15 +201,15 @@ def _settled(cost: np.ndarray) -> tuple[float, float]:
 
 
 def _time_axis(time: np.ndarray) -> tuple[np.ndarray, str, list[tuple[float, str]]]:
-    """Return time in hours since its first midnight, the label of the axis, and the ticks as (hours, text)."""
+    """Return time in hours since its first midnight, the label of the axis, and ticks of (hours, text)."""
     midnight = math.floor(time[0] / 86400) * 86400 if time[0] >= YEAR else 0.0
     hours = (time - midnight) / 3600
     span = max(float(hours[-1] - hours[0]), 1e-6)
     step = next((s for s in _TICK_HOURS if span / s <= 9), span / 8)
     at = np.arange(math.ceil(hours[0] / step - 1e-9) * step, hours[-1] + 1e-9, step)
     if time[0] >= YEAR:
-        form = "%d %b" if step >= 24 else "%H:%M"
-        texts = [f"{datetime.fromtimestamp(midnight + 3600 * h, UTC):{form}}" for h in at]
+        dates = [datetime.fromtimestamp(round(midnight + 3600 * h), UTC) for h in at]
+        texts = [f"{d:%d %b}" if span > 24 and d.hour == d.minute == 0 else f"{d:%H:%M}" for d in dates]
         return (
             hours,
             f"UTC, from {datetime.fromtimestamp(time[0], UTC):%Y-%m-%d}",

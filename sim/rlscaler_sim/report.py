@@ -136,8 +136,8 @@ def _plot_notes(run: DryRun, max_points: int) -> list[str]:
     if thin.stretch > 1:
         span = seconds(float(series.time[thin.stretch] - series.time[0]))
         notes.append(
-            f"The {thin.steps:,} steps are thinned: each {thin.stretch} ({span}) are drawn as their lowest and "
-            "highest value, so no spike is lost, and its place is right to within that time. "
+            f"The {thin.steps:,} steps are thinned: each {thin.stretch} ({span}) are drawn as their lowest "
+            "and highest value, so no spike is lost, and its place is right to within that time. "
             "Tables and scores use every step."
         )
     if not series.known.all():

@@ -125,8 +125,8 @@ class DryRun:
     resource, trace, policy: names; `policy` is the name of the contender under test. world: the parameters
     of the simulated world, plain values by name. lower_bound: a proven lower bound of any score on this
     trace, or None. decisions: number of decisions made by the policy under test. elapsed_s: seconds that
-    the run took. Raises ValueError where `policy` is not among the contenders, or their number is not that
-    of the series.
+    the run took. Raises ValueError where `policy` is not among the contenders, a name comes twice, or their
+    number is not that of the series.
     """
 
     resource: str
@@ -145,6 +145,8 @@ class DryRun:
         names = [contender.name for contender in self.contenders]
         if self.policy not in names:
             raise ValueError(f"policy is {self.policy!r}; expected one of the contenders: {', '.join(names)}")
+        if len(set(names)) < len(names):
+            raise ValueError(f"contenders are {', '.join(names)}; expected every name once")
         if len(names) != len(self.series.replicas):
             raise ValueError(
                 f"the series have {len(self.series.replicas)} rows; expected {len(names)} contenders"

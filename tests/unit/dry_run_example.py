@@ -4,11 +4,15 @@ Not a world: pods start after a minute, demand has a daily profile, bursts and n
 a plain formula. The pages and tables under test only show what they are given.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from rlscaler_sim.result import Contender, DecisionLog, DryRun, Series
+
+ROWS = ("replicas", "ready", "violations", "backlog", "cost")
+"""Fields of `Series` with one row for each contender."""
 
 STEP = 15.0
 PER_REPLICA = 10.0
@@ -40,7 +44,7 @@ def demand_of(steps: int, seed: int) -> np.ndarray:
 
 def wanted(demand: np.ndarray) -> dict[str, np.ndarray]:
     """Return replicas asked for at each step by name."""
-    seen = np.concatenate([np.full(2, demand[0]), demand[:-2]])
+    seen = np.pad(demand, (2, 0), "edge")[:-2]
     trail = np.lib.stride_tricks.sliding_window_view(np.pad(seen, (19, 0), "edge"), 20)
     growth = np.maximum(0, seen - np.pad(seen, (8, 0), "edge")[:-8])
     ahead = np.lib.stride_tricks.sliding_window_view(np.pad(demand, (0, 5), "edge"), 6).max(1)
@@ -140,3 +144,11 @@ def day(
         "log": log_of(time, demand, replicas[names.index(policy)] if policy in names else replicas[0]),
     }
     return DryRun(**(fields | changes))
+
+
+def enlarged(run: DryRun, count: int) -> DryRun:
+    """Return the run with `count` more contenders."""
+    extra = [replace(run.contenders[2], name=f"rule-{i}", score=3.0 + i) for i in range(count)]
+    rows = [*range(len(run.contenders)), *([2] * count)]
+    arrays = {key: getattr(run.series, key)[rows] for key in ROWS}
+    return replace(run, contenders=[*run.contenders, *extra], series=replace(run.series, **arrays))

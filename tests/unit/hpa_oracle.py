@@ -101,7 +101,7 @@ class Controller:
 
     def period_start(self, now: float, current: int, period: float) -> int:
         """getReplicasChangePerPeriod, for both kinds of events."""
-        added = sum(event.change for event in self.scale_up_events if event.time > now - period)
+        added: int = sum(event.change for event in self.scale_up_events if event.time > now - period)
         deleted = sum(event.change for event in self.scale_down_events if event.time > now - period)
         return current - added + deleted
 
@@ -112,7 +112,7 @@ class Controller:
             return current
         if not rules.policies:
             return math.inf
-        proposals = []
+        proposals: list[int] = []
         for policy in rules.policies:
             start = self.period_start(now, current, policy.period)
             if policy.type == "Pods":
@@ -128,7 +128,7 @@ class Controller:
             return current
         if not rules.policies:
             return -math.inf
-        proposals = []
+        proposals: list[int] = []
         for policy in rules.policies:
             start = self.period_start(now, current, policy.period)
             if policy.type == "Pods":

@@ -224,6 +224,13 @@ def test_torch_runs_the_same_source() -> None:
         np.testing.assert_array_equal(legacy.threshold(theirs).numpy(), legacy.threshold(ours))
 
 
+def test_the_episode_ends_above_the_limit_of_the_queue_and_not_at_it() -> None:
+    _, _, ended = legacy.step(
+        legacy.start(2), np.array([HOLD, HOLD]), 4350.0 + 43_500.0 + np.array([0.0, 1.0])
+    )
+    assert ended.tolist() == [False, True]
+
+
 @pytest.mark.parametrize("action", [-1, 3])
 def test_an_action_that_is_none_is_refused(action: int) -> None:
     with pytest.raises(ValueError, match="an action is outside of 0 to 2"):

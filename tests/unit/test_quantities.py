@@ -120,7 +120,7 @@ def test_quantities(value: str | float, expected: float) -> None:
 )
 def test_refused_quantities(value: str | bool) -> None:
     with pytest.raises(
-        QuantityError, match="is not a quantity; expected one such as 50, 500m, 1k, 1Ki or 2.5"
+        QuantityError, match=r"is not a quantity; expected one such as 50, 500m, 1k, 1Ki or 2\.5"
     ):
         quantity(value)
 

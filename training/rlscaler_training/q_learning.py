@@ -165,7 +165,7 @@ def artifact(result: Result, config: Config, name: str, provenance: dict[str, An
         "action_scheme": config.actions,
         "fields": list(config.bins),
         "training_range": {},
-        "parameters": {"bins": {k: list(v) for k, v in config.bins.items()}},
+        "parameters": {"bins": [[k, list(v)] for k, v in config.bins.items()]},
         "provenance": provenance,
         "scores": {"validation_score": result.score, "states_seen": int((result.visits.sum(axis=1) > 0).sum())},
     }

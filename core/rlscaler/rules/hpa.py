@@ -26,7 +26,7 @@ MAX_REPLICAS = 2.0**31 - 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """One metric of N workloads; every array has shape (N,) or (), float64; NaN = could not be read.
+    """One metric of N workloads; total has shape (N,), the others (N,) or (), float64; NaN = unknown.
 
     kind: "Value" and "AverageValue" targets of an Object or External metric, where only total / target
     counts; "Pods", the mean over pods of a Pods metric or of a resource with an AverageValue target;
@@ -76,7 +76,7 @@ def desired_replicas(
             replicas, kept, valid = _average_value(xp, metric, current, up_tolerance, down_tolerance)
         else:
             replicas, kept, valid = _pods(xp, metric, current, up_tolerance, down_tolerance)
-        valid = valid & xp.isfinite(metric.total) & xp.isfinite(metric.target)
+        valid = valid & xp.isfinite(metric.total / metric.target)
         replicas = xp.where(valid, replicas, 0.0)
         held = xp.where(replicas > largest, kept & valid, held | (kept & valid & (replicas == largest)))
         largest = xp.maximum(largest, replicas)

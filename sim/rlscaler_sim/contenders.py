@@ -1,0 +1,117 @@
+"""Who takes part: every rule with its constants and the guard it runs under, by the names of the tables.
+
+A rule stands for what an SRE would run instead, so it keeps its own mechanism and nothing else: HPA and KEDA have
+stabilisation, tolerance and bounds but no reactive floor; the rules of this project run behind the whole guard.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from rlscaler import Objective, Settings, tuned
+from rlscaler.behavior import DEFAULT, Behavior, ScalingRules
+from rlscaler.policies import RULES, load_policy
+from rlscaler.policy import Policy
+from rlscaler.rules.hpa import Hpa
+from rlscaler.rules.parameters import Parameter
+from rlscaler_sim.contest import Entrant
+from rlscaler_sim.result import CLAIRVOYANT, REFERENCE
+
+OWN = "hpa-own"
+"""The HPA tuned on the very load that it is scored on."""
+NAMES = ("static", "threshold", "hpa", REFERENCE, OWN, "keda", "erlang", "growth-quantile", "mpc", "lcp", CLAIRVOYANT,
+         "constant", "churn", "random")  # fmt: skip
+"""Every contender but learned policies, in the order of the tables."""
+USUAL = ("hpa", REFERENCE, "keda")
+"""Whom a dry-run compares with where nothing is said."""
+_GUARDED = {"erlang", "growth-quantile", "mpc", "lcp"}
+
+HPA_PARAMETERS: dict[str, Parameter] = {
+    "target": Parameter(0.7, 0.4, 0.97, False, "load per replica, share of a replica's capacity"),
+    "window": Parameter(300.0, 0.0, 300.0, False, "scale-down stabilisation window, seconds: 0, 60 or 300"),
+    "tolerance": Parameter(0.1, 0.0, 0.1, False, "share of the target by which nothing changes: 0, 0.05 or 0.1"),
+}
+"""What is tuned of an HPA."""
+TARGETS = tuple(round(float(t), 3) for t in np.arange(0.45, 0.951, 0.05))
+WINDOWS = (0.0, 60.0, 300.0)
+TOLERANCES = (0.0, 0.05, 0.1)
+
+
+def standard_settings(startup: float = 60.0) -> Settings:
+    """Return the settings of the standard world: 10 requests/s a replica, a wait under 0.4 s, 1 to 100 replicas."""
+    return Settings(
+        min_replicas=1,
+        max_replicas=100,
+        interval=15.0,
+        lag=15.0,
+        startup=startup,
+        capacity_per_replica=10.0,
+        objective=Objective(latency=0.5, target=99.9),
+    )
+
+
+def hpa_behavior(window: float, tolerance: float) -> Behavior:
+    """Return the Kubernetes defaults with another scale-down window and tolerance."""
+    down = DEFAULT.down
+    return Behavior(
+        up=ScalingRules(DEFAULT.up.window, DEFAULT.up.select, DEFAULT.up.policies, tolerance),
+        down=ScalingRules(window, down.select, down.policies, tolerance),
+    )
+
+
+def hpa_entrant(name: str, settings: Settings, constants: Mapping[str, Any], copies: int = 1) -> Entrant:
+    """Return an HPA; the constants are numbers, or arrays (copies x loads,) of target, window and tolerance."""
+    window, tolerance = constants.get("window", DEFAULT.down.window), constants.get("tolerance", 0.1)
+    behavior: Behavior | Sequence[Behavior]
+    if np.ndim(window) or np.ndim(tolerance):
+        pairs = zip(*np.broadcast_arrays(np.asarray(window, float), np.asarray(tolerance, float)), strict=True)
+        made: dict[tuple[float, float], Behavior] = {}
+        behavior = [made.setdefault((float(w), float(t)), hpa_behavior(float(w), float(t))) for w, t in pairs]
+    else:
+        behavior = hpa_behavior(float(window), float(tolerance))
+    bare = replace(settings, behavior=behavior, floor=False, flap_budget=np.inf)
+    return Entrant(name, Hpa(target=constants.get("target", 0.7), name=name), bare, copies)
+
+
+def entrant(name: str, settings: Settings, constants: Mapping[str, Any] | None = None, copies: int = 1) -> Entrant:
+    """Return a rule as contender.
+
+    constants: what differs from the rule's defaults (None: its tuned constants), numbers or arrays
+    (copies x loads,). Raises KeyError for a name that is no rule.
+    """
+    if constants is None:
+        constants = tuned.constants(name)
+    if name.startswith("hpa"):
+        return hpa_entrant(name, settings, constants, copies)
+    rule: Policy = RULES[name](**constants)
+    if name not in _GUARDED:
+        settings = replace(settings, behavior=None, floor=False, flap_budget=np.inf)
+    return Entrant(name, rule, settings, copies)
+
+
+def folded(name: str, settings: Settings, families: Sequence[str]) -> Entrant:
+    """Return a rule whose constants, load by load, were tuned with that load's source family held out."""
+    rows = [tuned.constants(name, family) for family in families]
+    keys = sorted({key for row in rows for key in row})
+    parameters = HPA_PARAMETERS if name.startswith("hpa") else RULES[name].PARAMETERS  # type: ignore[attr-defined]
+    constants = {key: np.array([row.get(key, parameters[key].default) for row in rows]) for key in keys}
+    return entrant(name, settings, constants)
+
+
+def tested(policy: str, settings: Settings) -> Entrant:
+    """Return the policy under test behind the whole guard.
+
+    Raises PolicyError or ArtifactError.
+    """
+    found = load_policy(policy)
+    if policy in ("hpa", REFERENCE):
+        return entrant(policy, settings)
+    return Entrant(found.name, found, settings)
+
+
+def own_grid() -> dict[str, np.ndarray]:
+    """Return every combination of TARGETS, WINDOWS and TOLERANCES: name -> (candidates,)."""
+    grid = np.array([(t, w, o) for t in TARGETS for w in WINDOWS for o in TOLERANCES])
+    return {"target": grid[:, 0], "window": grid[:, 1], "tolerance": grid[:, 2]}

@@ -1,0 +1,236 @@
+"""A dry-run: what an RLScaler resource would have done on a load, beside the rules an SRE would use instead."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlscaler import Settings
+from rlscaler.custom_resource import Resource, to_settings
+from rlscaler.errors import UserError
+from rlscaler.files import write_text_atomically
+from rlscaler_sim import contenders, scenarios, world
+from rlscaler_sim.contest import Entrant, Traced, play
+from rlscaler_sim.evaluation import (
+    best_limit,
+    clairvoyant_orders,
+    own_constants,
+    standard_world,
+    with_limit,
+    with_regrets,
+)
+from rlscaler_sim.load import Load, LoadError, generator, realise, realise_many
+from rlscaler_sim.patterns import PatternError
+from rlscaler_sim.result import CLAIRVOYANT, REFERENCE, Contender, DecisionLog, DryRun, Series
+from rlscaler_sim.scenarios import Scenario, ScenarioError
+from rlscaler_sim.trace import Trace, TraceError, trace_name
+
+DEFAULT_CAPACITY = 10.0
+"""Requests/s of a replica where the resource leaves it to be learned."""
+Progress = Callable[[str, int, int], None]
+
+
+def found_scenario(name: str) -> Scenario:
+    """Return the scenario, or the trace file, of that name.
+
+    Raises UserError.
+    """
+    try:
+        path = Path(name)
+        if path.is_file() and not name.endswith((".csv", ".csv.gz")):
+            return Scenario(name, f"the recorded load {trace_name(path)}", path, float("inf"))
+        return scenarios.get(name)
+    except (ScenarioError, PatternError) as error:
+        raise UserError(f"--trace {name}: {error}; 'rlscaler scenarios' lists them") from error
+
+
+def conditions(resource: Resource | None, scenario: Scenario) -> tuple[Settings, world.WorldConfig, list[str]]:
+    """Return the settings that the decision is told, the world as it is, and notes on what was assumed.
+
+    What the resource states is what the decision believes; a scenario's variant changes the world alone, except where
+    the resource leaves the value to be learned.
+    """
+    notes: list[str] = []
+    settings = to_settings(resource) if resource is not None else contenders.standard_settings()
+    if np.isnan(float(settings.capacity_per_replica)):
+        settings = replace(settings, capacity_per_replica=DEFAULT_CAPACITY)
+        notes.append(f"spec.capacity.perReplica is left out: the simulator takes {DEFAULT_CAPACITY:g} requests/s")
+    service = float(settings.concurrency) / float(settings.capacity_per_replica)
+    if float(settings.objective.latency) <= service:
+        raise UserError(
+            f"spec.objective.latency is {float(settings.objective.latency):g} s, and a request alone takes {service:g} s"
+            " (concurrency / perReplica); expected a longer latency"
+        )
+    config = replace(standard_world(settings), **scenario.world)
+    stated = resource.spec.capacity.startup if resource is not None else None
+    startup = float(settings.startup) if stated is not None else float(config.startup)
+    settings = replace(settings, startup=startup, lag=float(config.lag))
+    if startup != float(config.startup):
+        notes.append(f"the world's pods take {float(config.startup):g} s to start, the resource states {startup:g} s")
+    return settings, config, notes
+
+
+def realised(scenario: Scenario, settings: Settings, *, scale_to: float, seed: int, start: float, duration: float | None) -> tuple[Load, Trace | None]:
+    """Return the scenario's load at the wanted scale, and its trace if it is a recorded one.
+
+    Raises UserError.
+    """
+    try:
+        source = scenario.source
+        known = source if isinstance(source, Trace) else None
+        span = scenario.duration - start if duration is None else duration
+        load = realise(
+            source,
+            interval=float(settings.interval),
+            tick=float(settings.interval) / max(1, round(float(settings.interval) / 3.0)),
+            duration=None if span == float("inf") else span,
+            start=start,
+            scale_to=scale_to,
+            capacity=float(settings.capacity_per_replica),
+            rng=generator(source.name, seed),
+        )
+    except (TraceError, LoadError, PatternError) as error:
+        raise UserError(str(error)) from error
+    return load, known
+
+
+def entrants_for(names: Sequence[str], policy: str, settings: Settings) -> list[Entrant]:
+    """Return the policy under test and whom it is compared with, REFERENCE always among them."""
+    unknown = sorted(set(names) - set(contenders.NAMES))
+    if unknown:
+        raise UserError(f"--compare {unknown[0]}: no such contender; expected {', '.join(contenders.NAMES)} or all")
+    found = [contenders.tested(policy, settings)]
+    for name in contenders.NAMES:
+        wanted = name in names or name == REFERENCE
+        if wanted and name not in (CLAIRVOYANT, contenders.OWN, found[0].name):
+            found.append(contenders.entrant(name, settings))
+    return found
+
+
+def dry_run(
+    resource: Resource | None,
+    scenario: Scenario,
+    *,
+    policy: str | None = None,
+    compare: Sequence[str] = contenders.USUAL,
+    scale_to: float = 25.0,
+    seed: int = 0,
+    start: float = 0.0,
+    duration: float | None = None,
+    progress: Progress | None = None,
+    clock: Callable[[], float] = lambda: 0.0,
+) -> tuple[DryRun, list[str], list[dict[str, Any]]]:
+    """Return what happened, notes on what was assumed, and every decision of the policy under test.
+
+    Raises UserError. clock: seconds, for `elapsed_s`.
+    """
+    began = clock()
+    settings, config, notes = conditions(resource, scenario)
+    load, _ = realised(scenario, settings, scale_to=scale_to, seed=seed, start=start, duration=duration)
+    chosen = policy or (resource.spec.policy.name if resource is not None and resource.spec.policy.name else "default")
+    entrants = entrants_for(compare, chosen, settings)
+    tested = entrants[0].name
+    if contenders.OWN in compare:
+        single = realise_many([scenario.source], [seed], tick=load.tick, interval=float(settings.interval), duration=duration,
+                              start=start, scale_to=scale_to, capacity=float(settings.capacity_per_replica))  # fmt: skip
+        constants = own_constants(single, config, settings, progress)[0]
+        entrants.append(contenders.entrant(contenders.OWN, settings, constants))
+        notes.append(f"hpa-own, tuned on this load: target {constants['target']:g}, scale-down window "
+                     f"{constants['window']:g} s, tolerance {constants['tolerance']:g}")  # fmt: skip
+    orders, bound = clairvoyant_orders([load], [seed], config, settings)
+    traced = Traced()
+    sums = play(with_first([load]), with_limit(entrants, orders, settings), config, settings, [seed], watch=0, traced=traced,
+                progress=None if progress is None else lambda a, b: progress("running", a, b))  # fmt: skip
+    count = len(entrants)
+    kept = [*range(count), count + int(sums.score[count:, 0].argmin())]
+    sums = best_limit(sums, count)
+    names = [e.name for e in entrants] + [CLAIRVOYANT]
+    waits = sums.wait_quantile()
+    found = [
+        Contender(
+            name=name,
+            cost_ratio=float(sums.cost_ratio[i, 0]),
+            violation_share=float(sums.violation_share[i, 0]),
+            score=float(sums.score[i, 0]),
+            regret=None,
+            replica_hours=float(sums.billed[i, 0] / 3600.0),
+            rescales=int(sums.rescales[i, 0]),
+            wait_p95_s=float(waits[i, 0]),
+            max_replicas=int(sums.largest[i, 0]),
+        )
+        for i, name in enumerate(names)
+    ]
+    run = DryRun(
+        resource=resource.key if resource is not None else "",
+        trace=load.name,
+        world=described(config, settings, scale_to, seed),
+        policy=tested,
+        contenders=with_regrets(found),
+        lower_bound=float(bound[0]),
+        decisions=len(traced.decisions),
+        elapsed_s=round(clock() - began, 3),
+        series=series(traced, kept, float(settings.capacity_per_replica)),
+        log=log(traced),
+    )
+    return run, notes, traced.decisions
+
+
+def with_first(loads: list[Load]) -> list[Load]:
+    """Return the loads."""
+    return loads
+
+
+def described(config: world.WorldConfig, settings: Settings, scale_to: float, seed: int) -> dict[str, Any]:
+    """Return the world's parameters and what of the run matters for making it again, as plain values."""
+    from dataclasses import asdict
+
+    facts = {key: value for key, value in asdict(config).items()}
+    facts |= {"min_replicas": int(settings.min_replicas), "max_replicas": int(settings.max_replicas),
+              "scale_to": scale_to, "seed": seed, "price": float(settings.objective.price)}  # fmt: skip
+    return facts
+
+
+def series(traced: Traced, rows: Sequence[int], capacity: float) -> Series:
+    """Return the series of the chosen rows."""
+    load = np.array(traced.load)
+    billed, needed = (np.cumsum(traced.array(name)[list(rows)], axis=1) for name in ("billed", "needed"))
+    return Series(
+        time=np.array(traced.time),
+        load=load,
+        demand=load / capacity,
+        known=np.array(traced.known),
+        replicas=traced.array("replicas")[list(rows)],
+        ready=traced.array("ready")[list(rows)],
+        violations=traced.array("violations")[list(rows)],
+        backlog=traced.array("backlog")[list(rows)],
+        cost=billed / np.maximum(needed, 1e-9),
+    )
+
+
+def log(traced: Traced) -> DecisionLog:
+    """Return the decisions of the policy under test as columns."""
+
+    def column(key: str) -> np.ndarray:
+        return np.array([np.nan if d[key] is None else d[key] for d in traced.decisions], np.float64)
+
+    return DecisionLog(
+        time=column("time"),
+        demand=column("demand"),
+        recommendation=column("recommendation"),
+        proposal=column("proposal"),
+        replicas=column("replicas"),
+        reasons=[d["reasons"] for d in traced.decisions],
+        sentence=[d["sentence"] for d in traced.decisions],
+    )
+
+
+def write_decisions(path: str, decisions: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
+    """Write one JSON object a line for each decision; `observation` is a list in the order of the first line's names.
+
+    Raises UserError where the file cannot be written.
+    """
+    head = json.dumps({"schema": "rlscaler-decisions/1", "observation": list(names)})
+    write_text_atomically(path, "\n".join([head, *(json.dumps(d) for d in decisions)]) + "\n")

@@ -1,0 +1,285 @@
+"""Scores over many traces: every rule and policy on the same draws, regret to the clairvoyant, summaries.
+
+What is learned from load is never scored on it: the rules' constants are those of the fold that held the trace's
+source family out, and `hpa-own` alone is tuned on the very trace that it is scored on, as the hardest baseline.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from rlscaler import Settings
+from rlscaler_sim import clairvoyant, contenders, world
+from rlscaler_sim.contest import Entrant, Schedule, Totals, play, start_replicas
+from rlscaler_sim.load import Load, Loads, realise_many
+from rlscaler_sim.noise import Noise
+from rlscaler_sim.result import CLAIRVOYANT, REFERENCE, Contender
+from rlscaler_sim.score_statistics import interval, iqm
+from rlscaler_sim.trace import Trace, events_per_bucket, family
+
+HEADLINE_EVENTS, HEADLINE_LATE = 1.0, 0.05
+"""Traces with at least so many events a bucket, and a clairvoyant share of late requests below this, are headline."""
+OWN_SEEDS = 2
+"""Seeds on which `hpa-own` is tuned."""
+ROWS = 4096
+"""Rows (contenders x traces x seeds) that run in one batch at most; more only cost memory."""
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(slots=True)
+class Scored:
+    """One trace, scored: contenders with the means over seeds, and the proven lower bound of the score."""
+
+    trace: str
+    family: str
+    headline: bool
+    contenders: list[Contender]
+    lower_bound: float
+    seeds: int
+
+    def of(self, name: str) -> Contender:
+        """Return the contender of that name."""
+        return next(c for c in self.contenders if c.name == name)
+
+
+def standard_world(settings: Settings) -> world.WorldConfig:
+    """Return the standard world for these settings."""
+    capacity, concurrency = float(settings.capacity_per_replica), float(settings.concurrency)
+    return world.WorldConfig(
+        capacity_per_replica=capacity,
+        concurrency=concurrency,
+        slo_wait=float(settings.objective.latency) - concurrency / capacity,
+        startup=float(settings.startup),
+        lag=float(settings.lag),
+        window=float(settings.interval),
+        interval=float(settings.interval),
+        completions=settings.load_counts == "Completions",
+    )
+
+
+def realised_arrivals(loads: Sequence[Load], seeds: Sequence[int], config: world.WorldConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Return what the clairvoyant knows: arrivals (L, T, K) float32 of each tick after over-dispersion, and the
+    scored share (L, T) of each step. Padded with unscored zeros to the longest.
+    """
+    params = world.compiled(config, len(loads))
+    per_step = params.ticks
+    total = max(-(-len(load.rates) // per_step) for load in loads)
+    rates = np.zeros((len(loads), total * per_step), np.float32)
+    scored = np.zeros((len(loads), total * per_step), np.float32)
+    for index, load in enumerate(loads):
+        rates[index, : len(load.rates)] = load.rates
+        scored[index, : len(load.rates)] = load.scored
+    noise = Noise(params, [(load.name, seed) for load, seed in zip(loads, seeds, strict=True)], 1)
+    arrivals = np.zeros((len(loads), total, per_step), np.float32)
+    for step in range(total):
+        ticks = slice(step * per_step, (step + 1) * per_step)
+        arrivals[:, step] = world.modulated(params, rates[:, ticks].T, noise.step()).T * loads[0].tick
+    return arrivals, scored.reshape(len(loads), total, per_step).mean(axis=2)
+
+
+def clairvoyant_orders(
+    loads: Sequence[Load], seeds: Sequence[int], config: world.WorldConfig, settings: Settings
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return candidate schedules, each (L, T), and the proven lower bound of the score, (L,)."""
+    arrivals, weight = realised_arrivals(loads, seeds, config)
+    found = clairvoyant.plan(
+        arrivals,
+        capacity_per_replica=float(config.capacity_per_replica),
+        concurrency=float(config.concurrency),
+        slo_wait=float(config.slo_wait),
+        interval=float(settings.interval),
+        startup=float(config.startup),
+        low=int(settings.min_replicas),
+        high=int(settings.max_replicas),
+        start=start_replicas(loads, settings),
+        price=20.0,
+        weight=weight,
+    )
+    return found.candidates, found.lower_bound
+
+
+def with_limit(
+    entrants: Sequence[Entrant], orders: Sequence[np.ndarray], settings: Settings
+) -> list[Entrant]:
+    """Return the entrants, and behind them the clairvoyant's candidate schedules."""
+    bare = replace(settings, behavior=None, floor=False, flap_budget=np.inf)
+    return [*entrants, *(Entrant(CLAIRVOYANT, Schedule(o), bare) for o in orders)]
+
+
+def best_limit(sums: Totals, count: int) -> Totals:
+    """Return the sums with the entrants behind `count` (the schedules) replaced by the best of them, load by load."""
+    best = sums.score[count:].argmin(axis=0)
+
+    def pick(values: np.ndarray) -> np.ndarray:
+        chosen = np.take_along_axis(values[..., count:, :], np.broadcast_to(best, (*values.shape[:-2], 1, len(best))), -2)
+        return np.concatenate([values[..., :count, :], chosen], axis=-2)
+
+    names = ("billed", "needed", "late", "arrivals", "waits", "rescales", "largest")
+    return Totals(*(pick(getattr(sums, name)) for name in names), steps=sums.steps)
+
+
+def own_constants(
+    loads: Loads, config: world.WorldConfig, settings: Settings, progress: Progress | None = None
+) -> list[dict[str, float]]:
+    """Return the best target, window and tolerance of an HPA for each source, found on that source's first seeds."""
+    grid = contenders.own_grid()
+    copies = len(grid["target"])
+    rows = [r for r in range(len(loads.names)) if loads.seeds[r] in sorted(set(loads.seeds.tolist()))[:OWN_SEEDS]]
+    group = max(1, ROWS // copies)
+    scores = np.zeros((copies, len(rows)))
+    for begin in range(0, len(rows), group):
+        part = rows[begin : begin + group]
+        constants = {key: np.repeat(values, len(part)) for key, values in grid.items()}
+        own = contenders.entrant(contenders.OWN, settings, constants, copies)
+        sums = play([loads.row(r) for r in part], [own], config, settings, [int(loads.seeds[r]) for r in part], waits=False,
+                    progress=None if progress is None else lambda a, b: progress("tuning hpa-own", a, b))  # fmt: skip
+        scores[:, begin : begin + len(part)] = sums.score
+    found = []
+    for source in range(int(loads.source.max()) + 1):
+        mine = [i for i, r in enumerate(rows) if loads.source[r] == source]
+        best = int(scores[:, mine].mean(axis=1).argmin())
+        found.append({key: float(values[best]) for key, values in grid.items()})
+    return found
+
+
+def with_regrets(found: Sequence[Contender]) -> list[Contender]:
+    """Return the contenders with their regrets, None where a reference is missing or no worse than the limit."""
+    score = {c.name: c.score for c in found}
+
+    def regret(c: Contender, reference: str) -> float | None:
+        if CLAIRVOYANT not in score or reference not in score:
+            return None
+        span = score[reference] - score[CLAIRVOYANT]
+        return (c.score - score[CLAIRVOYANT]) / span if span > 1e-9 else None
+
+    return [replace(c, regret=regret(c, REFERENCE), regret_own=regret(c, contenders.OWN)) for c in found]
+
+
+def evaluate(
+    traces: Sequence[Trace],
+    policies: Sequence[str],
+    *,
+    seeds: Sequence[int],
+    duration: float,
+    settings: Settings,
+    scale_to: float = 25.0,
+    rules: Sequence[str] = contenders.NAMES,
+    progress: Progress | None = None,
+) -> list[Scored]:
+    """Score policies and rules on recorded load.
+
+    traces: with distinct names. policies: names or paths. seeds: of the noise, the same for every contender.
+    duration: seconds of each trace at most. settings: of the workload, usually `contenders.standard_settings()`.
+    """
+    config = standard_world(settings)
+    capacity = float(settings.capacity_per_replica)
+    order = sorted(range(len(traces)), key=lambda i: min(traces[i].duration, duration))
+    per_trace = len(seeds) * (len(rules) + len(policies) + 4)
+    group = max(1, ROWS // per_trace)
+    scored: dict[int, Scored] = {}
+    for begin in range(0, len(order), group):
+        part = order[begin : begin + group]
+        loads = realise_many(
+            [traces[i] for i in part], seeds, interval=float(settings.interval), duration=duration, scale_to=scale_to,
+            capacity=capacity,
+        )  # fmt: skip
+        for place, result in zip(part, _score(loads, [traces[i] for i in part], policies, config, settings, rules,
+                                              progress), strict=True):  # fmt: skip
+            scored[place] = result
+    return [scored[i] for i in range(len(traces))]
+
+
+def _score(
+    loads: Loads,
+    traces: Sequence[Trace],
+    policies: Sequence[str],
+    config: world.WorldConfig,
+    settings: Settings,
+    rules: Sequence[str],
+    progress: Progress | None,
+) -> list[Scored]:
+    rows = [loads.row(r) for r in range(len(loads.names))]
+    row_seeds = [int(s) for s in loads.seeds]
+    families = [family(name) for name in loads.names]
+    entrants = []
+    for name in rules:
+        if name == contenders.OWN:
+            own = own_constants(loads, config, settings, progress)
+            keys = own[0].keys()
+            constants = {key: np.array([own[s][key] for s in loads.source]) for key in keys}
+            entrants.append(contenders.entrant(name, settings, constants))
+        elif name != CLAIRVOYANT:
+            entrants.append(contenders.folded(name, settings, families))
+    for policy in policies:
+        candidate = contenders.tested(policy, settings)
+        if candidate.name not in {e.name for e in entrants}:
+            entrants.append(candidate)
+    names = [e.name for e in entrants]
+    bound = np.full(len(rows), np.nan)
+    if CLAIRVOYANT in rules:
+        if progress is not None:
+            progress("planning the clairvoyant", 0, 1)
+        orders, bound = clairvoyant_orders(rows, row_seeds, config, settings)
+        sums = play(rows, with_limit(entrants, orders, settings), config, settings, row_seeds,
+                    progress=None if progress is None else lambda a, b: progress("running", a, b))  # fmt: skip
+        sums = best_limit(sums, len(names))
+        names.append(CLAIRVOYANT)
+    else:
+        sums = play(rows, entrants, config, settings, row_seeds,
+                    progress=None if progress is None else lambda a, b: progress("running", a, b))  # fmt: skip
+    out = []
+    waits = sums.wait_quantile()
+    for source, trace in enumerate(traces):
+        columns = np.flatnonzero(loads.source == source)
+        found = with_regrets([_figures(name, sums, waits, i, columns) for i, name in enumerate(names)])
+        limit = next((c.violation_share for c in found if c.name == CLAIRVOYANT), 0.0)
+        headline = events_per_bucket(trace) >= HEADLINE_EVENTS and limit < HEADLINE_LATE
+        out.append(Scored(trace.name, family(trace.name), headline, found, float(bound[columns].mean()), len(columns)))
+    return out
+
+
+def _figures(name: str, sums: Totals, waits: np.ndarray, index: int, columns: np.ndarray) -> Contender:
+    """Return a contender's figures as means over the columns (the seeds of one trace)."""
+    return Contender(
+        name=name,
+        cost_ratio=float(sums.cost_ratio[index, columns].mean()),
+        violation_share=float(sums.violation_share[index, columns].mean()),
+        score=float(sums.score[index, columns].mean()),
+        regret=None,
+        replica_hours=float(sums.billed[index, columns].mean() / 3600.0),
+        rescales=round(float(sums.rescales[index, columns].mean())),
+        wait_p95_s=float(waits[index, columns].mean()),
+        max_replicas=int(sums.largest[index, columns].max()),
+    )
+
+
+def summary(scored: Sequence[Scored], seed: int = 0) -> dict[str, dict[str, Any]]:
+    """Return, for each contender, its regrets over the headline traces, with intervals over source families."""
+    headline = [s for s in scored if s.headline]
+    names = list(dict.fromkeys(c.name for s in scored for c in s.contenders))
+    out: dict[str, dict[str, Any]] = {}
+    for name in names:
+        entry: dict[str, Any] = {"traces": 0}
+        for key, field in (("regret", "regret"), ("regret_own", "regret_own")):
+            pairs = [(getattr(c, field), s.family) for s in headline for c in s.contenders
+                     if c.name == name and getattr(c, field) is not None]  # fmt: skip
+            values = np.array([v for v, _ in pairs], np.float64)
+            if len(values) == 0:
+                entry |= {f"{how}_{key}": None for how in ("median", "mean", "worst", "iqm")}
+                continue
+            low, high = interval(values, [f for _, f in pairs], iqm, np.random.default_rng(seed))
+            entry |= {
+                "traces": len(values),
+                f"median_{key}": float(np.median(values)),
+                f"mean_{key}": float(values.mean()),
+                f"worst_{key}": float(values.max()),
+                f"iqm_{key}": iqm(values),
+                f"iqm_{key}_interval": [low, high],
+            }
+        own = [c.regret_own for s in headline for c in s.contenders if c.name == name and c.regret_own is not None]
+        entry["traces_worse_than_hpa_own"] = int(sum(value > 1.0 + 1e-9 for value in own))
+        out[name] = entry
+    return out
+
