@@ -23,6 +23,10 @@ DRAIN = 15.0
 """Seconds within which a proposal drains the backlog."""
 
 
+HOLD = 30.0
+"""Seconds for which a headroom is kept where the scheme has no branch for it: two decisions of the standard world."""
+
+
 def headroom_proposal(view: View, correction: Array, patience: Array | None = None) -> Proposal:
     """Return level x e^(cheapest headroom + correction) + backlog / (capacity x DRAIN), correction (N,) in logs."""
     xp, f = view.xp, view.features
@@ -53,7 +57,8 @@ class Scheme:
             replicas = view.current + xp.astype(actions - 1, xp.float64)
             return Proposal(replicas=xp.clip(replicas, 0.0, None))
         if self.name == "headroom":
-            return headroom_proposal(view, look_up(CORRECTIONS, actions))
+            patience = xp.full(view.demand.shape, HOLD, dtype=xp.float64, device=device)
+            return headroom_proposal(view, look_up(CORRECTIONS, actions), patience)
         patience = look_up(PATIENCES, actions[:, 1])
         return headroom_proposal(view, look_up(CORRECTIONS, actions[:, 0]), patience)
 
@@ -67,7 +72,8 @@ class Scheme:
             stay = xp.ones((n,), dtype=xp.bool, device=device)
             return xp.stack([view.current > low, stay, view.current < high], axis=1)
         counts = [
-            headroom_proposal(view, xp.full((n,), c, dtype=xp.float64, device=device)).replicas for c in CORRECTIONS
+            headroom_proposal(view, xp.full((n,), c, dtype=xp.float64, device=device)).replicas
+            for c in CORRECTIONS
         ]
         all_counts = xp.stack([xp.where(xp.isnan(c), 0.0, c) for c in counts], axis=1)
         above = all_counts[:, :-1] >= high[:, None]

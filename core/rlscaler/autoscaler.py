@@ -8,7 +8,7 @@ decisions go differs.
 
 import io
 import json
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ import numpy as np
 
 from rlscaler import behavior, guard, history
 from rlscaler import features as _features
-from rlscaler.arrays import State
+from rlscaler.arrays import Array, State
 from rlscaler.files import write_bytes_atomically
 from rlscaler.policies import load_policy
 from rlscaler.policy import Policy, Proposal, View
 from rlscaler.reasons import names, sentence
-from rlscaler.rows import put, stacked, taken, widened
+from rlscaler.rows import Picked, put, stacked, taken, widened
 from rlscaler.rules.growth import Growth
 from rlscaler.settings import Settings, compiled
 from rlscaler.snapshot import Snapshot, cleaned
@@ -64,7 +64,7 @@ class Decisions:
             "recommendation": plain(self.recommendation[index]),
             "proposal": plain(self.proposal[index]),
             "replicas": int(self.replicas[index]),
-            "reasons": names(bits),
+            "reasons": list(names(bits)),
             "sentence": sentence(bits),
         }
 
@@ -193,7 +193,9 @@ class Autoscaler:
         values = np.asarray(values, np.float64)
         times = np.asarray(times, np.float64)
         if values.shape != (len(rows), len(times)):
-            raise ValueError(f"values has shape {values.shape}; expected {(len(rows), len(times))}, rows by times")
+            raise ValueError(
+                f"values has shape {values.shape}; expected {(len(rows), len(times))}, rows by times"
+            )
         for column, time in enumerate(times):
             self._remember(rows, np.full(len(rows), time), values[:, column])
 
@@ -220,25 +222,27 @@ class Autoscaler:
             for begin in range(0, len(same), _BLOCK):
                 mine = same[begin : begin + _BLOCK]
                 settings = taken(self._settings, rows[mine])
-                part = _features.features(np, self._history, rows[mine], time[mine], settings, float(interval))
+                part = _features.features(
+                    np, self._history, rows[mine], time[mine], settings, float(interval)
+                )
                 if len(mine) == len(rows):
                     return part
                 for name, array in part.items():
                     out.setdefault(name, np.zeros((len(rows), *array.shape[1:]), np.float32))[mine] = array
         return out
 
-    def view(self, snapshot: Snapshot, rows: Any = None, features: State | None = None) -> View:
+    def view(self, snapshot: Snapshot, rows: Any = None, features: Mapping[str, Array] | None = None) -> View:
         """Take in the snapshot and return what a policy may look at.
 
         features: of the same rows, made by another's `remember` of the same load; None: made here.
         """
-        all_live = rows is None and not self._free
-        which = self.rows if rows is None else np.atleast_1d(np.asarray(rows, np.int64))
+        some = self._which(rows)
+        which = self.rows if some is None else some
         snap = cleaned(np, snapshot, len(which), self._settings["interval"])
         if features is None:
             self._remember(which, snap["time"], snap["load"])
             features = self._features(which, snap["time"])
-        settings = taken(self._settings, None if all_live else which)
+        settings = taken(self._settings, some)
         current = np.where(np.isnan(snap["desired"]), snap["ready"] + snap["starting"], snap["desired"])
         return View(
             xp=np,
@@ -249,17 +253,30 @@ class Autoscaler:
             current=current,
         )
 
-    def decide(self, snapshot: Snapshot, rows: Any = None, *, features: State | None = None) -> Decisions:
+    def decide(
+        self, snapshot: Snapshot, rows: Any = None, *, features: Mapping[str, Array] | None = None
+    ) -> Decisions:
         """Decide for the rows that are due (None: all live rows), whose readings the snapshot holds in that order."""
-        which = None if rows is None and not self._free else (self.rows if rows is None else np.atleast_1d(
-            np.asarray(rows, np.int64)))  # fmt: skip
-        view = self.view(snapshot, which, features)
+        which = self._which(rows)
+        return self.decide_on(self.view(snapshot, which, features), which)
+
+    def _which(self, rows: Any) -> np.ndarray | None:
+        """Return the rows as int64, None where they are all rows and none is free."""
+        if rows is None:
+            return self.rows if self._free else None
+        return np.atleast_1d(np.asarray(rows, np.int64))
+
+    def decide_on(self, view: View, rows: np.ndarray | None = None) -> Decisions:
+        """Decide on a view that was taken for these rows (None: all, none free)."""
+        which = rows
         error = ""
         memory = taken(self._policy, which)
         try:
             proposal, memory = self.policy.propose(view, memory)
             if np.shape(proposal.replicas) != view.demand.shape:
-                raise ValueError(f"the policy proposed {np.shape(proposal.replicas)}, not {view.demand.shape}")
+                raise ValueError(
+                    f"the policy proposed {np.shape(proposal.replicas)}, not {view.demand.shape}"
+                )
             put(self._policy, which, memory)
         except Exception as problem:
             error = f"{type(problem).__name__}: {problem}"
@@ -295,10 +312,14 @@ class Autoscaler:
         """
         for key in self.keys:
             if key is not None and not isinstance(key, (str, int)):
-                raise ValueError(f"key {key!r} is a {type(key).__name__}; only strings and integers can be saved")
+                raise ValueError(
+                    f"key {key!r} is a {type(key).__name__}; only strings and integers can be saved"
+                )
         about = {"saved": _SAVED, "policy": self.policy.name, "keys": self.keys, "free": self._free,
                  "remembers": self.remembers}  # fmt: skip
-        arrays = {f"{part}/{name}": array for part, state in self._parts().items() for name, array in state.items()}
+        arrays = {
+            f"{part}/{name}": array for part, state in self._parts().items() for name, array in state.items()
+        }
         arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
@@ -333,7 +354,9 @@ class Autoscaler:
                     **{f"rule/{k}": v.shape[1:] for k, v in scaler.fallback.state(1).items()}}  # fmt: skip
         found = {name: a.shape[1:] for name, a in arrays.items() if name.startswith(("policy/", "rule/"))}
         if expected != found:
-            raise ValueError(f"{path}: saved with policy {about['policy']!r}, whose state another policy cannot take")
+            raise ValueError(
+                f"{path}: saved with policy {about['policy']!r}, whose state another policy cannot take"
+            )
         return scaler
 
 
@@ -363,9 +386,9 @@ class Panel:
         for index, (policy, rows) in enumerate(self.members):
             part = View(
                 xp=view.xp,
-                settings=taken(view.settings, rows),
-                snapshot=taken(view.snapshot, rows),
-                features=taken(view.features, rows),
+                settings=Picked(view.settings, rows),
+                snapshot=Picked(view.snapshot, rows),
+                features=Picked(view.features, rows),
                 demand=view.demand[rows],
                 current=view.current[rows],
             )

@@ -11,7 +11,7 @@ all) and the condition `ScaledToZero` of the HPAScaleToZero feature gate.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -147,7 +147,7 @@ def _select(rules: ScalingRules) -> int:
     return SELECT_POLICIES.index(rules.select) if rules.policies or rules.select == "Disabled" else _NO_LIMIT
 
 
-def state(settings: State, n: int) -> State:
+def state(settings: Mapping[str, Array], n: int) -> State:
     """Return the fresh memory of n workloads, as wide as the compiled `settings` of any rows ask for.
 
     recommended_{time,high,low}: (n, K) float64, a ring of recommendations: when (-inf = empty), the highest
@@ -180,63 +180,54 @@ def state(settings: State, n: int) -> State:
     }
 
 
-def _slots(xp: Any, settings: State) -> Array:
+def _slots(xp: Any, settings: Mapping[str, Array]) -> Array:
     """Return (N,) int64: recommendations, begun at least half an interval apart, that a window can hold."""
     window = xp.maximum(settings["up_window"], settings["down_window"])
     return xp.astype(xp.ceil(2.0 * window / settings["interval"]), xp.int64) + 3
 
 
-def _events(xp: Any, settings: State) -> Array:
+def _events(xp: Any, settings: Mapping[str, Array]) -> Array:
     """Return (N,) int64: scale events of one direction that the longest period can hold."""
     longest = xp.maximum(_longest(xp, settings, "up"), _longest(xp, settings, "down"))
     return xp.astype(xp.ceil(2.0 * longest / settings["interval"]), xp.int64) + 3
 
 
-def _longest(xp: Any, settings: State, name: str) -> Array:
+def _longest(xp: Any, settings: Mapping[str, Array], name: str) -> Array:
     """Return (N,) seconds: getLongestPolicyPeriod of one direction."""
     period = settings[f"{name}_period"]
     return xp.max(period, axis=1) if period.shape[1] else xp.zeros_like(settings["up_window"])
 
 
-def _widths(xp: Any, settings: State) -> tuple[int, int]:
+def _widths(xp: Any, settings: Mapping[str, Array]) -> tuple[int, int]:
     if settings["up_window"].shape[0] == 0:
         return 3, 3
     return int(xp.max(_slots(xp, settings))), int(xp.max(_events(xp, settings)))
 
 
-def resized(state: State, settings: State) -> State:
+def resized(state: State, settings: Mapping[str, Array]) -> State:
     """Return the memory as wide as the compiled `settings` ask for, with all that still matters in it.
 
     settings: of the rows of `state` in their order, and of any further rows behind them. Call it whenever
     settings change. A workload uses only as many slots as its own settings ask for, so the width, and with it
     the other workloads, decide nothing. Other keys of `state` are kept.
     """
-    xp, device = namespace(state["recommended_time"]), getattr(state["recommended_time"], "device", None)
+    xp, n = namespace(state["recommended_time"]), state["recommended_time"].shape[0]
     slots, events = _widths(xp, settings)
-    n, have = state["recommended_time"].shape
     size, room = _slots(xp, settings)[:n], _events(xp, settings)[:n]
-    out = dict(state) | {"recommended_size": size}
-    rows = xp.nonzero(state["recommended_size"] != size)[0]
-    newest = _newest(xp, state["recommended_time"][rows], size[rows], slots)
+    out = dict(state)
+    changed = state["recommended_size"] != size
+    at = xp.nonzero(changed)
+    newest = _newest(xp, state["recommended_time"][at], size[at], slots)
     for key, empty in (("time", -math.inf), ("high", 0.0), ("low", 0.0)):
-        old = state[f"recommended_{key}"]
-        array = old if slots == have else xp.full((n, slots), empty, dtype=old.dtype, device=device)
-        if slots != have:
-            array[:, : min(slots, have)] = old[:, :slots]
-        array[rows] = _picked(xp, old[rows], newest, empty)
-        out[f"recommended_{key}"] = array
-    out["recommended_slot"] = xp.where(state["recommended_size"] != size, size - 1, state["recommended_slot"])
+        out[f"recommended_{key}"] = _relaid(xp, state[f"recommended_{key}"], at, newest, empty)
+    out["recommended_slot"] = xp.where(changed, size - 1, state["recommended_slot"])
+    out["recommended_size"] = size
 
-    count, have = xp.minimum(state["scaled_count"], room[:, None]), state["scaled_time"].shape[2]
-    rows, way = xp.nonzero(state["scaled_count"] > count)
-    newest = _newest(xp, state["scaled_time"][rows, way], count[rows, way], events)
+    count = xp.minimum(state["scaled_count"], room[:, None])
+    at = xp.nonzero(state["scaled_count"] > count)
+    newest = _newest(xp, state["scaled_time"][at], count[at], events)
     for key, empty in (("time", -math.inf), ("change", 0.0)):
-        old = state[f"scaled_{key}"]
-        array = old if events == have else xp.full((n, 2, events), empty, dtype=old.dtype, device=device)
-        if events != have:
-            array[:, :, : min(events, have)] = old[:, :, :events]
-        array[rows, way] = _picked(xp, old[rows, way], newest, empty)
-        out[f"scaled_{key}"] = array
+        out[f"scaled_{key}"] = _relaid(xp, state[f"scaled_{key}"], at, newest, empty)
     out["scaled_count"] = count
     return out
 
@@ -251,13 +242,20 @@ def _newest(xp: Any, times: Array, count: Array, width: int) -> Array:
     return xp.where((rank >= 0) & (place < count[:, None]), columns, -1)
 
 
-def _picked(xp: Any, values: Array, columns: Array, empty: float) -> Array:
-    lines = xp.arange(values.shape[0], device=getattr(values, "device", None))[:, None]
-    return xp.where(columns >= 0, values[lines, columns], empty)
+def _relaid(xp: Any, old: Array, at: tuple[Array, ...], columns: Array, empty: float) -> Array:
+    """Return `old` (..., K) as wide as `columns` (M, width), whose lines `at` then hold these columns."""
+    device, width, array = getattr(old, "device", None), columns.shape[1], old
+    if width != old.shape[-1]:
+        array = xp.full((*old.shape[:-1], width), empty, dtype=old.dtype, device=device)
+        kept = min(width, old.shape[-1])
+        array[..., :kept] = old[..., :kept]
+    lines = xp.arange(columns.shape[0], device=device)[:, None]
+    array[at] = xp.where(columns >= 0, old[at][lines, columns], empty)
+    return array
 
 
 def apply(
-    xp: Any, settings: State, state: State, time: Array, current: Array, desired: Array
+    xp: Any, settings: Mapping[str, Array], state: State, time: Array, current: Array, desired: Array
 ) -> tuple[Array, Array, State]:
     """Return the replicas that HPA would write for the desired ones, why, and the memory after it.
 
@@ -313,7 +311,9 @@ def apply(
     return replicas, reasons, state
 
 
-def _remember(xp: Any, settings: State, state: State, mask: Array, time: Array, value: Array) -> None:
+def _remember(
+    xp: Any, settings: Mapping[str, Array], state: State, mask: Array, time: Array, value: Array
+) -> None:
     """Add a recommendation (N,) to the rings of the rows in `mask`; a young newest slot is shared."""
     rows, size = xp.arange(mask.shape[0], device=getattr(time, "device", None)), _slots(xp, settings)
     fresh = time - state["recommended_start"] >= 0.5 * settings["interval"]
@@ -333,7 +333,9 @@ def _remember(xp: Any, settings: State, state: State, mask: Array, time: Array, 
     state["recommended_low"][rows, slot] = lowest
 
 
-def _stabilized(xp: Any, settings: State, state: State, time: Array, current: Array, desired: Array) -> Array:
+def _stabilized(
+    xp: Any, settings: Mapping[str, Array], state: State, time: Array, current: Array, desired: Array
+) -> Array:
     """Return (N,) replicas: stabilizeRecommendationWithBehaviors, whose cut-offs exclude their own moment."""
     lowest, highest = desired, desired
     if bool(xp.any(settings["up_window"] > 0.0)):
@@ -345,7 +347,9 @@ def _stabilized(xp: Any, settings: State, state: State, time: Array, current: Ar
     return xp.minimum(xp.maximum(current, lowest), highest)
 
 
-def _rate_limits(xp: Any, settings: State, state: State, time: Array, current: Array) -> tuple[Array, Array]:
+def _rate_limits(
+    xp: Any, settings: Mapping[str, Array], state: State, time: Array, current: Array
+) -> tuple[Array, Array]:
     """Return (N,) the most and the least replicas that the policies allow, current always among them.
 
     calculateScaleUpLimitWithScalingRules, calculateScaleDownLimitWithBehaviors.
@@ -372,7 +376,9 @@ def _rate_limits(xp: Any, settings: State, state: State, time: Array, current: A
     return xp.maximum(limits[0], current), xp.minimum(limits[1], current)
 
 
-def _store_scale_events(xp: Any, settings: State, state: State, current: Array, known: Array) -> None:
+def _store_scale_events(
+    xp: Any, settings: Mapping[str, Array], state: State, current: Array, known: Array
+) -> None:
     """Turn the last decisions into scale events where their writes landed: storeScaleEvent.
 
     As there, a new event takes the last slot whose event is older than the longest period of its own

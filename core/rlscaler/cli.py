@@ -62,9 +62,7 @@ def found_commands() -> dict[str, metadata.EntryPoint]:
 
 
 class Failure(click.ClickException):
-    """A user's mistake on its way out: each line of the message as `error: ...` on the standard error, exit
-    2.
-    """
+    """A user's mistake on its way out: each line of the message as `error: ...` on the standard error, exit 2."""
 
     exit_code = UserError.exit_code
 
@@ -95,13 +93,9 @@ class LazyGroup(click.Group):
             command = getattr(import_module(entry.module), entry.attr, None)
         except ModuleNotFoundError as error:
             missing = _missing_extra(cmd_name, error)
-            raise missing or Failure(
-                f"{cmd_name!r} cannot be loaded: {error}; install rlscaler again"
-            ) from error
+            raise missing or Failure(f"{cmd_name!r} cannot be loaded: {error}; install rlscaler again") from error
         if not isinstance(command, click.Command):
-            raise Failure(
-                f"{cmd_name!r} cannot be loaded: {entry.value} is no command; install rlscaler again"
-            )
+            raise Failure(f"{cmd_name!r} cannot be loaded: {entry.value} is no command; install rlscaler again")
         return command
 
     def resolve_command(
@@ -116,9 +110,7 @@ class LazyGroup(click.Group):
             if not names:
                 ctx.fail("rlscaler is not installed, so it has no commands; run pip install rlscaler")
             near = difflib.get_close_matches(name, names, n=1)
-            ctx.fail(
-                f"no command {name!r}; " + (f"did you mean {near[0]!r}?" if near else "see rlscaler --help")
-            )
+            ctx.fail(f"no command {name!r}; " + (f"did you mean {near[0]!r}?" if near else "see rlscaler --help"))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

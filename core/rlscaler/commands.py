@@ -59,8 +59,7 @@ def validate(ctx: click.Context, files: Sequence[str], as_json: bool) -> None:
             errors += error.messages
     if as_json:
         resources = [
-            {"namespace": r.namespace, "name": r.name, "file": r.source.file, "line": r.source.line}
-            for r in found
+            {"namespace": r.namespace, "name": r.name, "file": r.source.file, "line": r.source.line} for r in found
         ]
         click.echo(json.dumps({"resources": resources, "errors": errors}, indent=2))
     else:

@@ -6,6 +6,7 @@ Reading is strict: unknown fields, duplicate keys and values that YAML turns int
 refused, all problems of a file are reported at once, and each names its file, line and field.
 """
 
+import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,9 +28,7 @@ LARGEST = 4 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a resource was written: file, 1-based number of the document in it, 1-based line (None: no
-    file).
-    """
+    """Where a resource was written: file, 1-based number of the document in it, 1-based line (None: no file)."""
 
     file: str
     document: int
@@ -129,11 +128,11 @@ def openapi_schema() -> dict[str, Any]:
 
     Bounds and relations that a structural schema cannot say are CEL rules (`x-kubernetes-validations`).
     """
-    schema = RESOURCE.schema()
+    # Copied through JSON, so that no part is shared with the table or with another part.
+    schema: dict[str, Any] = json.loads(json.dumps(RESOURCE.schema()))
     del schema["properties"]["status"]
-    # The API server checks metadata itself and allows a schema to say no more than its type.
-    metadata = schema["properties"]["metadata"]
-    schema["properties"]["metadata"] = {"description": metadata["description"], "type": "object"}
+    # The API server checks metadata itself and refuses a schema that says more than this, even a description.
+    schema["properties"]["metadata"] = {"type": "object"}
     for name in ("apiVersion", "kind"):
         del schema["properties"][name]["enum"]
     schema["description"] = "RLScaler scales a workload by the decisions of a policy trained offline."

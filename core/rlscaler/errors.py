@@ -7,8 +7,6 @@ traceback.
 
 
 class UserError(Exception):
-    """A user's mistake; the message names the file or field, what was found, what is expected and what to
-    do.
-    """
+    """A user's mistake; the message names the file or field, what was found, what is expected and what to do."""
 
     exit_code = 2

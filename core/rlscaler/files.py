@@ -107,6 +107,4 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _unwritable(path: str | Path, error: OSError) -> UserError:
-    return UserError(
-        f"{path} cannot be written: {error.strerror or error}; choose another place or make it writable"
-    )
+    return UserError(f"{path} cannot be written: {error.strerror or error}; choose another place or make it writable")

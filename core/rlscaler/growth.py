@@ -80,7 +80,9 @@ def horizon_index(xp: Any, settings: State) -> Array:
     return index
 
 
-def record(xp: Any, state: State, rows: Array, time: Array, growth: Array, valid: Array, classes: Array) -> None:
+def record(
+    xp: Any, state: State, rows: Array, time: Array, growth: Array, valid: Array, classes: Array
+) -> None:
     """Add completed growth to the histograms, in place.
 
     growth: (N, horizons). valid: (N, horizons) bool. classes: (N, horizons) int64, trend + TRENDS * level at the

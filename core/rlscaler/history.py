@@ -59,7 +59,9 @@ def newest(xp: Any, ring: Array, rows: Array, slot: Array, count: int) -> Array:
         if position + 1 >= count:
             block = ring[:, position + 1 - count : position + 1][rows]
         else:
-            block = xp.concat([ring[:, size + position + 1 - count :][rows], ring[:, : position + 1][rows]], axis=1)
+            block = xp.concat(
+                [ring[:, size + position + 1 - count :][rows], ring[:, : position + 1][rows]], axis=1
+            )
         return xp.flip(block, axis=1)
     offsets = xp.arange(count, device=getattr(ring, "device", None))
     return ring[rows[:, None], (slot[:, None] - offsets[None, :]) % size]
@@ -70,7 +72,9 @@ def slots(seconds: float, interval: float) -> int:
     return min(RING - 2, max(1, round(seconds / interval)))
 
 
-def record(xp: Any, state: State, rows: Array, time: Array, load: Array, settings: State, interval: float) -> None:
+def record(
+    xp: Any, state: State, rows: Array, time: Array, load: Array, settings: State, interval: float
+) -> None:
     """Take in one sample for each of the rows, in place.
 
     rows: (N,) int64. time: (N,) seconds, absolute. load: (N,) requests/s, NaN = unknown. settings: of these rows.
@@ -170,7 +174,9 @@ def _complete(
 
     for index, span in enumerate(spans):
         quarter = xp.astype(xp.floor((time - span * interval) / QUARTER_SECONDS), xp.int64) % QUARTERS_DAY
-        weight = QUARTER_RATE * min(1.0, interval / QUARTER_SECONDS) * xp.astype(valid_all[:, index], xp.float32)
+        weight = (
+            QUARTER_RATE * min(1.0, interval / QUARTER_SECONDS) * xp.astype(valid_all[:, index], xp.float32)
+        )
         g = grown_all[:, index]
         old = state["quarter"][rows, quarter, index]
         new = xp.stack([g, g * g], axis=1)

@@ -69,5 +69,9 @@ def load_policy(policy: str | Path) -> Policy:
     if path.exists():
         return from_artifact(load(path))
     if "/" in name or path.suffix:
-        raise PolicyError(f"{name}: no such artifact; train one with 'rlscaler train', or name a rule: {', '.join(RULES)}")
-    raise PolicyError(f"policy {name!r} is unknown; expected default, {', '.join(RULES)}, or the path of an artifact")
+        raise PolicyError(
+            f"{name}: no such artifact; train one with 'rlscaler train', or name a rule: {', '.join(RULES)}"
+        )
+    raise PolicyError(
+        f"policy {name!r} is unknown; expected default, {', '.join(RULES)}, or the path of an artifact"
+    )

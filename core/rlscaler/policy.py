@@ -3,6 +3,7 @@
 Rules and learned policies are the same kind of thing; the guard comes after either.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,9 +21,9 @@ class View:
     """
 
     xp: Any
-    settings: State
-    snapshot: State
-    features: State
+    settings: Mapping[str, Array]
+    snapshot: Mapping[str, Array]
+    features: Mapping[str, Array]
     demand: Array
     current: Array
 

@@ -26,9 +26,7 @@ class QuantityError(ValueError):
 
 
 def shown(value: object) -> str:
-    """Return a value as a message quotes it: plain where it is one printable word, else in quotes, never
-    long.
-    """
+    """Return a value as a message quotes it: plain where it is one printable word, else in quotes, never long."""
     text = str(value)
     if len(text) > _LONGEST:
         text = text[: _LONGEST - 3] + "..."
@@ -74,9 +72,7 @@ def quantity(value: str | float) -> float:
     text = "" if isinstance(value, bool) else str(value)
     found = re.fullmatch(QUANTITY_PATTERN, text) if len(text) <= _LONGEST else None
     if not found:
-        raise QuantityError(
-            f"{shown(value)} is not a quantity; expected one such as 50, 500m, 1k, 1Ki or 2.5"
-        )
+        raise QuantityError(f"{shown(value)} is not a quantity; expected one such as 50, 500m, 1k, 1Ki or 2.5")
     amount, suffix = Decimal(found[1]), found[3] or ""
     if suffix in _BINARY:
         amount *= 1024 ** _BINARY[suffix]

@@ -4,6 +4,7 @@ Where HPA has a word for it, its word is used (conditions of autoscaling/v2).
 """
 
 from enum import IntFlag
+from functools import cache
 
 
 class Reason(IntFlag):
@@ -53,12 +54,14 @@ SENTENCES: dict[Reason, str] = {
 """One sentence for each reason."""
 
 
-def names(bits: int) -> list[str]:
-    """Return the names of the reasons in `bits`, in the order of the enumeration; ["DesiredWithinRange"] if none."""
-    found = [str(reason.name) for reason in Reason if reason and bits & reason]
-    return found or ["DesiredWithinRange"]
+@cache
+def names(bits: int) -> tuple[str, ...]:
+    """Return the names of the reasons in `bits`, in the order of the enumeration; ("DesiredWithinRange",) if none."""
+    found = tuple(str(reason.name) for reason in Reason if reason and bits & reason)
+    return found or ("DesiredWithinRange",)
 
 
+@cache
 def sentence(bits: int) -> str:
     """Return the sentences of the reasons in `bits`, joined."""
     found = [SENTENCES[reason] for reason in Reason if reason and bits & reason]

@@ -43,9 +43,7 @@ SCALING_POLICIES = Items(
                 "What value counts: pods, or percent of the replicas.",
                 required=True,
             ),
-            Field(
-                "value", Whole(1), "How much the replica count may change within the period.", required=True
-            ),
+            Field("value", Whole(1), "How much the replica count may change within the period.", required=True),
             Field("periodSeconds", Whole(1, int(LONGEST_PERIOD)), "The period, in seconds.", required=True),
         ),
         _scaling_policy,
@@ -68,8 +66,7 @@ def _scaling_rules_block(rules: ScalingRules) -> Block:
             Field(
                 "selectPolicy",
                 Choice(SELECT_POLICIES),
-                "Which policy counts: the one that allows the most change, the least, or none in this "
-                "direction.",
+                "Which policy counts: the one that allows the most change, the least, or none in this direction.",
                 default=rules.select,
             ),
             Field("policies", SCALING_POLICIES, "How fast the replica count may change.", default=policies),

@@ -4,6 +4,7 @@ This table (with `resource_behavior`) is the only place that states them; readin
 reference are made from it. The actions of `onMetricLoss` are KEDA's fallback behaviours.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -124,9 +125,7 @@ def _one_policy(values: Mapping[str, Any]) -> str | None:
     found = [name for name in ("name", "server") if values[name] is not None]
     if len(found) == 1:
         return None
-    return (
-        f"{'both name and server are' if found else 'neither name nor server is'} given; expected one of them"
-    )
+    return f"{'both name and server are' if found else 'neither name nor server is'} given; expected one of them"
 
 
 POLICY = Block(
@@ -176,7 +175,8 @@ METRIC_LOSS = Block(
     _metric_loss,
     rules=(
         Rule(
-            "self.action == 'Hold' || has(self.replicas)",
+            # The API server checks the default {} of the block before the defaults of its fields are filled in.
+            "!has(self.action) || self.action == 'Hold' || has(self.replicas)",
             "replicas is required unless action is Hold",
             _replicas_given,
             needs=("action", "replicas"),
@@ -192,17 +192,22 @@ def _min_within_max(values: Mapping[str, Any]) -> str | None:
 
 
 def _latency_feasible(values: Mapping[str, Any]) -> str | None:
-    """Return what is wrong where even a request that never waits is late."""
+    """Return what is wrong where even a request that never waits is late.
+
+    Compared in whole milliseconds, as fine as CEL counts a duration.
+    """
     objective: Objective = values["objective"]
     capacity: Capacity = values["capacity"]
-    if capacity.per_replica is None or objective.latency > capacity.concurrency / capacity.per_replica:
+    if capacity.per_replica is None:
         return None
-    service = capacity.concurrency / capacity.per_replica
+    milliseconds = math.floor(objective.latency * 1000.0 + 1e-6)
+    if milliseconds * capacity.per_replica > 1000.0 * capacity.concurrency:
+        return None
     return (
-        f"{duration_text(objective.latency)} is not above the {service:.3g} s that one request takes "
-        f"(concurrency {capacity.concurrency} / perReplica {capacity.per_replica:g}); expected a longer "
-        f"latency, "
-        f"or the right concurrency and perReplica"
+        f"{duration_text(milliseconds / 1000.0)} is not above the "
+        f"{capacity.concurrency / capacity.per_replica:.3g} s that one request takes (concurrency "
+        f"{capacity.concurrency} / perReplica {capacity.per_replica:g}); expected a longer latency, or the right "
+        f"concurrency and perReplica"
     )
 
 
@@ -251,8 +256,7 @@ SPEC = Block(
         Field(
             "interval",
             Amount(DURATION, 1, 300),
-            "Time between decisions. Policies are trained for 5s to 60s; beyond, the guard may fall back "
-            "to the rule.",
+            "Time between decisions. Policies are trained for 5s to 60s; beyond, the guard may fall back to the rule.",
             default="15s",
         ),
         Field(
@@ -262,8 +266,7 @@ SPEC = Block(
                     Field(
                         "latency",
                         Amount(DURATION, 0, 3600, above=True),
-                        "Time within which a request should be answered; above concurrency / perReplica "
-                        "seconds.",
+                        "Time within which a request should be answered; above concurrency / perReplica seconds.",
                         default="500ms",
                     ),
                     Field(
@@ -329,13 +332,10 @@ SPEC = Block(
             blames="minReplicas",
         ),
         Rule(
-            "!has(self.capacity.perReplica) || duration(self.objective.latency) > "
-            "duration(string(int(1000000.0 * "
-            "double(self.capacity.concurrency) / "
-            "quantity(string(self.capacity.perReplica)).asApproximateFloat())) "
-            "+ 'us')",
-            "objective.latency must be above the time that one request takes, concurrency / perReplica "
-            "seconds",
+            "!has(self.capacity.perReplica) || double(duration(self.objective.latency).getMilliseconds()) * "
+            "quantity(string(self.capacity.perReplica)).asApproximateFloat() > "
+            "1000.0 * double(self.capacity.concurrency)",
+            "objective.latency must be above the time that one request takes, concurrency / perReplica seconds",
             _latency_feasible,
             needs=("objective", "capacity"),
             blames="objective.latency",

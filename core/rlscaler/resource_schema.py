@@ -13,11 +13,13 @@ import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from rlscaler.quantities import shown
 from rlscaler.resource_values import BAD, Kind, Place, Report, text_of, wrong_kind
 from rlscaler.yaml_nodes import Node, from_object
+
+_NULL: Final = Node("null")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class TextMap:
-    """A mapping of text to text; read as a dict."""
+    """A mapping of text to text; read as a dict, without entries that are null."""
 
     most: int
     longest: int
@@ -76,6 +78,8 @@ class TextMap:
             return report.add(place, f"{len(node.entries)} entries; expected at most {self.most}")
         out: dict[str, Any] = {}
         for name, (line, value) in _entries(node, place, report).items():
+            if value.kind == "null":
+                continue
             inner = place.inner(shown(name), line)
             text = text_of(value, inner, report, "text")
             if text is not BAD and len(text) > self.longest:
@@ -116,9 +120,7 @@ class Items:
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """What the API server keeps beside a resource (status, managedFields) and nobody writes: any value,
-    read as None.
-    """
+    """What the API server keeps beside a resource (status, managedFields): any value, read as None."""
 
     expected: str = "anything"
 
@@ -174,38 +176,32 @@ class Block:
                 report.add(_blamed(rule.blames, written, place), text, rule.cel)
         if len(report.problems) > before:
             return BAD
-        return self.build(
-            **{f.attribute: values[f.attribute] for f in self.fields if not isinstance(f.kind, Ignored)}
-        )
+        return self.build(**{f.attribute: values[f.attribute] for f in self.fields if not isinstance(f.kind, Ignored)})
 
-    def _value(
-        self, each: Field, written: dict[str, tuple[int | None, Node]], place: Place, report: Report
-    ) -> Any:
-        if each.name in written:
-            line, value = written[each.name]
-            return each.kind.read(value, place.inner(each.name, line), report)
+    def _value(self, each: Field, written: dict[str, tuple[int | None, Node]], place: Place, report: Report) -> Any:
+        """Return the value of a field; null counts as left out, which is what the API server makes of it."""
+        line, value = written.get(each.name, (place.line, _NULL))
+        inner = place.inner(each.name, line)
+        if value.kind != "null":
+            return each.kind.read(value, inner, report)
         if each.required:
-            return report.add(place.inner(each.name, place.line), f"missing; expected {each.kind.expected}")
+            return report.add(inner, f"missing; expected {each.kind.expected}")
         if each.default is None:
             return None
-        return each.kind.read(from_object(each.default), place.inner(each.name, place.line), report)
+        return each.kind.read(from_object(each.default), inner, report)
 
 
 def _blamed(path: str, written: dict[str, tuple[int | None, Node]], place: Place) -> Place:
-    """Return the place of a field by its path from `place`, or of the innermost block of it that is
-    written.
-    """
+    """Return the place of a field by its path from `place`, with the line of the innermost block written."""
     for name in path.split(".") if path else ():
-        line, node = written.get(name, (place.line, Node("null")))
+        line, node = written.get(name, (place.line, _NULL))
         place = place.inner(name, line)
         written = {key.text: (key.line, value) for key, value in node.entries}
     return place
 
 
 def _entries(node: Node, place: Place, report: Report) -> dict[str, tuple[int | None, Node]]:
-    """Return the entries of a mapping by name, with their lines; keys that are no text or come twice are
-    reported.
-    """
+    """Return the entries of a mapping by name, with their lines; wrong and repeated keys are reported."""
     out: dict[str, tuple[int | None, Node]] = {}
     for key, value in node.entries:
         line = key.line or place.line

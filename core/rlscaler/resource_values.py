@@ -33,9 +33,7 @@ class Place(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong. rule: the CEL rule that says so too; None where the schema alone refuses
-    it.
-    """
+    """One thing that is wrong. rule: the CEL rule that says so too; None where the schema alone refuses it."""
 
     place: Place
     text: str
@@ -79,9 +77,7 @@ class Kind(Protocol):
 
 
 def matches(pattern: str, text: str) -> bool:
-    """Tell whether `text` matches as RE2 has it, where $ is the end and not also a line break before the
-    end.
-    """
+    """Tell whether `text` matches as RE2 has it, where $ is the end and not also a line break before the end."""
     return re.search(re.sub(r"\$$", r"\\Z", pattern), text) is not None
 
 
@@ -103,9 +99,7 @@ def text_of(node: Node, place: Place, report: Report, expected: str) -> Any:
     if node.kind == "text":
         return node.text
     if node.kind in ("boolean", "number", "whole number", "date"):
-        return report.add(
-            place, f'{shown(node.text)} is a {node.kind} to YAML; write "{node.text[:64]}" in quotes'
-        )
+        return report.add(place, f'{shown(node.text)} is a {node.kind} to YAML; write "{node.text[:64]}" in quotes')
     return report.add(place, wrong_kind(node, expected))
 
 
@@ -183,9 +177,7 @@ class Whole:
         if node.kind == "text" and re.fullmatch("-?[0-9]{1,10}", node.text):
             return report.add(place, f'"{node.text}" is text; write {node.text} without quotes')
         if node.kind == "number":
-            return report.add(
-                place, f"{shown(node.text)} is not a plain whole number; expected {self.expected}"
-            )
+            return report.add(place, f"{shown(node.text)} is not a plain whole number; expected {self.expected}")
         if node.kind == "text":
             return report.add(place, f"{shown(node.text)} is not a number; expected {self.expected}")
         if node.kind != "whole number":
@@ -261,18 +253,14 @@ class Amount:
         if self.unit.whole_too:
             kind = {"anyOf": [{"type": "integer"}, {"type": "string"}], "x-kubernetes-int-or-string": True}
         kind |= {"pattern": self.unit.pattern, "maxLength": _LONGEST_AMOUNT}
-        return kind | {
-            "x-kubernetes-validations": [{"rule": self.rule, "message": f"expected {self.expected}"}]
-        }
+        return kind | {"x-kubernetes-validations": [{"rule": self.rule, "message": f"expected {self.expected}"}]}
 
     def read(self, node: Node, place: Place, report: Report) -> Any:
         """Return the amount as float."""
         if node.kind not in ("text", "whole number", "number"):
             return report.add(place, wrong_kind(node, self.expected))
         if node.kind == "number" and self.unit.whole_too:
-            return report.add(
-                place, f'{shown(node.text)} is a bare fraction; write "{node.text[:64]}" in quotes'
-            )
+            return report.add(place, f'{shown(node.text)} is a bare fraction; write "{node.text[:64]}" in quotes')
         try:
             value = self.unit.parse(node.text)
         except QuantityError as error:

@@ -1,8 +1,10 @@
 """Rows of arrays that come and go: every array has the workloads as first axis, freed rows are used again."""
 
+from collections.abc import Iterator, Mapping
+
 import numpy as np
 
-from rlscaler.arrays import State
+from rlscaler.arrays import Array, State
 
 
 def widened(array: np.ndarray, like: np.ndarray) -> np.ndarray:
@@ -14,7 +16,8 @@ def widened(array: np.ndarray, like: np.ndarray) -> np.ndarray:
 def stacked(first: State, second: State) -> State:
     """Return the rows of `second` after those of `first`, padding the shorter trailing axes by zeros."""
     return {
-        name: np.concatenate([widened(first[name], second[name]), widened(second[name], first[name])]) for name in first
+        name: np.concatenate([widened(first[name], second[name]), widened(second[name], first[name])])
+        for name in first
     }
 
 
@@ -30,3 +33,26 @@ def put(state: State, rows: np.ndarray | None, new: State) -> None:
         return
     for name, array in new.items():
         state[name][rows] = array
+
+
+class Picked(Mapping[str, Array]):
+    """Some rows of named arrays, picked when they are asked for: most policies look at few of many."""
+
+    def __init__(self, arrays: Mapping[str, Array], rows: Array) -> None:
+        """Pick `rows` (indices, repetition allowed) of every array."""
+        self._arrays, self._rows = arrays, rows
+        self._seen: State = {}
+
+    def __getitem__(self, name: str) -> Array:
+        """Return the rows of one array."""
+        if name not in self._seen:
+            self._seen[name] = self._arrays[name][self._rows]
+        return self._seen[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names."""
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        """Return the number of arrays."""
+        return len(self._arrays)

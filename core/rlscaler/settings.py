@@ -118,7 +118,9 @@ def compiled(settings: Settings, n: int) -> State:
     out["loss_after"] = column(settings.loss.after, n)
     actions = np.broadcast_to(np.asarray(settings.loss.action, dtype=object), (n,))
     if unknown := {str(a) for a in actions} - set(LOSS_ACTIONS):
-        raise SettingsError(f"loss.action is {sorted(unknown)[0]!r}; expected one of {', '.join(LOSS_ACTIONS)}")
+        raise SettingsError(
+            f"loss.action is {sorted(unknown)[0]!r}; expected one of {', '.join(LOSS_ACTIONS)}"
+        )
     out["loss_action"] = np.array([LOSS_ACTIONS.index(a) for a in actions], dtype=np.int64)
     out["loss_replicas"] = column(settings.loss.replicas, n)
 

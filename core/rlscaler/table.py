@@ -59,7 +59,9 @@ class TablePolicy:
             cuts = {str(k): tuple(float(c) for c in v) for k, v in manifest["parameters"]["bins"]}
             values = np.asarray(self.artifact.arrays["values"], np.float64)
         except (KeyError, TypeError, ValueError, AttributeError) as problem:
-            raise ArtifactError(f"{self.name}: a q-table needs parameters.bins and the array values ({problem})") from problem
+            raise ArtifactError(
+                f"{self.name}: a q-table needs parameters.bins and the array values ({problem})"
+            ) from problem
         unknown = sorted(set(cuts) - set(NAMES))
         ordered = all(list(c) == sorted(c) for c in cuts.values())
         if unknown or not ordered or not cuts:
@@ -68,7 +70,9 @@ class TablePolicy:
         self.bins = Bins(cuts)
         expected = (self.bins.states, self.scheme.branches[0])
         if values.shape != expected or len(self.scheme.branches) > 1:
-            raise ArtifactError(f"{self.name}: the array values has shape {values.shape}; expected {expected}")
+            raise ArtifactError(
+                f"{self.name}: the array values has shape {values.shape}; expected {expected}"
+            )
         middle = (expected[1] - 1) / 2
         self.values = values - 1e-9 * np.abs(np.arange(expected[1]) - middle)
 

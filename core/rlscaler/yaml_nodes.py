@@ -70,9 +70,7 @@ def documents(text: str) -> Iterator[Node]:
         while loader.check_node():
             root = loader.get_node()
             # An empty document is how a stray `---` reads; kubectl skips it too.
-            if root is not None and not (
-                isinstance(root, yaml.ScalarNode) and root.value == "" and not root.style
-            ):
+            if root is not None and not (isinstance(root, yaml.ScalarNode) and root.value == "" and not root.style):
                 yield _converted(root, {})
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -80,9 +78,7 @@ def documents(text: str) -> Iterator[Node]:
         raise YamlError(f"not YAML: {what}", mark.line + 1 if mark else None) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1 if isinstance(error.position, int) else None
-        raise YamlError(
-            f"not YAML: the character U+{error.character:04X} is not allowed; remove it", line
-        ) from error
+        raise YamlError(f"not YAML: the character U+{error.character:04X} is not allowed; remove it", line) from error
     except RecursionError as error:
         raise YamlError("nested too deeply; a resource has at most 7 levels") from error
     except (ValueError, OverflowError) as error:
@@ -108,18 +104,12 @@ def from_object(value: Any) -> Node:
     if isinstance(value, int):
         return Node("whole number", text=str(value))
     if isinstance(value, float):
-        return (
-            Node("whole number", text=str(int(value)))
-            if value.is_integer()
-            else Node("number", text=repr(value))
-        )
+        return Node("whole number", text=str(int(value))) if value.is_integer() else Node("number", text=repr(value))
     raise TypeError(f"{type(value).__name__} is no part of a resource; expected what JSON can hold")
 
 
 def _converted(node: yaml.Node, known: dict[int, Node]) -> Node:
-    """Return PyYAML's node as ours; an alias, also one to a node that holds it, becomes the same object
-    again.
-    """
+    """Return PyYAML's node as ours; an alias, also one to a node that holds it, becomes the same object again."""
     if id(node) in known:
         return known[id(node)]
     out = known[id(node)] = Node("tagged value", node.start_mark.line + 1)

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from rlscaler import Autoscaler, Decisions, Settings, Snapshot
+from rlscaler import Autoscaler, Settings, Snapshot
 from rlscaler.arrays import State
 from rlscaler.autoscaler import Panel
+from rlscaler.observation import NAMES, observe
 from rlscaler.policy import Policy, Proposal, View
+from rlscaler.rows import Picked
 from rlscaler_sim import world
 from rlscaler_sim.load import Load
 from rlscaler_sim.noise import Noise
@@ -60,8 +62,12 @@ class Schedule:
 
 @dataclass(slots=True)
 class Traced:
-    """What happened step by step to one load: arrays (T, entrants), and the decisions of one entrant."""
+    """What happened step by step to one load: arrays (T, entrants), and the decisions of one entrant.
 
+    observe: keep the observation of each decision too.
+    """
+
+    observe: bool = False
     time: list[float] = field(default_factory=list)
     load: list[float] = field(default_factory=list)
     known: list[bool] = field(default_factory=list)
@@ -125,7 +131,9 @@ def start_replicas(loads: Sequence[Load], settings: Settings) -> np.ndarray:
     """Return the replicas that each load starts with: the first demand at START_TARGET, within the bounds."""
     first = np.array([float(load.rates[: 1 + int(60 / load.tick)].mean()) for load in loads])
     needed = np.ceil(first / float(np.max(settings.capacity_per_replica)) / START_TARGET)
-    return np.clip(needed, max(1.0, float(np.max(settings.min_replicas))), float(np.max(settings.max_replicas)))
+    return np.clip(
+        needed, max(1.0, float(np.max(settings.min_replicas))), float(np.max(settings.max_replicas))
+    )
 
 
 def play(
@@ -150,7 +158,9 @@ def play(
     rows = many * count
     steps_of = np.array([load.rates.shape[0] for load in loads])
     tick = loads[0].tick
-    params = world.compiled(replace(config, interval=float(settings.interval)), rows, wait_edges=WAIT_EDGES if waits else ())
+    params = world.compiled(
+        replace(config, interval=float(settings.interval)), rows, wait_edges=WAIT_EDGES if waits else ()
+    )
     per_step = params.ticks
     total = -(-int(steps_of.max()) // per_step)
     rates = np.zeros((count, total * per_step), np.float32)
@@ -178,6 +188,7 @@ def play(
     shape = (many, count)
     zeros = [np.zeros(shape) for _ in range(6)]
     sums = Totals(*zeros[:4], np.zeros((len(WAIT_EDGES), *shape)), *zeros[4:])
+    which = np.tile(np.arange(count), many)
     before = None
     for step in range(total):
         ticks = slice(step * per_step, (step + 1) * per_step)
@@ -186,10 +197,13 @@ def play(
         reading = world.readings(params, state, np.tile(time, many))
         features = None
         if memory is not None:
-            first = {name: np.broadcast_to(getattr(reading, name), (rows,))[:count] for name in ("time", "load", "age")}
-            features = memory.remember(Snapshot(**first))
-            features = {k: np.tile(v, (many,) + (1,) * (v.ndim - 1)) for k, v in features.items()}
-        decisions = scaler.decide(reading, features=features)
+            first = {
+                name: np.broadcast_to(getattr(reading, name), (rows,))[:count]
+                for name in ("time", "load", "age")
+            }
+            features = Picked(memory.remember(Snapshot(**first)), which)
+        view = scaler.view(reading, features=features)
+        decisions = scaler.decide_on(view)
         orders = decisions.replicas.astype(np.float32)
         state, outcome = world.step(params, state, orders, np.tile(rates[:, ticks].T, (1, many)), noise.step(),
                                     np.tile(seen, many))  # fmt: skip
@@ -204,33 +218,49 @@ def play(
         sums.largest = np.maximum(sums.largest, orders.reshape(shape) * (weight > 0))
         before = orders
         if traced is not None:
-            _trace(traced, watch, shape, time, rates[0, ticks], seen, outcome, orders, decisions, step)
+            _trace(traced, shape, float(time[0]), rates[0, ticks], bool(seen[0]), outcome, orders)
+            if watch is not None:
+                told: dict[str, Any] = decisions.explain(watch * count)
+                if traced.observe:
+                    told["observation"] = _observed(view, watch * count)
+                traced.decisions.append(told)
         if progress is not None:
             progress(step + 1, total)
     sums.steps = total
     return sums
 
 
+def _observed(view: View, row: int) -> dict[str, float]:
+    """Return the observation of one row by name of field."""
+    one = np.array([row])
+    single = View(
+        xp=np,
+        settings=Picked(view.settings, one),
+        snapshot=Picked(view.snapshot, one),
+        features=Picked(view.features, one),
+        demand=view.demand[one],
+        current=view.current[one],
+    )
+    return {name: round(float(value), 5) for name, value in zip(NAMES, observe(single)[0], strict=True)}
+
+
 def _trace(
     traced: Traced,
-    watch: int | None,
     shape: tuple[int, int],
-    time: np.ndarray,
+    time: float,
     rates: np.ndarray,
-    seen: np.ndarray,
+    seen: bool,
     outcome: world.Outcome,
     orders: np.ndarray,
-    decisions: Decisions,
-    step: int,
 ) -> None:
     """Keep this step of load 0."""
 
     def first(values: Any) -> np.ndarray:
         return np.asarray(values).reshape(shape)[:, 0]
 
-    traced.time.append(float(time[0]))
+    traced.time.append(time)
     traced.load.append(float(rates.mean()))
-    traced.known.append(bool(seen[0]))
+    traced.known.append(seen)
     arrivals = first(outcome.arrivals)
     traced.add(
         replicas=first(orders),
@@ -240,5 +270,3 @@ def _trace(
         billed=first(outcome.billed),
         needed=first(outcome.needed),
     )
-    if watch is not None:
-        traced.decisions.append(decisions.explain(watch * shape[1]) | {"step": step})

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,10 @@ from rlscaler.files import write_text_atomically
 from rlscaler_sim import contenders, scenarios, world
 from rlscaler_sim.contest import Entrant, Traced, play
 from rlscaler_sim.evaluation import (
-    best_limit,
-    clairvoyant_orders,
+    clairvoyant_plan,
+    limit,
     own_constants,
     standard_world,
-    with_limit,
     with_regrets,
 )
 from rlscaler_sim.load import Load, LoadError, generator, realise, realise_many
@@ -47,7 +46,9 @@ def found_scenario(name: str) -> Scenario:
         raise UserError(f"--trace {name}: {error}; 'rlscaler scenarios' lists them") from error
 
 
-def conditions(resource: Resource | None, scenario: Scenario) -> tuple[Settings, world.WorldConfig, list[str]]:
+def conditions(
+    resource: Resource | None, scenario: Scenario
+) -> tuple[Settings, world.WorldConfig, list[str]]:
     """Return the settings that the decision is told, the world as it is, and notes on what was assumed.
 
     What the resource states is what the decision believes; a scenario's variant changes the world alone, except where
@@ -57,7 +58,9 @@ def conditions(resource: Resource | None, scenario: Scenario) -> tuple[Settings,
     settings = to_settings(resource) if resource is not None else contenders.standard_settings()
     if np.isnan(float(settings.capacity_per_replica)):
         settings = replace(settings, capacity_per_replica=DEFAULT_CAPACITY)
-        notes.append(f"spec.capacity.perReplica is left out: the simulator takes {DEFAULT_CAPACITY:g} requests/s")
+        notes.append(
+            f"spec.capacity.perReplica is left out: the simulator takes {DEFAULT_CAPACITY:g} requests/s"
+        )
     service = float(settings.concurrency) / float(settings.capacity_per_replica)
     if float(settings.objective.latency) <= service:
         raise UserError(
@@ -69,11 +72,21 @@ def conditions(resource: Resource | None, scenario: Scenario) -> tuple[Settings,
     startup = float(settings.startup) if stated is not None else float(config.startup)
     settings = replace(settings, startup=startup, lag=float(config.lag))
     if startup != float(config.startup):
-        notes.append(f"the world's pods take {float(config.startup):g} s to start, the resource states {startup:g} s")
+        notes.append(
+            f"the world's pods take {float(config.startup):g} s to start, the resource states {startup:g} s"
+        )
     return settings, config, notes
 
 
-def realised(scenario: Scenario, settings: Settings, *, scale_to: float, seed: int, start: float, duration: float | None) -> tuple[Load, Trace | None]:
+def realised(
+    scenario: Scenario,
+    settings: Settings,
+    *,
+    scale_to: float,
+    seed: int,
+    start: float,
+    duration: float | None,
+) -> tuple[Load, Trace | None]:
     """Return the scenario's load at the wanted scale, and its trace if it is a recorded one.
 
     Raises UserError.
@@ -101,7 +114,9 @@ def entrants_for(names: Sequence[str], policy: str, settings: Settings) -> list[
     """Return the policy under test and whom it is compared with, REFERENCE always among them."""
     unknown = sorted(set(names) - set(contenders.NAMES))
     if unknown:
-        raise UserError(f"--compare {unknown[0]}: no such contender; expected {', '.join(contenders.NAMES)} or all")
+        raise UserError(
+            f"--compare {unknown[0]}: no such contender; expected {', '.join(contenders.NAMES)} or all"
+        )
     found = [contenders.tested(policy, settings)]
     for name in contenders.NAMES:
         wanted = name in names or name == REFERENCE
@@ -121,16 +136,19 @@ def dry_run(
     start: float = 0.0,
     duration: float | None = None,
     progress: Progress | None = None,
+    keep_decisions: bool = False,
     clock: Callable[[], float] = lambda: 0.0,
 ) -> tuple[DryRun, list[str], list[dict[str, Any]]]:
     """Return what happened, notes on what was assumed, and every decision of the policy under test.
 
-    Raises UserError. clock: seconds, for `elapsed_s`.
+    keep_decisions: with each decision's observation. clock: seconds, for `elapsed_s`. Raises UserError.
     """
     began = clock()
     settings, config, notes = conditions(resource, scenario)
     load, _ = realised(scenario, settings, scale_to=scale_to, seed=seed, start=start, duration=duration)
-    chosen = policy or (resource.spec.policy.name if resource is not None and resource.spec.policy.name else "default")
+    chosen = policy or (
+        resource.spec.policy.name if resource is not None and resource.spec.policy.name else "default"
+    )
     entrants = entrants_for(compare, chosen, settings)
     tested = entrants[0].name
     if contenders.OWN in compare:
@@ -140,14 +158,11 @@ def dry_run(
         entrants.append(contenders.entrant(contenders.OWN, settings, constants))
         notes.append(f"hpa-own, tuned on this load: target {constants['target']:g}, scale-down window "
                      f"{constants['window']:g} s, tolerance {constants['tolerance']:g}")  # fmt: skip
-    orders, bound = clairvoyant_orders([load], [seed], config, settings)
-    traced = Traced()
-    sums = play(with_first([load]), with_limit(entrants, orders, settings), config, settings, [seed], watch=0, traced=traced,
+    plan = clairvoyant_plan([load], [seed], config, settings)
+    entrants.append(limit(plan, settings))
+    traced = Traced(observe=keep_decisions)
+    sums = play([load], entrants, config, settings, [seed], watch=0, traced=traced,
                 progress=None if progress is None else lambda a, b: progress("running", a, b))  # fmt: skip
-    count = len(entrants)
-    kept = [*range(count), count + int(sums.score[count:, 0].argmin())]
-    sums = best_limit(sums, count)
-    names = [e.name for e in entrants] + [CLAIRVOYANT]
     waits = sums.wait_quantile()
     found = [
         Contender(
@@ -161,7 +176,7 @@ def dry_run(
             wait_p95_s=float(waits[i, 0]),
             max_replicas=int(sums.largest[i, 0]),
         )
-        for i, name in enumerate(names)
+        for i, name in enumerate(entrant.name for entrant in entrants)
     ]
     run = DryRun(
         resource=resource.key if resource is not None else "",
@@ -169,43 +184,36 @@ def dry_run(
         world=described(config, settings, scale_to, seed),
         policy=tested,
         contenders=with_regrets(found),
-        lower_bound=float(bound[0]),
+        lower_bound=float(plan.lower_bound[0]),
         decisions=len(traced.decisions),
         elapsed_s=round(clock() - began, 3),
-        series=series(traced, kept, float(settings.capacity_per_replica)),
+        series=series(traced, float(settings.capacity_per_replica)),
         log=log(traced),
     )
     return run, notes, traced.decisions
 
 
-def with_first(loads: list[Load]) -> list[Load]:
-    """Return the loads."""
-    return loads
-
-
 def described(config: world.WorldConfig, settings: Settings, scale_to: float, seed: int) -> dict[str, Any]:
     """Return the world's parameters and what of the run matters for making it again, as plain values."""
-    from dataclasses import asdict
-
-    facts = {key: value for key, value in asdict(config).items()}
+    facts = asdict(config)
     facts |= {"min_replicas": int(settings.min_replicas), "max_replicas": int(settings.max_replicas),
               "scale_to": scale_to, "seed": seed, "price": float(settings.objective.price)}  # fmt: skip
     return facts
 
 
-def series(traced: Traced, rows: Sequence[int], capacity: float) -> Series:
-    """Return the series of the chosen rows."""
+def series(traced: Traced, capacity: float) -> Series:
+    """Return what happened step by step."""
     load = np.array(traced.load)
-    billed, needed = (np.cumsum(traced.array(name)[list(rows)], axis=1) for name in ("billed", "needed"))
+    billed, needed = (np.cumsum(traced.array(name), axis=1) for name in ("billed", "needed"))
     return Series(
         time=np.array(traced.time),
         load=load,
         demand=load / capacity,
         known=np.array(traced.known),
-        replicas=traced.array("replicas")[list(rows)],
-        ready=traced.array("ready")[list(rows)],
-        violations=traced.array("violations")[list(rows)],
-        backlog=traced.array("backlog")[list(rows)],
+        replicas=traced.array("replicas"),
+        ready=traced.array("ready"),
+        violations=traced.array("violations"),
+        backlog=traced.array("backlog"),
         cost=billed / np.maximum(needed, 1e-9),
     )
 
@@ -227,10 +235,9 @@ def log(traced: Traced) -> DecisionLog:
     )
 
 
-def write_decisions(path: str, decisions: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
-    """Write one JSON object a line for each decision; `observation` is a list in the order of the first line's names.
+def write_decisions(path: str, decisions: Sequence[dict[str, Any]]) -> None:
+    """Write one JSON object a line for each decision, its observation by name of field.
 
     Raises UserError where the file cannot be written.
     """
-    head = json.dumps({"schema": "rlscaler-decisions/1", "observation": list(names)})
-    write_text_atomically(path, "\n".join([head, *(json.dumps(d) for d in decisions)]) + "\n")
+    write_text_atomically(path, "".join(json.dumps(d) + "\n" for d in decisions))

@@ -1,9 +1,9 @@
 """Gymnasium environments of the simulated world: one workload, or N at once.
 
-    import gymnasium
-    import rlscaler_sim.env                       # registers the ids (an installed rlscaler does so by itself)
-    env = gymnasium.make("rlscaler/Scaler-v0")
-    envs = gymnasium.make_vec("rlscaler/Scaler-v0", num_envs=64, vectorization_mode="vector_entry_point")
+import gymnasium
+import rlscaler_sim.env                       # registers the ids (an installed rlscaler does so by itself)
+env = gymnasium.make("rlscaler/Scaler-v0")
+envs = gymnasium.make_vec("rlscaler/Scaler-v0", num_envs=64, vectorization_mode="vector_entry_point")
 """
 
 from functools import lru_cache
@@ -39,13 +39,20 @@ def scenario_pool(name: str, loads: int, hours: float, seed: int) -> tuple[Pool,
         lag=float(config.lag),
         concurrency=float(config.concurrency),
         interval=float(config.interval),
-        objective=Objective(latency=float(config.slo_wait + config.concurrency / config.capacity_per_replica)),
+        objective=Objective(
+            latency=float(config.slo_wait + config.concurrency / config.capacity_per_replica)
+        ),
         load_counts="Completions" if config.completions else "Arrivals",
     )
     duration = min(found.duration, hours * 3600.0)
     rng = np.random.SeedSequence([seed, loads])
     draws = [
-        realise(found.source, duration=duration, capacity=float(config.capacity_per_replica), rng=np.random.default_rng(s))
+        realise(
+            found.source,
+            duration=duration,
+            capacity=float(config.capacity_per_replica),
+            rng=np.random.default_rng(s),
+        )
         for s in rng.spawn(loads)
     ]
     return prepare(draws, config, settings, seed), config, settings
@@ -125,7 +132,9 @@ class ScalerEnv(gymnasium.Env[np.ndarray, Any]):
         self.observation_space, self.action_space = _spaces(self.scheme)
         self._batch = Batch(pool, config, settings, self.scheme, 1, episode, seed=0)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start an episode; the same seed gives the same episode to the bit."""
         super().reset(seed=seed)
         observation = self._batch.reset(int(self.np_random.integers(2**31)))
@@ -195,9 +204,15 @@ class ScalerVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
 def register() -> None:
     """Register the ids with Gymnasium, unless they are."""
     if ID not in gymnasium.registry:
-        gymnasium.register(ID, entry_point="rlscaler_sim.env:ScalerEnv", vector_entry_point="rlscaler_sim.env:ScalerVectorEnv")
+        gymnasium.register(
+            ID,
+            entry_point="rlscaler_sim.env:ScalerEnv",
+            vector_entry_point="rlscaler_sim.env:ScalerVectorEnv",
+        )
     if LEGACY_ID not in gymnasium.registry:
-        gymnasium.register(LEGACY_ID, entry_point="rlscaler_sim.legacy_env:LegacyScalingEnv", max_episode_steps=200)
+        gymnasium.register(
+            LEGACY_ID, entry_point="rlscaler_sim.legacy_env:LegacyScalingEnv", max_episode_steps=200
+        )
 
 
 register()

@@ -15,7 +15,7 @@ from rlscaler_sim import clairvoyant, contenders, world
 from rlscaler_sim.contest import Entrant, Schedule, Totals, play, start_replicas
 from rlscaler_sim.load import Load, Loads, realise_many
 from rlscaler_sim.noise import Noise
-from rlscaler_sim.result import CLAIRVOYANT, REFERENCE, Contender
+from rlscaler_sim.result import CLAIRVOYANT, LATE_WEIGHT, REFERENCE, Contender
 from rlscaler_sim.score_statistics import interval, iqm
 from rlscaler_sim.trace import Trace, events_per_bucket, family
 
@@ -59,10 +59,18 @@ def standard_world(settings: Settings) -> world.WorldConfig:
     )
 
 
-def realised_arrivals(loads: Sequence[Load], seeds: Sequence[int], config: world.WorldConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the clairvoyant knows: arrivals (L, T, K) float32 of each tick after over-dispersion, and the
-    scored share (L, T) of each step. Padded with unscored zeros to the longest.
-    """
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a clairvoyant knows of L loads: arrivals (L, T, K) float32 requests of each tick after over-dispersion,
+    weight (L, T) the scored share of each step, needed (L,) pod-seconds over the scored steps."""
+
+    arrivals: np.ndarray
+    weight: np.ndarray
+    needed: np.ndarray
+
+
+def known_to_the_end(loads: Sequence[Load], seeds: Sequence[int], config: world.WorldConfig) -> Known:
+    """Return what the draws of `contest.play` make of the loads, padded with unscored zeros to the longest."""
     params = world.compiled(config, len(loads))
     per_step = params.ticks
     total = max(-(-len(load.rates) // per_step) for load in loads)
@@ -76,16 +84,19 @@ def realised_arrivals(loads: Sequence[Load], seeds: Sequence[int], config: world
     for step in range(total):
         ticks = slice(step * per_step, (step + 1) * per_step)
         arrivals[:, step] = world.modulated(params, rates[:, ticks].T, noise.step()).T * loads[0].tick
-    return arrivals, scored.reshape(len(loads), total, per_step).mean(axis=2)
+    weight = scored.reshape(len(loads), total, per_step).mean(axis=2)
+    rate = rates.reshape(len(loads), total, per_step).mean(axis=2, dtype=np.float64)
+    needed = (weight * rate).sum(axis=1) * float(config.interval) / float(config.capacity_per_replica)
+    return Known(arrivals, weight, needed)
 
 
-def clairvoyant_orders(
+def clairvoyant_plan(
     loads: Sequence[Load], seeds: Sequence[int], config: world.WorldConfig, settings: Settings
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """Return candidate schedules, each (L, T), and the proven lower bound of the score, (L,)."""
-    arrivals, weight = realised_arrivals(loads, seeds, config)
-    found = clairvoyant.plan(
-        arrivals,
+) -> clairvoyant.Plan:
+    """Return the clairvoyant's orders (L, T), and the proven lower bound of the score."""
+    known = known_to_the_end(loads, seeds, config)
+    return clairvoyant.plan(
+        known.arrivals,
         capacity_per_replica=float(config.capacity_per_replica),
         concurrency=float(config.concurrency),
         slo_wait=float(config.slo_wait),
@@ -94,30 +105,16 @@ def clairvoyant_orders(
         low=int(settings.min_replicas),
         high=int(settings.max_replicas),
         start=start_replicas(loads, settings),
-        price=20.0,
-        weight=weight,
+        price=LATE_WEIGHT,
+        weight=known.weight,
+        needed=np.maximum(known.needed, 1e-9),
     )
-    return found.candidates, found.lower_bound
 
 
-def with_limit(
-    entrants: Sequence[Entrant], orders: Sequence[np.ndarray], settings: Settings
-) -> list[Entrant]:
-    """Return the entrants, and behind them the clairvoyant's candidate schedules."""
+def limit(plan: clairvoyant.Plan, settings: Settings) -> Entrant:
+    """Return the clairvoyant as contender: its orders replayed in the world."""
     bare = replace(settings, behavior=None, floor=False, flap_budget=np.inf)
-    return [*entrants, *(Entrant(CLAIRVOYANT, Schedule(o), bare) for o in orders)]
-
-
-def best_limit(sums: Totals, count: int) -> Totals:
-    """Return the sums with the entrants behind `count` (the schedules) replaced by the best of them, load by load."""
-    best = sums.score[count:].argmin(axis=0)
-
-    def pick(values: np.ndarray) -> np.ndarray:
-        chosen = np.take_along_axis(values[..., count:, :], np.broadcast_to(best, (*values.shape[:-2], 1, len(best))), -2)
-        return np.concatenate([values[..., :count, :], chosen], axis=-2)
-
-    names = ("billed", "needed", "late", "arrivals", "waits", "rescales", "largest")
-    return Totals(*(pick(getattr(sums, name)) for name in names), steps=sums.steps)
+    return Entrant(CLAIRVOYANT, Schedule(plan.orders), bare)
 
 
 def own_constants(
@@ -126,7 +123,9 @@ def own_constants(
     """Return the best target, window and tolerance of an HPA for each source, found on that source's first seeds."""
     grid = contenders.own_grid()
     copies = len(grid["target"])
-    rows = [r for r in range(len(loads.names)) if loads.seeds[r] in sorted(set(loads.seeds.tolist()))[:OWN_SEEDS]]
+    rows = [
+        r for r in range(len(loads.names)) if loads.seeds[r] in sorted(set(loads.seeds.tolist()))[:OWN_SEEDS]
+    ]
     group = max(1, ROWS // copies)
     scores = np.zeros((copies, len(rows)))
     for begin in range(0, len(rows), group):
@@ -221,22 +220,24 @@ def _score(
     if CLAIRVOYANT in rules:
         if progress is not None:
             progress("planning the clairvoyant", 0, 1)
-        orders, bound = clairvoyant_orders(rows, row_seeds, config, settings)
-        sums = play(rows, with_limit(entrants, orders, settings), config, settings, row_seeds,
-                    progress=None if progress is None else lambda a, b: progress("running", a, b))  # fmt: skip
-        sums = best_limit(sums, len(names))
+        plan = clairvoyant_plan(rows, row_seeds, config, settings)
+        bound = plan.lower_bound
+        entrants.append(limit(plan, settings))
         names.append(CLAIRVOYANT)
-    else:
-        sums = play(rows, entrants, config, settings, row_seeds,
-                    progress=None if progress is None else lambda a, b: progress("running", a, b))  # fmt: skip
+    sums = play(rows, entrants, config, settings, row_seeds,
+                progress=None if progress is None else lambda a, b: progress("running", a, b))  # fmt: skip
     out = []
     waits = sums.wait_quantile()
     for source, trace in enumerate(traces):
         columns = np.flatnonzero(loads.source == source)
         found = with_regrets([_figures(name, sums, waits, i, columns) for i, name in enumerate(names)])
-        limit = next((c.violation_share for c in found if c.name == CLAIRVOYANT), 0.0)
-        headline = events_per_bucket(trace) >= HEADLINE_EVENTS and limit < HEADLINE_LATE
-        out.append(Scored(trace.name, family(trace.name), headline, found, float(bound[columns].mean()), len(columns)))
+        least = next((c.violation_share for c in found if c.name == CLAIRVOYANT), 0.0)
+        headline = events_per_bucket(trace) >= HEADLINE_EVENTS and least < HEADLINE_LATE
+        out.append(
+            Scored(
+                trace.name, family(trace.name), headline, found, float(bound[columns].mean()), len(columns)
+            )
+        )
     return out
 
 
@@ -278,8 +279,12 @@ def summary(scored: Sequence[Scored], seed: int = 0) -> dict[str, dict[str, Any]
                 f"iqm_{key}": iqm(values),
                 f"iqm_{key}_interval": [low, high],
             }
-        own = [c.regret_own for s in headline for c in s.contenders if c.name == name and c.regret_own is not None]
+        own = [
+            c.regret_own
+            for s in headline
+            for c in s.contenders
+            if c.name == name and c.regret_own is not None
+        ]
         entry["traces_worse_than_hpa_own"] = int(sum(value > 1.0 + 1e-9 for value in own))
         out[name] = entry
     return out
-

@@ -52,7 +52,7 @@ _GRID_OF_PANELS = {
     "height_ratios": [3.2, 1.25, 1.25],
     "hspace": 0.5,
     "left": 0.045,
-    "right": 0.82,
+    "right": 0.79,
     "top": 0.83,
     "bottom": 0.08,
 }
@@ -172,7 +172,7 @@ def _label(axes: Any, labels: list[tuple[float, str, str]]) -> None:
     rise = max(0.0, 4 - placed)
     for i, (_, colour, text) in enumerate(labels):
         axes.annotate(
-            _cut(text, 25),
+            _cut(text, 24),
             (1, 0),
             (6, spots[i] + rise),
             xycoords="axes fraction",

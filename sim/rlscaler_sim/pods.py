@@ -176,9 +176,9 @@ def step(xp: Any, params: PodParams, state: State, desired: Array, draws: State)
         crashed = None if params.crash is None else _crashes(xp, params.crash * plan[0, ...], draws["crash"], plan[0, ...])
         slow = zero if params.node_pods is None else _without_room(xp, params, state, after, order, created)
         for count, late in _groups(xp, params, created - slow, slow, delay):
-            plan += xp.where(params.middles >= late, count, zero)
+            plan += (params.middles >= late) * count
         if crashed is not None:
-            plan -= xp.where(params.middles < delay, crashed, zero)
+            plan -= (params.middles < delay) * crashed
 
     billed = order * params.interval
     draining = zero
@@ -188,7 +188,7 @@ def step(xp: Any, params: PodParams, state: State, desired: Array, draws: State)
         draining = xp.sum(drained * params.draining, axis=0)
         after["drained"] = drained
     ready = plan[: params.ticks, ...]
-    after["plan"] = xp.concat([plan[params.ticks :, ...], _repeated(xp, order, params.ticks)])
+    after["plan"] = xp.concat([plan[params.ticks :, ...], xp.broadcast_to(order, ready.shape)])
     after["order"] = order
     moves = Moves(
         ready=ready, created=created, removed=created - change, left=left, billed=billed, draining=draining
@@ -197,7 +197,7 @@ def step(xp: Any, params: PodParams, state: State, desired: Array, draws: State)
 
 
 def _repeated(xp: Any, row: Array, rows: int) -> Array:
-    return xp.asarray(xp.broadcast_to(row, (rows, *row.shape)), copy=True)
+    return xp.stack([row] * rows)  # a copied broadcast would lie in memory the slow way round
 
 
 def _factor(xp: Any, sigma: Array, normal: Array) -> Array:

@@ -19,6 +19,9 @@ from rlscaler_sim.noise import Noise
 WARM_UP = 240
 """Decisions at the start of each load that no episode starts in, so that there is some history."""
 
+IDLE = 0.05
+"""Replicas that a load is taken to need at least, so that the cost of an idle one stays finite."""
+
 
 @dataclass(slots=True)
 class Pool:
@@ -86,7 +89,7 @@ def prepare(
         state, _ = world.step(params, state, plenty, rates[:, step].T, drawn, known[:, step].all(axis=1))
         if progress is not None:
             progress(step + 1, steps)
-    arrivals = served.mean(axis=(1, 2)) * interval
+    arrivals = np.maximum(served.mean(axis=(1, 2)), IDLE * capacity) * interval
     return Pool(
         rates=served,
         seen=seen,

@@ -27,7 +27,7 @@ from rlscaler.arrays import Array
 
 _RARE = 20.0
 """Exponent at which the probability of waiting is cut off, near 1e-9."""
-_RELAXATION = 1.25
+_RELAXATION = 2.25
 """How fast the variance takes the stationary shape, over how fast it grows; fitted to the exact Markov chain."""
 
 
@@ -103,9 +103,12 @@ class Tail:
         return share
 
     def exceeded_by(self, xp: Any, share: float) -> Array:
-        """Return the work that this share of the requests exceeds, (K, N); 0 where fewer wait at all."""
-        ratio = self.delayed / share
-        return xp.where(ratio > 1.0, self.start + self.scale * xp.log(xp.clip(ratio, 1.0, None)), 0.0 * ratio)
+        """Return the work that this share of the requests exceeds, (K, N); 0 where fewer wait at all.
+
+        (Where not all wait, `start` is 0.)
+        """
+        ratio = xp.clip(self.delayed / share, 1.0, None)
+        return self.start + self.scale * xp.log(ratio)
 
 
 @dataclass(slots=True)
@@ -146,25 +149,27 @@ def run_ticks(
     """
     utilization = offered / xp.clip(capacity, 1e-9, None)
     utilization = xp.clip(utilization, 1e-6, 1.0)
-    shape = inverse_wait_probability(xp, servers, utilization)
-    delay = 1.0 / shape
-    shape += shape
-    shape -= 1.0  # variance over squared mean of the stationary shape: 2/C - 1
+    idle = 1.0 - utilization
+    atom = inverse_wait_probability(xp, servers, utilization)
+    delay = 1.0 / atom
+    # stationary variance of the number waiting = found^2 + 2 (1/C - 1) found^2, and found = C / idle
+    atom -= 1.0
+    atom += atom
+    typical = delay / xp.clip(idle, 1e-4, None)
     surplus = arrivals - capacity
     surplus -= servers
-    growth = arrivals + capacity
-    growth *= delay
-    growth *= _RELAXATION
+    events = arrivals + capacity
+    events *= _RELAXATION
 
     one = xp.ones_like(content)
     waited = xp.zeros_like(content)
     waiting = waited
-    found_in, ratios, busy = [], [], []
-    for coming, spare, likely, form, added, hands in zip(
-        arrivals, surplus, delay, shape, growth, servers, strict=True
+    found_in, spread, busy = [], [], []
+    for coming, spare, hands, likely, free, usual, extra, moves in zip(
+        arrivals, surplus, servers, delay, idle, typical, atom, events, strict=True
     ):
         chance = likely * ratio
-        # waiting = w solves w^2 - 2 half w - product = 0; written so that neither sign of `half` cancels
+        # the number waiting w solves w^2 - 2 half w - product = 0; written so that neither sign of `half` cancels
         half = content + spare
         half -= chance
         half *= 0.5
@@ -175,23 +180,31 @@ def run_ticks(
         root += product
         root = xp.sqrt(root)
         root += size
+        half += size
         waiting = product / root
         waiting += half
-        waiting += size
+        waited = waited + waiting
         found = waiting + chance
         share = waiting / found
         content = hands * share
         content += waiting
-        waited = waited + waiting
-        stationary = found * found
-        stationary *= form
-        squared = variance + added
-        added = stationary + added
-        squared /= added
+        stationary = xp.minimum(found, usual)
+        stationary *= extra
+        stationary += found
+        stationary *= found
+        # moves change the number waiting only while all servers are busy
+        free = free * found
+        growth = xp.minimum(xp.maximum(free, likely), one)
+        growth *= moves
+        squared = variance + growth
+        growth += stationary
+        squared /= growth
         variance = squared * stationary
-        ratio = xp.sqrt(xp.minimum(squared, one))
+        squared = xp.minimum(squared, one)
+        ratio = xp.sqrt(squared)
+        squared *= stationary
         found_in.append(found)
-        ratios.append(ratio)
+        spread.append(squared)
         busy.append(share)
     return Ticks(
         content=content,
@@ -200,14 +213,13 @@ def run_ticks(
         waiting=waiting,
         waited=waited,
         busy=busy,
-        tail=_tail(xp, xp.stack(found_in), xp.stack(ratios), shape),
+        tail=_tail(xp, xp.stack(found_in), xp.stack(spread)),
     )
 
 
-def _tail(xp: Any, found: Array, ratio: Array, shape: Array) -> Tail:
-    """Return the distribution of mean `found` and variance ratio^2 shape found^2."""
-    dispersion = ratio * ratio
-    dispersion *= shape
+def _tail(xp: Any, found: Array, variance: Array) -> Tail:
+    """Return the distribution of this mean and variance."""
+    dispersion = variance / (found * found)
     scale = xp.sqrt(dispersion)
     scale = xp.minimum(scale, xp.ones_like(scale))
     scale *= found

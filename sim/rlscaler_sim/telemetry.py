@@ -77,7 +77,7 @@ def initial(xp: Any, params: MetricParams, like: Array) -> State:
     """Return the state of a pipeline that has seen nothing; like: an (N,) float32 array."""
 
     def unknown(rows: int) -> Array:
-        return xp.asarray(xp.broadcast_to(like * 0.0 + _NAN, (rows, *like.shape)), copy=True)
+        return xp.stack([xp.full_like(like, _NAN)] * rows)
 
     return {
         "counts": unknown(params.rows),
@@ -92,8 +92,8 @@ def step(
     xp: Any,
     params: MetricParams,
     state: State,
-    arrivals: Array,
-    completed: Array | None,
+    counted: Array,
+    total: Array,
     busy: list[Array],
     backlog: Array,
     latency: Array,
@@ -102,14 +102,11 @@ def step(
 ) -> State:
     """Take in what happened in a step; the state handed in is not written to.
 
-    arrivals, completed: (K, N) requests; completed may be None where all count arrivals. busy: K arrays (N,), share
-    of the servers in use. backlog: (N,) requests, latency: (N,) seconds, both at the end of the step.
+    counted: (K, N) requests, those that arrived or those that were completed; total: (N,) their sum. busy: K arrays
+    (N,), share of the servers in use. backlog: (N,) requests, latency: (N,) seconds, both at the end of the step.
     known: (N,) bool, False where nothing of this step is measured (None: all is).
     """
-    counted = arrivals
-    if params.completions is not None:
-        counted = xp.where(params.completions, completed, arrivals)
-    counted = counted * _scatter(xp, xp.sum(counted, axis=0), draws["measured"])
+    counted = counted * _scatter(xp, total, draws["measured"])
     busy_now = xp.stack(busy)
     if known is not None:
         nan = xp.where(known, 0.0 * backlog, 0.0 * backlog + _NAN)

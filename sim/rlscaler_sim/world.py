@@ -344,9 +344,10 @@ def step(
     late *= arrivals
     over = None
     if params.wait_edges:
-        each = [edge / params.tick for edge in params.wait_edges]
-        over = xp.stack([xp.sum(ticks.tail.share_over(xp, capacity * e) * arrivals, axis=0) for e in each])
-    after |= _measured(params, state, arrivals, capacity, ticks, drawn, known)
+        edges = xp.asarray(params.wait_edges, dtype=xp.float32, device=getattr(capacity, "device", None))
+        work = (edges / params.tick)[:, None, None] * capacity
+        over = xp.sum(ticks.tail.share_over(xp, work) * arrivals, axis=1)
+    after |= _measured(params, state, arrivals, come, capacity, ticks, drawn, known)
     ready = after["plan"][0, ...]
     outcome = Outcome(
         arrivals=come,
@@ -398,16 +399,17 @@ def _measured(
     params: Params,
     state: State,
     arrivals: Array,
+    come: Array,
     capacity: Array,
     ticks: Ticks,
     drawn: State,
     known: Any,
 ) -> State:
     """Return the state of the metrics after the step."""
-    xp = params.xp
-    completed = None
+    xp, counted, total = params.xp, arrivals, come
     if params.metrics.completions is not None:
-        completed = capacity * xp.stack(ticks.busy)
+        counted = xp.where(params.metrics.completions, capacity * xp.stack(ticks.busy), arrivals)
+        total = xp.sum(counted, axis=0)
     tail, last = ticks.tail, capacity[-1, ...]
     found = Tail(tail.delayed[-1, ...], tail.start[-1, ...], tail.scale[-1, ...])
     wait = found.exceeded_by(xp, _LATENCY_SHARE) * (params.tick / xp.clip(last, 1e-9, None))
@@ -417,7 +419,7 @@ def _measured(
     if known is not None:
         known = xp.asarray(known, dtype=xp.bool, device=getattr(params.capacity, "device", None))
     return telemetry.step(
-        xp, params.metrics, state, arrivals, completed, ticks.busy, ticks.waiting, latency, drawn, known
+        xp, params.metrics, state, counted, total, ticks.busy, ticks.waiting, latency, drawn, known
     )
 
 

@@ -315,12 +315,8 @@ def test_schema_shows_every_field_and_reason(install: Install) -> None:
 def test_schema_as_json(install: Install) -> None:
     install(COMMANDS)
     found = json.loads(run("schema", "--json").output)
-    assert [(f["name"], f["low"], f["high"]) for f in found["fields"]] == [
-        (f.name, f.low, f.high) for f in FIELDS
-    ]
-    assert {r["name"]: r["meaning"] for r in found["reasons"]} == {
-        str(r.name): s for r, s in SENTENCES.items()
-    }
+    assert [(f["name"], f["low"], f["high"]) for f in found["fields"]] == [(f.name, f.low, f.high) for f in FIELDS]
+    assert {r["name"]: r["meaning"] for r in found["reasons"]} == {str(r.name): s for r, s in SENTENCES.items()}
 
 
 def test_a_terminal_gets_a_table_of_its_width(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:

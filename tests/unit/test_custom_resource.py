@@ -63,16 +63,18 @@ def test_defaults() -> None:
     assert (spec.capacity.per_replica, spec.capacity.startup, spec.capacity.concurrency) == (None, None, 1)
     assert (spec.metrics.source, spec.metrics.load.query, spec.metrics.load.match) == ("default", "up", {})
     assert spec.metrics.load.counts == "Arrivals"
-    assert (
-        spec.metrics.backlog
-        is spec.metrics.latency
-        is spec.metrics.errors
-        is spec.metrics.utilization
-        is None
-    )
+    assert spec.metrics.backlog is spec.metrics.latency is spec.metrics.errors is spec.metrics.utilization is None
     assert (spec.policy.name, spec.policy.server, spec.policy.digest) == ("default", None, None)
     assert spec.behavior is None
     assert spec.on_metric_loss == MetricLoss(after=180.0, action="Hold")
+
+
+def test_a_field_without_a_value_counts_as_left_out() -> None:
+    """So the API server has it, and charts write such fields for values that are not set."""
+    empty = resource("minReplicas:\nmode: null\nobjective: ~\nbehavior:\n")
+    assert empty.manifest == resource().manifest
+    with pytest.raises(ResourceError, match=r"web\.yaml:6: spec\.maxReplicas: missing; expected a whole number"):
+        resource(text=MINIMAL.replace("maxReplicas: 10", "maxReplicas:"))
 
 
 def test_every_field_arrives() -> None:
@@ -203,9 +205,7 @@ def test_objects_of_the_api_server_read_like_text() -> None:
     value["spec"]["minReplicas"] = 20
     with pytest.raises(ResourceError) as caught:
         resource_from_object(value)
-    assert caught.value.messages == (
-        "default/web: spec.minReplicas: 20 is above maxReplicas 10; expected at most 10",
-    )
+    assert caught.value.messages == ("default/web: spec.minReplicas: 20 is above maxReplicas 10; expected at most 10",)
 
 
 def test_json_and_a_byte_order_mark_are_read() -> None:

@@ -23,7 +23,9 @@ def facts(n: int, capacity: Any = 10.0, startup: Any = 60.0, interval: float = 1
     }
 
 
-def run(loads: np.ndarray, interval: float = 15.0, start: float = START, **kwargs: Any) -> tuple[Any, list[Any]]:
+def run(
+    loads: np.ndarray, interval: float = 15.0, start: float = START, **kwargs: Any
+) -> tuple[Any, list[Any]]:
     """Feed (N, T) loads tick by tick; return the state and the features of every tick."""
     n = len(loads)
     state, rows, about = history.state(n), np.arange(n), facts(n, interval=interval, **kwargs)
@@ -64,7 +66,9 @@ class Plain:
         self.usual = level if math.isnan(self.usual) else self.usual + rate * known * (level - self.usual)
         trend = math.log((self.mean(30) + self.half) / (self.mean(180) + self.half))
         ratio = (level + self.half) / (self.usual + self.half)
-        kind = sum(trend > c for c in growth.TREND_CUTS) + growth.TRENDS * sum(ratio > c for c in growth.LEVEL_CUTS)
+        kind = sum(trend > c for c in growth.TREND_CUTS) + growth.TRENDS * sum(
+            ratio > c for c in growth.LEVEL_CUTS
+        )
         self.kinds.append(kind if known else -1)
         for h, seconds in enumerate(growth.LADDER):
             k = max(1, round(seconds / self.interval))
@@ -135,7 +139,9 @@ def test_a_summary_says_what_the_histogram_says() -> None:
     told = dict(zip(growth.STATISTICS, stats, strict=True))
     assert told["q50"] == pytest.approx(growth.EDGES[21])
     assert told["q97"] == pytest.approx(growth.EDGES[21])
-    cost = np.exp(growth.EDGES[1:]) + 20 * np.array([1e4 / 1.01e6 if b < 40 else 0.0 for b in range(growth.BINS)])
+    cost = np.exp(growth.EDGES[1:]) + 20 * np.array(
+        [1e4 / 1.01e6 if b < 40 else 0.0 for b in range(growth.BINS)]
+    )
     cost[:20] = np.inf
     assert told["cheap"] == pytest.approx(growth.EDGES[1:][np.argmin(cost)])
 
@@ -211,7 +217,9 @@ def test_yesterday_and_the_profile_are_remembered() -> None:
     load = 100 * (1 + 0.8 * np.sin(2 * np.pi * ticks / 86400))
     _, told = run(load[None, :], interval=60.0, start=86400.0 * 18_000)
     rising = [f for f, t in zip(told, ticks, strict=True) if t > 8.1 * 86400 and t % 86400 < 3 * 3600]
-    falling = [f for f, t in zip(told, ticks, strict=True) if t > 8.1 * 86400 and 8 * 3600 < t % 86400 < 12 * 3600]
+    falling = [
+        f for f, t in zip(told, ticks, strict=True) if t > 8.1 * 86400 and 8 * 3600 < t % 86400 < 12 * 3600
+    ]
     for name in ("yesterday", "lastweek"):
         assert all(f[name][0] > 0 for f in rising), name
         assert all(f[name][0] < 0 for f in falling), name
@@ -246,4 +254,6 @@ def test_torch_gives_the_same_features() -> None:
         history.record(xp, state, rows, time, torch.from_numpy(loads[:, t]), about, 15.0)
         found = features.features(xp, state, rows, time, about, 15.0)
         for name, value in found.items():
-            np.testing.assert_allclose(value.numpy(), told[t][name], rtol=2e-4, atol=2e-4, err_msg=f"{name} at {t}")
+            np.testing.assert_allclose(
+                value.numpy(), told[t][name], rtol=2e-4, atol=2e-4, err_msg=f"{name} at {t}"
+            )

@@ -219,7 +219,7 @@ class History:
         return np.where(lands & ~np.isnan(foreign) & (foreign != current), foreign, after)
 
     def decided(self, xp: Any = np) -> tuple[np.ndarray, np.ndarray]:
-        """Return replicas and reasons (T, N) of all rows at once."""
+        """Return replicas and reasons (T, N) of all rows at once, whatever `resized` does meanwhile."""
         options = {k: xp.asarray(v) for k, v in self.settings().items()}
         memory = behavior.state(options, len(self.behaviors))
         current, counts, why = self.start, [], []
@@ -227,6 +227,8 @@ class History:
             arguments = (xp.asarray(a) for a in (now, current, want))
             replicas, bits, memory = behavior.apply(xp, options, memory, *arguments)
             counts.append(np.asarray(replicas))
+            if step % 20 == 7:
+                memory = behavior.resized(memory, options)
             why.append(np.asarray(bits))
             current = self.moved(step, current, counts[-1])
         return np.stack(counts), np.stack(why)
@@ -248,9 +250,7 @@ def random_rules(rng: np.random.Generator) -> ScalingRules:
 def random_history(seed: int, n: int = 40, steps: int = 60) -> History:
     rng = np.random.default_rng(seed)
     mixed = [Behavior(random_rules(rng), random_rules(rng)) for _ in range(n)]
-    behaviors: list[Behavior | None] = [
-        (None, DEFAULT)[rng.integers(2)] if rng.random() < 0.2 else b for b in mixed
-    ]
+    behaviors: list[Behavior | None] = [(None, DEFAULT)[rng.integers(2)] if rng.random() < 0.2 else b for b in mixed]
     low = rng.choice([0, 1, 1, 5], n).astype(float)
     high = low + rng.choice([1, 10, 100, 1000], n)
     interval = rng.choice([5.0, 15.0, 30.0], n)
@@ -342,9 +342,7 @@ def test_any_row_decides_as_a_controller(
     check_against_controller(history)
 
 
-WIDEST = Behavior(
-    rules(("Pods", 1, 1800), window=3600), rules(("Percent", 1, 1800), ("Pods", 1, 5), window=3600)
-)
+WIDEST = Behavior(rules(("Pods", 1, 1800), window=3600), rules(("Percent", 1, 1800), ("Pods", 1, 5), window=3600))
 
 
 def with_neighbour(options: State, memory: State, chosen: Behavior | None) -> tuple[State, State]:
@@ -422,9 +420,7 @@ def test_a_wider_memory_keeps_what_it_holds() -> None:
     options, wide = compiled([DEFAULT], interval=15.0), compiled([WIDEST], interval=5.0)
     memory = behavior.state(options, 1)
     for time in range(0, 1500, 15):
-        _, _, memory = behavior.apply(
-            np, options, memory, *(np.array([float(x)]) for x in (time, 9, 9 - time % 4))
-        )
+        _, _, memory = behavior.apply(np, options, memory, *(np.array([float(x)]) for x in (time, 9, 9 - time % 4)))
     held = memory["recommended_time"][memory["recommended_time"] > 1200].tolist()
     memory = behavior.resized(memory, wide) | {"other": np.array([3])}
     assert memory["recommended_time"].shape[1] > 1000
@@ -450,9 +446,7 @@ def test_decisions_closer_than_half_an_interval_look_back_that_much_further(
     """A window of 60 s at an interval of 15 s then acts like one of 60 s up to 67.5 s."""
     options = compiled([Behavior(FREE, rules(window=60))])
     memory, now = behavior.state(options, 1), 0.0
-    shorter, longer = (
-        oracle.Controller(Behavior(FREE, rules(window=window)), 1, 100) for window in (60.0, 67.5)
-    )
+    shorter, longer = (oracle.Controller(Behavior(FREE, rules(window=window)), 1, 100) for window in (60.0, 67.5))
     for gap, desired in steps:
         now += gap
         arguments = (np.array([x]) for x in (now, 100.0, float(desired)))
@@ -471,6 +465,45 @@ def test_events_closer_than_half_an_interval_are_all_counted() -> None:
     assert current == 20.0
 
 
+def run(options: State, memory: State, steps: list[tuple[float, float, float]]) -> tuple[list[float], State]:
+    """Return the replicas of row 0 at each (time, current, desired), given to all rows, and the memory."""
+    counts = []
+    for step in steps:
+        arguments = (np.full(len(options["interval"]), x) for x in step)
+        replicas, _, memory = behavior.apply(np, options, memory, *arguments)
+        counts.append(float(replicas[0]))
+    return counts, memory
+
+
+@pytest.mark.parametrize("neighbours", [[], [WIDEST]], ids=["alone", "beside a wide row"])
+def test_a_longer_interval_keeps_the_newest_recommendations(neighbours: list[Behavior]) -> None:
+    before, after = (compiled([DEFAULT, *neighbours], interval=interval) for interval in (5.0, 30.0))
+    climb = [(5.0 * i, 2.0 if i < 30 else 9.0, 2.0 if i < 30 else 9.0) for i in range(40)]
+    _, memory = run(before, behavior.state(before, len(neighbours) + 1), climb)
+    late = [(230, 9, 2), (494, 9, 2), (495, 9, 2)]
+    counts, _ = run(after, behavior.resized(memory, after), [(float(t), float(c), float(d)) for t, c, d in late])
+    assert counts == [9.0, 9.0, 2.0]
+
+
+def test_changes_made_without_a_behavior_are_no_events_of_a_later_one() -> None:
+    before, after = compiled([None]), compiled([DEFAULT])
+    _, memory = run(before, behavior.state(before, 1), [(0, 10, 20)])
+    counts, _ = run(after, behavior.resized(memory, after), [(5, 20, 50)])
+    assert counts == [40.0]
+
+
+@pytest.mark.parametrize("neighbours", [[], [WIDEST]], ids=["alone", "beside a wide row"])
+def test_a_longer_interval_keeps_the_newest_events_that_fit(neighbours: list[Behavior]) -> None:
+    """Of 20 events 5 s apart 13 fit at an interval of 30 s and a period of 150 s; more join the newest."""
+    before = compiled([Behavior(rules(("Pods", 999, 100)), FREE), *neighbours], interval=5.0)
+    after = compiled([Behavior(rules(("Pods", 15, 150)), FREE), *neighbours], interval=30.0)
+    climb = [(5.0 * i, 10.0 + i, 11.0 + i) for i in range(20)]
+    _, memory = run(before, behavior.state(before, len(neighbours) + 1), climb)
+    _, memory = run(before, memory, [(100, 30, 30)])
+    counts, _ = run(after, behavior.resized(memory, after), [(130, 30, 99), (145, 32, 99), (160, 32, 99)])
+    assert counts == [32.0, 32.0, 32.0]
+
+
 def test_torch_decides_the_same() -> None:
     pytest.importorskip("torch", reason="torch is not installed")
     import array_api_compat.torch as xp
@@ -479,3 +512,6 @@ def test_torch_decides_the_same() -> None:
         history = random_history(seed, n=24)
         for mine, theirs in zip(history.decided(xp), history.decided(), strict=True):
             np.testing.assert_array_equal(mine, theirs)
+    options, wide = ({k: xp.asarray(v) for k, v in compiled([b, b], interval=5).items()} for b in (None, WIDEST))
+    memory = behavior.resized(behavior.resized(behavior.state(options, 2), wide), options)
+    assert memory["recommended_time"].shape == (2, 3)

@@ -29,7 +29,7 @@ oracle = load_oracle()
 
 
 def asked(
-    current: float, *metrics: Metric, ready: float = NAN, up: float = 0.1, down: float = 0.1
+    *metrics: Metric, current: float, ready: float = NAN, up: float = 0.1, down: float = 0.1
 ) -> tuple[float, bool]:
     """Return what one workload's metrics ask for."""
     rows = [np.array([float(x)]) for x in (current, ready, up, down)]
@@ -72,9 +72,9 @@ CASES: dict[str, tuple[dict[str, Any], tuple[Metric, ...], float, bool]] = {
     "a value beyond the upper end": ({"current": 10, "ready": 10}, (value(11.01),), 12, False),
     "a value at the lower end of the tolerance": ({"current": 10, "ready": 10}, (value(9),), 10, True),
     "a value below the lower end": ({"current": 10, "ready": 10}, (value(8.99),), 9, False),
-    "the tolerance is on the ratio, before rounding up": ({"current": 1, "ready": 1}, (value(10.9),), 1, True),
+    "the tolerance is on the ratio before rounding": ({"current": 1, "ready": 1}, (value(10.9),), 1, True),
     "a tolerance of its own up": ({"current": 10, "ready": 10, "up": 0.3}, (value(12.9),), 10, True),
-    "no tolerance down": ({"current": 10, "ready": 10, "down": 0.0}, (value(8.9),), 9, False),
+    "no tolerance down": ({"current": 10, "ready": 9, "down": 0.0}, (value(9.5),), 9, False),
     "within the tolerance ready pods need not be known": ({"current": 10}, (value(10),), 10, True),
     "beyond it they must be": ({"current": 10}, (value(20),), NAN, False),
     "from zero a value knows neither tolerance nor ready pods": ({"current": 0}, (value(10),), 1, False),
@@ -121,8 +121,8 @@ CASES: dict[str, tuple[dict[str, Any], tuple[Metric, ...], float, bool]] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_named_case(name: str) -> None:
-    given_, metrics, replicas, held = CASES[name]
-    np.testing.assert_equal(asked(given_.pop("current"), *metrics, **given_), (replicas, held))
+    about, metrics, replicas, held = CASES[name]
+    np.testing.assert_equal(asked(*metrics, **about), (replicas, held))
 
 
 # Random workloads, many rows at once, against the restatement row by row.

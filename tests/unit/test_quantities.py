@@ -119,9 +119,7 @@ def test_quantities(value: str | float, expected: float) -> None:
     ],
 )
 def test_refused_quantities(value: str | bool) -> None:
-    with pytest.raises(
-        QuantityError, match=r"is not a quantity; expected one such as 50, 500m, 1k, 1Ki or 2\.5"
-    ):
+    with pytest.raises(QuantityError, match=r"is not a quantity; expected one such as 50, 500m, 1k, 1Ki or 2\.5"):
         quantity(value)
 
 
@@ -139,9 +137,7 @@ def test_numbers_that_are_not_finite_are_refused(read: object, value: float) -> 
     st.integers(min_value=0, max_value=999),
     st.sampled_from(["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"]),
 )
-def test_a_quantity_is_the_nearest_float_of_its_exact_value(
-    whole: int, thousandths: int, suffix: str
-) -> None:
+def test_a_quantity_is_the_nearest_float_of_its_exact_value(whole: int, thousandths: int, suffix: str) -> None:
     scale = Fraction(1024) ** (" KMGTPE".index(suffix[0])) if suffix.endswith("i") else (
         Fraction(1000) ** ("num kMGTPE".index(suffix or " ") - 3)
     )  # fmt: skip
@@ -149,9 +145,7 @@ def test_a_quantity_is_the_nearest_float_of_its_exact_value(
     assert quantity(f"{whole}.{thousandths:03d}{suffix}") == float(exact)
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"), [("99.9", 99.9), (99, 99.0), ("0", 0.0), ("0.95", 0.95), ("-1", -1.0)]
-)
+@pytest.mark.parametrize(("value", "expected"), [("99.9", 99.9), (99, 99.0), ("0", 0.0), ("0.95", 0.95), ("-1", -1.0)])
 def test_plain_numbers(value: str | float, expected: float) -> None:
     assert percent(value) == expected
 
@@ -188,9 +182,7 @@ def test_text_is_read_exactly_where_its_pattern_matches(read: object, pattern: s
     @example("99.9")
     @given(NEAR_MISSES)
     def check(text: str) -> None:
-        unsigned = (
-            text[1:] if read is not duration and text[:1] in ("-", "+")[: 1 + (read is quantity)] else text
-        )
+        unsigned = text[1:] if read is not duration and text[:1] in ("-", "+")[: 1 + (read is quantity)] else text
         try:
             read(text)
             accepted = True

@@ -124,6 +124,8 @@ def test_a_contender_is_toggled_in_every_plot_by_keyboard(page: Opened) -> None:
     box.focus()
     page.page.keyboard.press("Space")
     page.page.wait_for_function(f"{count} === 5")
+    names = page.page.evaluate("document.getElementById('plot').data.map(t => t.name)")
+    assert names.count("&lt;b&gt;two&lt;/b&gt;&amp;amp;") == 5, "plotly would read the name as HTML"
     assert "<b>two</b>&amp;" in page.page.inner_text("#moment")
     page.page.keyboard.press("Space")
     page.page.wait_for_function(f"{count} === 0")

@@ -1,0 +1,156 @@
+"""One tuner for every rule: the same search, the same budget, training load only.
+
+Half of the candidates are drawn over the rule's whole ranges, half around the best of the first half. A candidate's
+cost on a trace is its excess J over the best candidate of any rule there, in units of the excess of the default HPA,
+so that no trace outweighs the others. Folds need no further runs: the costs are kept by trace, and each fold picks
+the candidate that is best on the traces outside of it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from rlscaler.policies import RULES
+from rlscaler.rules.parameters import Parameter
+from rlscaler_sim import contenders
+from rlscaler_sim.contest import play
+from rlscaler_sim.evaluation import standard_world
+from rlscaler_sim.load import Loads, realise_many
+from rlscaler_sim.result import REFERENCE
+from rlscaler_sim.trace import Trace, events_per_bucket, family
+
+FOLDS = 3
+SPREAD = 0.15
+"""Standard deviation of the second half of the candidates, as a share of each range."""
+BATCH = 3000
+"""Rows (candidates x loads) that run at once."""
+Progress = Callable[[str, int, int], None]
+
+
+def folds_of(families: Sequence[str]) -> list[list[str]]:
+    """Return the source families in FOLDS groups, as even as their names in order allow."""
+    names = sorted(set(families))
+    return [names[i::FOLDS] for i in range(FOLDS)]
+
+
+def search_space(rule: str) -> dict[str, Parameter]:
+    """Return what is tuned of a rule; the HPA's window and tolerance are searched too."""
+    if rule.startswith("hpa"):
+        return contenders.HPA_PARAMETERS
+    parameters: dict[str, Parameter] = RULES[rule].PARAMETERS  # type: ignore[attr-defined]
+    return parameters
+
+
+def candidates(
+    space: dict[str, Parameter], count: int, rng: np.random.Generator, around: dict[str, float] | None = None
+) -> dict[str, np.ndarray]:
+    """Return `count` values of each parameter: over the whole ranges, or around given values; the first is those (or
+    the defaults) themselves."""
+    out: dict[str, np.ndarray] = {}
+    for name, p in space.items():
+        low, high = (np.log(p.low), np.log(p.high)) if p.log else (p.low, p.high)
+        centre = p.default if around is None else around[name]
+        centre = np.log(centre) if p.log else centre
+        if around is None:
+            strata = (rng.permutation(count) + rng.random(count)) / count
+            values = low + strata * (high - low)
+        else:
+            values = np.clip(centre + SPREAD * (high - low) * rng.standard_normal(count), low, high)
+        values[0] = centre
+        out[name] = np.exp(values) if p.log else values
+    if "window" in out and "tolerance" in out:
+        for name, allowed in (("window", contenders.WINDOWS), ("tolerance", contenders.TOLERANCES)):
+            grid = np.array(allowed)
+            out[name] = grid[np.abs(out[name][:, None] - grid[None, :]).argmin(axis=1)]
+    return out
+
+
+def costs(
+    rule: str, tried: dict[str, np.ndarray], loads: Loads, progress: Callable[[int, int], None] | None
+) -> np.ndarray:
+    """Return J of each candidate on each load, (candidates, loads)."""
+    settings = contenders.standard_settings()
+    config = standard_world(settings)
+    rows = [loads.row(r) for r in range(len(loads.names))]
+    seeds = [int(s) for s in loads.seeds]
+    count = len(next(iter(tried.values())))
+    at_once = max(1, BATCH // len(rows))
+    found = np.zeros((count, len(rows)))
+    for begin in range(0, count, at_once):
+        part = {name: np.repeat(values[begin : begin + at_once], len(rows)) for name, values in tried.items()}
+        copies = min(at_once, count - begin)
+        entrant = contenders.entrant(rule, settings, part, copies)
+        found[begin : begin + copies] = play(
+            rows, [entrant], config, settings, seeds, waits=False, progress=progress
+        ).score
+    return found
+
+
+def tune(
+    traces: Sequence[Trace],
+    *,
+    budget: int,
+    duration: float,
+    seed: int,
+    date: str = "",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Return the constants tuned on all traces and on each fold's training load, with their provenance.
+
+    Traces with under one event a bucket take no part.
+    """
+    used = [t for t in traces if events_per_bucket(t) >= 1.0]
+    families = [family(t.name) for t in used]
+    loads = realise_many(used, [seed], duration=duration)
+    rng = np.random.default_rng(seed)
+    rules = [REFERENCE, *(r for r in RULES if r != "hpa" and search_space(r))]
+    tables: dict[str, tuple[dict[str, np.ndarray], np.ndarray]] = {}
+    for rule in rules:
+        space = search_space(rule)
+
+        def told(done: int, total: int, rule: str = rule) -> None:
+            if progress is not None:
+                progress(f"tuning {rule}", done, total)
+
+        first = candidates(space, budget // 2, rng)
+        score = costs(rule, first, loads, told)
+        middle = int(np.median(_relative(score, score[:1]), axis=1).argmin())
+        second = candidates(space, budget - budget // 2, rng, {k: float(v[middle]) for k, v in first.items()})
+        tried = {k: np.concatenate([first[k], second[k]]) for k in first}
+        tables[rule] = (tried, np.concatenate([score, costs(rule, second, loads, told)]))
+    best = np.min([score.min(axis=0) for _, score in tables.values()], axis=0)
+    default = tables[REFERENCE][1][0]
+    span = np.maximum(default - best, 0.02)
+
+    def pick(mask: np.ndarray) -> dict[str, dict[str, float]]:
+        chosen = {}
+        for rule, (tried, score) in tables.items():
+            excess = ((score - best) / span)[:, mask].mean(axis=1)
+            index = int(excess.argmin())
+            chosen[rule] = {k: float(f"{v[index]:.4g}") for k, v in tried.items()}
+        return chosen
+
+    everything = np.ones(len(used), bool)
+    folds = []
+    for held_out in folds_of(families):
+        mask = np.array([f not in held_out for f in families])
+        folds.append({"held_out": held_out, "constants": pick(mask)})
+    return {
+        "provenance": {
+            "command": f"rlscaler tune --budget {budget} --for {duration / 86400:g}d --seed {seed}",
+            "budget": budget,
+            "seconds": duration,
+            "seed": seed,
+            "date": date,
+            "traces": [t.name for t in used],
+            "world": "standard: 15 s interval, 60 s start-up, 95th percentile of demand 25 replicas",
+        },
+        "constants": pick(everything),
+        "folds": folds,
+    }
+
+
+def _relative(score: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Return J relative to the reference, load by load."""
+    return score / reference
