@@ -72,8 +72,7 @@ class Scheme:
             stay = xp.ones((n,), dtype=xp.bool, device=device)
             return xp.stack([view.current > low, stay, view.current < high], axis=1)
         counts = [
-            headroom_proposal(view, xp.full((n,), c, dtype=xp.float64, device=device)).replicas
-            for c in CORRECTIONS
+            headroom_proposal(view, xp.full((n,), c, dtype=xp.float64, device=device)).replicas for c in CORRECTIONS
         ]
         all_counts = xp.stack([xp.where(xp.isnan(c), 0.0, c) for c in counts], axis=1)
         above = all_counts[:, :-1] >= high[:, None]

@@ -204,9 +204,7 @@ def _assembled(entries: dict[str, bytes], expect_digest: str | None, max_bytes: 
     if missing := [key for key in _KEYS if key not in manifest]:
         refuse(f"the manifest has no {missing[0]}", f"the keys {', '.join(_KEYS)}")
     _require_format(manifest)
-    arrays = {
-        name.removesuffix(".npy"): container.from_npy(name, data, max_bytes) for name, data in entries.items()
-    }
+    arrays = {name.removesuffix(".npy"): container.from_npy(name, data, max_bytes) for name, data in entries.items()}
     artifact = Artifact(manifest, arrays)
     if expect_digest is not None and artifact.digest != expect_digest:
         refuse(
@@ -323,9 +321,7 @@ def _described(name: str, array: np.ndarray, finite: bool) -> tuple[dict[str, An
         refuse(f"an array is called {show(name)}", "up to 128 letters, digits, '.', '_' or '-'", "rename it")
     if not isinstance(array, np.ndarray) or array.dtype.name not in DTYPES or array.ndim > MAX_NDIM:
         what = f"{array.dtype}, {array.ndim} axes" if isinstance(array, np.ndarray) else type(array).__name__
-        refuse(
-            f"array {name} is {show(what)}", f"{', '.join(DTYPES)} with at most {MAX_NDIM} axes", "convert it"
-        )
+        refuse(f"array {name} is {show(what)}", f"{', '.join(DTYPES)} with at most {MAX_NDIM} axes", "convert it")
     if finite and not np.isfinite(array).all():
         refuse(
             f"array {name} holds NaN or infinity",
@@ -360,20 +356,12 @@ def _validate(manifest: dict[str, Any]) -> None:
         )
     for key in _TEXT:
         if not (isinstance(manifest[key], str) and WORD.fullmatch(manifest[key])):
-            refuse(
-                f"{key} is {show(manifest[key])}", "up to 128 letters, digits, '.', '_' or '-'", "rename it"
-            )
+            refuse(f"{key} is {show(manifest[key])}", "up to 128 letters, digits, '.', '_' or '-'", "rename it")
     if not (isinstance(manifest["digest"], str) and _DIGEST.fullmatch(manifest["digest"])):
         refuse(f"digest is {show(manifest['digest'])}", "'sha256:' and 64 hexadecimal digits")
     names = manifest["fields"]
-    if (
-        not isinstance(names, list)
-        or not all(isinstance(name, str) for name in names)
-        or len({*names}) != len(names)
-    ):
-        refuse(
-            f"fields is {show(names)}", "a list of different names", "list the fields that the policy reads"
-        )
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len({*names}) != len(names):
+        refuse(f"fields is {show(names)}", "a list of different names", "list the fields that the policy reads")
     for key in _OBJECTS:
         if not isinstance(manifest[key], dict):
             refuse(f"{key} is {show(manifest[key])}", "an object", "correct it")

@@ -311,9 +311,7 @@ def apply(
     return replicas, reasons, state
 
 
-def _remember(
-    xp: Any, settings: Mapping[str, Array], state: State, mask: Array, time: Array, value: Array
-) -> None:
+def _remember(xp: Any, settings: Mapping[str, Array], state: State, mask: Array, time: Array, value: Array) -> None:
     """Add a recommendation (N,) to the rings of the rows in `mask`; a young newest slot is shared."""
     rows, size = xp.arange(mask.shape[0], device=getattr(time, "device", None)), _slots(xp, settings)
     fresh = time - state["recommended_start"] >= 0.5 * settings["interval"]
@@ -376,9 +374,7 @@ def _rate_limits(
     return xp.maximum(limits[0], current), xp.minimum(limits[1], current)
 
 
-def _store_scale_events(
-    xp: Any, settings: Mapping[str, Array], state: State, current: Array, known: Array
-) -> None:
+def _store_scale_events(xp: Any, settings: Mapping[str, Array], state: State, current: Array, known: Array) -> None:
     """Turn the last decisions into scale events where their writes landed: storeScaleEvent.
 
     As there, a new event takes the last slot whose event is older than the longest period of its own

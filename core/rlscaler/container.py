@@ -91,14 +91,10 @@ def from_npy(name: str, data: bytes, max_bytes: int) -> np.ndarray:
     end = start + int.from_bytes(data[len(_MAGIC) : start], "little")
     match = _HEADER.fullmatch(data[start:end]) if end - start <= 4096 else None
     if match is None:
-        refuse(
-            f"the header of {name} is {show(data[start : min(end, start + 64)])}", "what numpy.save writes"
-        )
+        refuse(f"the header of {name} is {show(data[start : min(end, start + 64)])}", "what numpy.save writes")
     descr, fortran, axes = match.group(1).decode(), match.group(2) == b"True", match.group(3)
     if descr.replace("=", "<") not in DTYPES.values():
-        refuse(
-            f"{name} has the type {show(descr)}", f"one of {', '.join(DTYPES)}", "convert it and export again"
-        )
+        refuse(f"{name} has the type {show(descr)}", f"one of {', '.join(DTYPES)}", "convert it and export again")
     dtype = np.dtype(descr)
     shape = tuple(int(axis) for axis in axes.split(b",") if axis.strip())
     size = math.prod(shape) * dtype.itemsize
@@ -188,9 +184,7 @@ def folder_entries(folder: Path, max_bytes: int) -> dict[str, bytes]:
             continue
         name = _known(path.name)
         if not path.resolve().is_relative_to(inside):
-            refuse(
-                f"{show(name)} is a link that leads out of the folder", "plain files", "copy the file instead"
-            )
+            refuse(f"{show(name)} is a link that leads out of the folder", "plain files", "copy the file instead")
         entries[name] = read_file(path, max_bytes)
         max_bytes -= len(entries[name])
         if len(entries) > MAX_ARRAYS + 1:

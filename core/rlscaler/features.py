@@ -3,6 +3,7 @@
 They depend on the load alone, not on what was decided, so they can be computed once for a trace and looked up.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from rlscaler import growth, history
@@ -57,6 +58,28 @@ def _coarse_at(xp: Any, state: State, rows: Array, time: Array) -> Array:
     return before + share * (after - before)
 
 
+@dataclass(slots=True)
+class Past:
+    """What the features of R rows are made of.
+
+    recent: (R, K) float32 requests/s, the last hour, newest first. seen: (R,) bool, there was a sample. code: (R,)
+    int64 present class, -1 = unknown. summary: (R, histograms, statistics). moments: (R, 2) of this quarter-hour's
+    growth. then, later: (R, 2) load at this time yesterday and a week ago, and one reaction later. usual:
+    (R, AHEAD + 1) seasonal profile from now on. known_seconds: (R,). capacity: (R,) float32.
+    """
+
+    recent: Array
+    seen: Array
+    code: Array
+    summary: Array
+    moments: Array
+    then: Array
+    later: Array
+    usual: Array
+    known_seconds: Array
+    capacity: Array
+
+
 def features(xp: Any, state: State, rows: Array, time: Array, settings: State, interval: float) -> State:
     """Return the features of the rows: float32 arrays (N,), `ahead` (N, AHEAD).
 
@@ -64,19 +87,56 @@ def features(xp: Any, state: State, rows: Array, time: Array, settings: State, i
     both sides), or a statistic of log growth. Where the capacity or every sample is unknown, `level` is NaN.
     """
     growth.refresh(xp, state, rows, time, settings)
-    slot = xp.where(state["slot"][rows] < 0, 0, state["slot"][rows])
-    hour = history.slots(3600.0, interval)
-    capacity = xp.astype(settings["capacity_per_replica"], xp.float32)
-    recent = history.newest(xp, state["load"], rows, slot, hour + 1) / capacity[:, None]
-    logs = xp.log(recent + 0.5)
+    return told(xp, gathered(xp, state, rows, time, settings, interval), interval)
+
+
+def gathered(xp: Any, state: State, rows: Array, time: Array, settings: State, interval: float) -> Past:
+    """Return what the history holds that features are made of."""
     seen = state["slot"][rows] >= 0
-    level = xp.where(seen, 0.5 * (recent[:, 0] + recent[:, 1]), float("nan"))
+    slot = xp.where(seen, state["slot"][rows], 0)
+    horizon = xp.clip(state["summary_horizon"][rows], 0, len(growth.LADDER) - 1)
+    then, later, usual = seasonal(xp, state, rows, time, settings)
+    return Past(
+        recent=history.newest(xp, state["load"], rows, slot, history.slots(3600.0, interval) + 1),
+        seen=seen,
+        code=xp.astype(state["classes"][rows, slot % history.RING], xp.int64),
+        summary=state["summary"][rows],
+        moments=state["quarter"][rows, quarter_of(xp, time), horizon],
+        then=then,
+        later=later,
+        usual=usual,
+        known_seconds=state["known_seconds"][rows],
+        capacity=xp.astype(settings["capacity_per_replica"], xp.float32),
+    )
+
+
+def quarter_of(xp: Any, time: Array) -> Array:
+    """Return the quarter-hour of the day, int64."""
+    return xp.astype(xp.floor(time / history.QUARTER_SECONDS), xp.int64) % history.QUARTERS_DAY
+
+
+def seasonal(xp: Any, state: State, rows: Array, time: Array, settings: State) -> tuple[Array, Array, Array]:
+    """Return `then`, `later` and `usual` of `Past`."""
+    reaction = settings["interval"] + settings["lag"] + settings["startup"]
+    back = (growth.DAY, 7 * growth.DAY)
+    then = xp.stack([_coarse_at(xp, state, rows, time - b) for b in back], axis=1)
+    later = xp.stack([_coarse_at(xp, state, rows, time - b + reaction) for b in back], axis=1)
+    points = xp.stack([time + 0.5 * j * reaction for j in range(AHEAD + 1)], axis=1)
+    return then, later, _profile_at(xp, state, rows, points)
+
+
+def told(xp: Any, past: Past, interval: float) -> State:
+    """Return the features, see `features`."""
+    hour = history.slots(3600.0, interval)
+    recent = past.recent / past.capacity[:, None]
+    logs = xp.log(recent + 0.5)
+    level = xp.where(past.seen, 0.5 * (recent[:, 0] + recent[:, 1]), float("nan"))
     base = xp.log(level + 0.5)
 
     def count(span: float) -> int:
         return min(hour, history.slots(span, interval))
 
-    out: State = {"level": level, "latest": xp.where(seen, recent[:, 0], float("nan"))}
+    out: State = {"level": level, "latest": xp.where(past.seen, recent[:, 0], float("nan"))}
     out["rel_latest"] = logs[:, 0] - base
     for lag in LAGS:
         out[f"lag_{label(lag)}"] = logs[:, count(lag)] - base
@@ -101,34 +161,25 @@ def features(xp: Any, state: State, rows: Array, time: Array, settings: State, i
     for name, span in (("noise_5m", 300.0), ("noise_1h", 3600.0)):
         out[name] = xp.sqrt(xp.mean(squares[:, : count(span)], axis=1))
 
-    code = state["classes"][rows, slot % history.RING]
-    code = xp.astype(xp.where(code < 0, growth.TRENDS // 2, code), xp.int64)
-    summary = state["summary"]
-    picks = [summary[rows, w] for w in range(growth.WINDOWS)]
-    picks.append(summary[rows, growth.WINDOWS + code % growth.TRENDS])
-    picks.append(summary[rows, growth.WINDOWS + growth.TRENDS + code // growth.TRENDS])
+    code = xp.where(past.code < 0, growth.TRENDS // 2, past.code)
+    row = xp.arange(code.shape[0], device=getattr(code, "device", None))
+    picks = [past.summary[:, w] for w in range(growth.WINDOWS)]
+    picks.append(past.summary[row, growth.WINDOWS + code % growth.TRENDS])
+    picks.append(past.summary[row, growth.WINDOWS + growth.TRENDS + code // growth.TRENDS])
     for source, values in zip(SOURCES, picks, strict=True):
         for column, statistic in enumerate(growth.STATISTICS):
             out[f"{source}_{statistic}"] = values[:, column]
 
-    horizon = xp.clip(state["summary_horizon"][rows], 0, len(growth.LADDER) - 1)
-    quarter = xp.astype(xp.floor(time / history.QUARTER_SECONDS), xp.int64) % history.QUARTERS_DAY
-    moments = state["quarter"][rows, quarter, horizon]
-    spread = xp.sqrt(xp.clip(moments[:, 1] - moments[:, 0] * moments[:, 0], 0.0, None))
-    out["quarter_mean"], out["quarter_high"] = moments[:, 0], moments[:, 0] + UPPER_SIGMA * spread
-
-    reaction = settings["interval"] + settings["lag"] + settings["startup"]
-    half = 0.5 * capacity
-    for name, back in (("yesterday", growth.DAY), ("lastweek", 7 * growth.DAY)):
-        then = _coarse_at(xp, state, rows, time - back)
-        later = _coarse_at(xp, state, rows, time - back + reaction)
-        grown = xp.log((later + half) / (then + half))
-        out[name] = xp.where(xp.isnan(grown), 0.0, grown)
-    points = xp.stack([time + 0.5 * j * reaction for j in range(AHEAD + 1)], axis=1)
-    usual = _profile_at(xp, state, rows, points)
-    ahead = xp.log((usual[:, 1:] + half[:, None]) / (usual[:, :1] + half[:, None]))
+    mean_growth = past.moments[:, 0]
+    spread = xp.sqrt(xp.clip(past.moments[:, 1] - mean_growth * mean_growth, 0.0, None))
+    out["quarter_mean"], out["quarter_high"] = mean_growth, mean_growth + UPPER_SIGMA * spread
+    half = 0.5 * past.capacity[:, None]
+    grown = xp.log((past.later + half) / (past.then + half))
+    grown = xp.where(xp.isnan(grown), 0.0, grown)
+    out["yesterday"], out["lastweek"] = grown[:, 0], grown[:, 1]
+    ahead = xp.log((past.usual[:, 1:] + half) / (past.usual[:, :1] + half))
     out["ahead"] = xp.where(xp.isnan(ahead), 0.0, ahead)
-    at_now = usual[:, 0] / capacity
+    at_now = past.usual[:, 0] / past.capacity
     out["versus_profile"] = xp.where(xp.isnan(at_now), 0.0, base - xp.log(at_now + 0.5))
-    out["experience"] = xp.astype(xp.log(1.0 + state["known_seconds"][rows] / 3600.0), xp.float32)
+    out["experience"] = xp.astype(xp.log(1.0 + past.known_seconds / 3600.0), xp.float32)
     return out

@@ -42,7 +42,7 @@ STATISTICS = tuple(f"q{int(100 * q)}" for q in QUANTILES) + ("lean", "cheap", "c
 
 PRIOR_SAMPLES = 30.0
 _RENORMALIZE_AFTER = 40 * HOUR
-_PHASES = ((0, 4), (4, 7), (7, 10), (10, HISTOGRAMS))
+PHASES = ((0, 4), (4, 7), (7, 10), (10, HISTOGRAMS))
 """Histograms whose summary is refreshed in the 1st, 2nd, 3rd and 4th quarter of each minute of absolute time."""
 PHASE_SECONDS = 15.0
 
@@ -151,13 +151,13 @@ def refresh(xp: Any, state: State, rows: Array, time: Array, settings: State) ->
     slot = xp.astype(xp.floor(time / PHASE_SECONDS), xp.int64)
     horizon = horizon_index(xp, settings)
     stale = state["summary_horizon"][rows] != horizon
-    last = xp.where(stale, slot - len(_PHASES), state["summary_slot"][rows])
+    last = xp.where(stale, slot - len(PHASES), state["summary_slot"][rows])
     if not bool(xp.any(last < slot)):
         return
     ref = state["growth_ref"][rows]
     age = xp.where(xp.isnan(ref), 0.0, time - ref)
-    for phase, (low, high) in enumerate(_PHASES):
-        newest = slot - (slot - phase) % len(_PHASES)
+    for phase, (low, high) in enumerate(PHASES):
+        newest = slot - (slot - phase) % len(PHASES)
         due = newest > last
         if not bool(xp.any(due)):
             continue

@@ -59,9 +59,7 @@ def newest(xp: Any, ring: Array, rows: Array, slot: Array, count: int) -> Array:
         if position + 1 >= count:
             block = ring[:, position + 1 - count : position + 1][rows]
         else:
-            block = xp.concat(
-                [ring[:, size + position + 1 - count :][rows], ring[:, : position + 1][rows]], axis=1
-            )
+            block = xp.concat([ring[:, size + position + 1 - count :][rows], ring[:, : position + 1][rows]], axis=1)
         return xp.flip(block, axis=1)
     offsets = xp.arange(count, device=getattr(ring, "device", None))
     return ring[rows[:, None], (slot[:, None] - offsets[None, :]) % size]
@@ -72,9 +70,7 @@ def slots(seconds: float, interval: float) -> int:
     return min(RING - 2, max(1, round(seconds / interval)))
 
 
-def record(
-    xp: Any, state: State, rows: Array, time: Array, load: Array, settings: State, interval: float
-) -> None:
+def record(xp: Any, state: State, rows: Array, time: Array, load: Array, settings: State, interval: float) -> None:
     """Take in one sample for each of the rows, in place.
 
     rows: (N,) int64. time: (N,) seconds, absolute. load: (N,) requests/s, NaN = unknown. settings: of these rows.
@@ -99,9 +95,7 @@ def record(
         if not bool(xp.all(started)):
             if not bool(xp.any(started)):
                 return
-            rows, time, load32, slot, before, known = (
-                a[started] for a in (rows, time, load32, slot, before, known)
-            )
+            rows, time, load32, slot, before, known = (a[started] for a in (rows, time, load32, slot, before, known))
             settings = {name: array[started] for name, array in settings.items()}
         load32 = xp.where(known, load32, state["load"][rows, before % RING])
 
@@ -116,76 +110,86 @@ def record(
     state["load"][rows, slot % RING] = load32
     state["slot"][rows] = slot
 
-    offset = xp.astype(0.5 * settings["capacity_per_replica"], xp.float32)
     recent = newest(xp, state["load"], rows, slot, slots(growth.LADDER[-1], interval) + 2)
     level = 0.5 * (recent[:, 0] + recent[:, 1])
-    usual = state["usual"][rows]
-    rate = 1.0 - 2.0 ** (-interval / LEVEL_HALF_LIFE)
-    usual = xp.where(xp.isnan(usual), level, usual + rate * xp.astype(known, xp.float32) * (level - usual))
+    usual = usual_level(xp, state["usual"][rows], level, known, interval)
     state["usual"][rows] = usual
+    half, usable = offset(xp, settings)
+    kind = classify(xp, recent, level, usual, half, interval)
+    state["classes"][rows, slot % RING] = xp.astype(xp.where(known, kind, -1), xp.int8)
+
+    classes = newest(xp, state["classes"], rows, slot, slots(growth.LADDER[-1], interval) + 1)
+    grown, valid, kinds = completed(xp, recent, classes, half, usable, interval)
+    growth.record(xp, state, rows, time, grown, valid, kinds)
+    fold_quarters(xp, state, rows, time, grown, valid, interval)
+    fold_profile(xp, state, rows, time, level, known)
+    state["known_seconds"][rows] = state["known_seconds"][rows] + interval * xp.astype(known, xp.float64)
+
+
+def offset(xp: Any, settings: State) -> tuple[Array, Array]:
+    """Return half a replica's capacity (N,) float32 requests/s, 1 where it is unknown, and where it is known."""
+    half = xp.astype(0.5 * settings["capacity_per_replica"], xp.float32)
+    usable = ~xp.isnan(half)
+    return xp.where(usable, half, 1.0), usable
+
+
+def usual_level(xp: Any, usual: Array, level: Array, known: Array, interval: float) -> Array:
+    """Return the slow mean of the level (N,) float32 after one more sample; NaN before the first."""
+    rate = 1.0 - 2.0 ** (-interval / LEVEL_HALF_LIFE)
+    return xp.where(xp.isnan(usual), level, usual + rate * xp.astype(known, xp.float32) * (level - usual))
+
+
+def classify(xp: Any, recent: Array, level: Array, usual: Array, half: Array, interval: float) -> Array:
+    """Return the class of the moment, trend + TRENDS * level class, (N,) int64, from samples newest first (N, K)."""
     fast = xp.mean(recent[:, : slots(30.0, interval)], axis=1)
     slow = xp.mean(recent[:, : slots(180.0, interval)], axis=1)
-    usable = ~xp.isnan(offset)
-    half = xp.where(usable, offset, 1.0)
     trend = xp.log((fast + half) / (slow + half))
     ratio = (level + half) / (usual + half)
-    kind = xp.zeros(slot.shape, dtype=xp.int64, device=device)
+    kind = xp.zeros(level.shape, dtype=xp.int64, device=getattr(level, "device", None))
     for cut in growth.TREND_CUTS:
         kind = kind + xp.astype(trend > cut, xp.int64)
     for cut in growth.LEVEL_CUTS:
         kind = kind + growth.TRENDS * xp.astype(ratio > cut, xp.int64)
-    state["classes"][rows, slot % RING] = xp.astype(xp.where(known, kind, -1), xp.int8)
-
-    _complete(xp, state, rows, time, slot, recent, half, usable, interval)
-    _profile(xp, state, rows, time, level, known, interval)
-    state["known_seconds"][rows] = state["known_seconds"][rows] + interval * xp.astype(known, xp.float64)
+    return kind
 
 
-def _complete(
-    xp: Any,
-    state: State,
-    rows: Array,
-    time: Array,
-    slot: Array,
-    recent: Array,
-    half: Array,
-    usable: Array,
-    interval: float,
-) -> None:
-    """Record the growth over the spans that end with this sample, one for each horizon of the ladder."""
+def completed(
+    xp: Any, recent: Array, classes: Array, half: Array, usable: Array, interval: float
+) -> tuple[Array, Array, Array]:
+    """Return the growth over the spans that end with the newest sample, one for each horizon of the ladder.
+
+    recent: (N, K) samples and classes: (N, K - 1) their classes, newest first, -1 where a sample is unknown. Returns
+    growth (N, horizons) float32, where it counts, and the class at the start of each span, int64.
+    """
     spans = [slots(h, interval) for h in growth.LADDER]
-    classes = newest(xp, state["classes"], rows, slot, spans[-1] + 1)
-    marked = xp.astype(classes >= 0, xp.float32)
-    counted = xp.cumulative_sum(marked, axis=1)
-    grown, valid, kinds = [], [], []
-    top, begin = None, 0
+    counted = xp.cumulative_sum(xp.astype(classes >= 0, xp.float32), axis=1)
+    tops, begin = [], 0
     for span in spans:
-        if span > begin:
-            peak = xp.max(recent[:, begin:span], axis=1)
-            top = peak if top is None else xp.maximum(top, peak)
-            begin = span
-        start = 0.5 * (recent[:, span] + recent[:, span + 1])
-        grown.append(xp.log((top + half) / (start + half)))
-        kind = classes[:, span]
-        valid.append((kind >= 0) & (counted[:, span - 1] >= KNOWN_SHARE * span) & usable)
-        kinds.append(xp.where(kind >= 0, kind, 0))
-    grown_all, valid_all = xp.stack(grown, axis=1), xp.stack(valid, axis=1)
-    growth.record(xp, state, rows, time, grown_all, valid_all, xp.astype(xp.stack(kinds, axis=1), xp.int64))
-
-    for index, span in enumerate(spans):
-        quarter = xp.astype(xp.floor((time - span * interval) / QUARTER_SECONDS), xp.int64) % QUARTERS_DAY
-        weight = (
-            QUARTER_RATE * min(1.0, interval / QUARTER_SECONDS) * xp.astype(valid_all[:, index], xp.float32)
-        )
-        g = grown_all[:, index]
-        old = state["quarter"][rows, quarter, index]
-        new = xp.stack([g, g * g], axis=1)
-        state["quarter"][rows, quarter, index] = old + weight[:, None] * (new - old)
+        peak = xp.max(recent[:, begin:span], axis=1) if span > begin else tops[-1]
+        tops.append(xp.maximum(tops[-1], peak) if tops else peak)
+        begin = span
+    start = xp.stack([0.5 * (recent[:, span] + recent[:, span + 1]) for span in spans], axis=1)
+    grown = xp.log((xp.stack(tops, axis=1) + half[:, None]) / (start + half[:, None]))
+    kinds = xp.stack([classes[:, span] for span in spans], axis=1)
+    enough = xp.stack([counted[:, span - 1] >= KNOWN_SHARE * span for span in spans], axis=1)
+    valid = (kinds >= 0) & enough & usable[:, None]
+    return grown, valid, xp.astype(xp.where(kinds >= 0, kinds, 0), xp.int64)
 
 
-def _profile(
-    xp: Any, state: State, rows: Array, time: Array, level: Array, known: Array, interval: float
-) -> None:
+def fold_quarters(xp: Any, state: State, rows: Array, time: Array, grown: Array, valid: Array, interval: float) -> None:
+    """Move the growth's moments, of the quarter-hours in which the spans began, towards the new growth, in place."""
+    device = getattr(time, "device", None)
+    spans = np.array([slots(h, interval) for h in growth.LADDER]) * interval
+    began = time[:, None] - xp.asarray(spans, device=device)[None, :]
+    quarter = xp.astype(xp.floor(began / QUARTER_SECONDS), xp.int64) % QUARTERS_DAY
+    horizons = xp.arange(len(spans), device=device)[None, :]
+    weight = QUARTER_RATE * min(1.0, interval / QUARTER_SECONDS) * xp.astype(valid, xp.float32)
+    old = state["quarter"][rows[:, None], quarter, horizons]
+    new = xp.stack([grown, grown * grown], axis=2)
+    state["quarter"][rows[:, None], quarter, horizons] = old + weight[:, :, None] * (new - old)
+
+
+def fold_profile(xp: Any, state: State, rows: Array, time: Array, level: Array, known: Array) -> None:
     """Keep the five-minute means, and fold each that is complete into the day and the week profile."""
     now = xp.astype(xp.floor(time / COARSE_SECONDS), xp.int64)
     current = state["coarse_slot"][rows]

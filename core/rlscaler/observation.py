@@ -33,20 +33,14 @@ def _load_fields() -> list[Field]:
     ratio, log = "log ratio", "log growth"
     out = [Field("rel_latest", "micro", ratio, -3, 3, "newest sample relative to the level")]
     out += [
-        Field(f"lag_{label(s)}", "micro", ratio, -5, 5, f"sample of {label(s)} ago relative to the level")
-        for s in LAGS
+        Field(f"lag_{label(s)}", "micro", ratio, -5, 5, f"sample of {label(s)} ago relative to the level") for s in LAGS
     ]
     out += [
-        Field(f"mean_{label(s)}", "micro", ratio, -5, 5, f"mean over {label(s)} relative to the level")
-        for s in SPANS
+        Field(f"mean_{label(s)}", "micro", ratio, -5, 5, f"mean over {label(s)} relative to the level") for s in SPANS
     ]
     for s in EXTREMES:
-        out.append(
-            Field(f"max_{label(s)}", "micro", ratio, -1, 6, f"maximum over {label(s)} relative to the level")
-        )
-        out.append(
-            Field(f"min_{label(s)}", "micro", ratio, -6, 1, f"minimum over {label(s)} relative to the level")
-        )
+        out.append(Field(f"max_{label(s)}", "micro", ratio, -1, 6, f"maximum over {label(s)} relative to the level"))
+        out.append(Field(f"min_{label(s)}", "micro", ratio, -6, 1, f"minimum over {label(s)} relative to the level"))
     out.append(Field("noise_5m", "micro", log, 0, 3, "root mean square of log steps over 5m"))
     out.append(Field("noise_1h", "micro", log, 0, 3, "root mean square of log steps over 1h"))
     out.append(Field("trend", "micro", ratio, -3, 3, "mean over 30s relative to the mean over 3m"))
@@ -63,12 +57,8 @@ def _load_fields() -> list[Field]:
                              f"{meaning} ({names[source]})"))  # fmt: skip
     out.append(Field("quarter_mean", "macro", log, -2, 6, "mean growth in this quarter-hour of the day"))
     out.append(Field("quarter_high", "macro", log, -2, 6, "high growth in this quarter-hour of the day"))
-    out.append(
-        Field("yesterday", "macro", log, -5, 5, "growth over one reaction time at this time yesterday")
-    )
-    out.append(
-        Field("lastweek", "macro", log, -5, 5, "growth over one reaction time at this time a week ago")
-    )
+    out.append(Field("yesterday", "macro", log, -5, 5, "growth over one reaction time at this time yesterday"))
+    out.append(Field("lastweek", "macro", log, -5, 5, "growth over one reaction time at this time a week ago"))
     for j in range(AHEAD):
         out.append(
             Field(
@@ -92,9 +82,7 @@ STATE_FIELDS = (
     Field("ready", "state", "log ratio", -6, 6, "ready replicas relative to the level"),
     Field("starting", "state", "ratio", 0, 10, "starting replicas over the level plus half a replica"),
     Field("backlog", "state", "seconds", 0, 600, "time that the ready replicas need for the backlog alone"),
-    Field(
-        "busy", "state", "ratio", 0, 1, "utilisation; the demand over the ready replicas where not measured"
-    ),
+    Field("busy", "state", "ratio", 0, 1, "utilisation; the demand over the ready replicas where not measured"),
     Field("delay", "state", "log ratio", -6, 6, "latency over the objective's; 0 where not measured"),
     Field("reaction", "state", "log seconds", 1, 9, "logarithm of interval + lag + start-up"),
     Field("startup_share", "state", "ratio", 0, 1, "start-up over interval + lag + start-up"),

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from rlscaler.artifact import Artifact, load, require
 from rlscaler.observation import SCHEMA
@@ -13,11 +12,12 @@ from rlscaler.rules.hpa import Hpa
 from rlscaler.rules.keda import Keda
 from rlscaler.rules.lcp import Lcp
 from rlscaler.rules.mpc import Mpc
+from rlscaler.rules.parameters import Rule
 from rlscaler.rules.simple import Churn, Constant, Random, Static, Threshold
 from rlscaler.table import TablePolicy
 from rlscaler.tuned import constants
 
-RULES: dict[str, Callable[..., Any]] = {
+RULES: dict[str, type[Rule]] = {
     "static": Static,
     "threshold": Threshold,
     "hpa": Hpa,
@@ -63,8 +63,7 @@ def load_policy(policy: str | Path) -> Policy:
     """
     name = DEFAULT_RULE if policy == "default" else str(policy)
     if name in RULES:
-        rule: Policy = RULES[name](**constants(name))
-        return rule
+        return RULES[name](**constants(name))
     path = Path(policy)
     if path.exists():
         return from_artifact(load(path))
@@ -72,6 +71,4 @@ def load_policy(policy: str | Path) -> Policy:
         raise PolicyError(
             f"{name}: no such artifact; train one with 'rlscaler train', or name a rule: {', '.join(RULES)}"
         )
-    raise PolicyError(
-        f"policy {name!r} is unknown; expected default, {', '.join(RULES)}, or the path of an artifact"
-    )
+    raise PolicyError(f"policy {name!r} is unknown; expected default, {', '.join(RULES)}, or the path of an artifact")

@@ -37,20 +37,21 @@ OBJECT_NAME = Text(
 _PROMQL = Text("a PromQL query", r"[^ \t\r\n]", 8192)
 
 
-def _query(**values: Any) -> Query:
-    return Query(**(values | {"match": values["match"] or {}}))
+def _query(*, match: Mapping[str, str] | None, **values: Any) -> Query:
+    return Query(match=match or {}, **values)
 
 
-def _load(**values: Any) -> LoadQuery:
-    return LoadQuery(**(values | {"match": values["match"] or {}}))
+def _load(*, match: Mapping[str, str] | None, **values: Any) -> LoadQuery:
+    return LoadQuery(match=match or {}, **values)
 
 
-def _latency(**values: Any) -> LatencyQuery:
-    return LatencyQuery(**(values | {"match": values["match"] or {}}))
+def _latency(*, match: Mapping[str, str] | None, **values: Any) -> LatencyQuery:
+    return LatencyQuery(match=match or {}, **values)
 
 
 def _metadata(**values: Any) -> Metadata:
-    return Metadata(**{name: {} if value is None else value for name, value in values.items()})
+    given: dict[str, Any] = {name: {} if value is None else value for name, value in values.items()}
+    return Metadata(**given)
 
 
 def _metric_loss(**values: Any) -> MetricLoss:
@@ -62,8 +63,7 @@ _QUERY = (
     Field(
         "match",
         TextMap(16, 1024),
-        "Labels and values that pick this workload's series out of the answer, so that resources whose "
-        "query is the "
+        "Labels and values that pick this workload's series out of the answer, so that resources whose query is the "
         "same share one request. Left out: the query returns one series.",
     ),
 )
@@ -90,9 +90,8 @@ METRICS = Block(
                 Field(
                     "counts",
                     Choice(("Arrivals", "Completions")),
-                    "What the query counts: requests that arrive, or requests that are done. A counter of "
-                    "done requests "
-                    "saturates in overload, and is then read as 'at least this much'.",
+                    "What the query counts: requests that arrive, or requests that are done. A counter of done "
+                    "requests saturates in overload, and is then read as 'at least this much'.",
                     default="Arrivals",
                 ),
             ),
@@ -272,9 +271,8 @@ SPEC = Block(
                     Field(
                         "target",
                         Amount(NUMBER, 0, 100, above=True, below=True),
-                        "Percent of requests that should be answered within it. It sets the price of a "
-                        "late request: a "
-                        "higher target never lowers replicas.",
+                        "Percent of requests that should be answered within it. It sets the price of a late "
+                        "request: a higher target never lowers replicas.",
                         default="99.9",
                     ),
                 ),
@@ -290,9 +288,8 @@ SPEC = Block(
                     Field(
                         "perReplica",
                         Amount(QUANTITY, 0, 1e9, above=True),
-                        "Requests/s that one ready replica serves at full use. Left out: learned from "
-                        "history, for which "
-                        "metrics.utilization is needed.",
+                        "Requests/s that one ready replica serves at full use. Left out: learned from history, for "
+                        "which metrics.utilization is needed.",
                     ),
                     Field(
                         "startup",
@@ -316,9 +313,8 @@ SPEC = Block(
         Field(
             "behavior",
             BEHAVIOR,
-            "Exactly autoscaling/v2 HorizontalPodAutoscalerBehavior, with its defaults once written. Left "
-            "out: the policy "
-            "itself decides how long to keep replicas.",
+            "Exactly autoscaling/v2 HorizontalPodAutoscalerBehavior, with its defaults once written. Left out: the "
+            "policy itself decides how long to keep replicas.",
         ),
         Field("onMetricLoss", METRIC_LOSS, "What happens when the load is unknown for long.", default={}),
     ),

@@ -39,7 +39,7 @@ class Picked(Mapping[str, Array]):
     """Some rows of named arrays, picked when they are asked for: most policies look at few of many."""
 
     def __init__(self, arrays: Mapping[str, Array], rows: Array) -> None:
-        """Pick `rows` (indices, repetition allowed) of every array."""
+        """Pick `rows` (indices, repetition allowed; or a single index, without its axis) of every array."""
         self._arrays, self._rows = arrays, rows
         self._seen: State = {}
 

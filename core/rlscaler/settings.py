@@ -77,7 +77,7 @@ class Settings:
     concurrency: Any = 1
     load_counts: Any = "Arrivals"
     objective: Objective = field(default_factory=Objective)
-    behavior: Behavior | None | Sequence[Behavior | None] = None
+    behavior: Behavior | Sequence[Behavior | None] | None = None
     loss: MetricLoss = field(default_factory=MetricLoss)
     floor: Any = True
     drain_time: Any = 60.0
@@ -118,9 +118,7 @@ def compiled(settings: Settings, n: int) -> State:
     out["loss_after"] = column(settings.loss.after, n)
     actions = np.broadcast_to(np.asarray(settings.loss.action, dtype=object), (n,))
     if unknown := {str(a) for a in actions} - set(LOSS_ACTIONS):
-        raise SettingsError(
-            f"loss.action is {sorted(unknown)[0]!r}; expected one of {', '.join(LOSS_ACTIONS)}"
-        )
+        raise SettingsError(f"loss.action is {sorted(unknown)[0]!r}; expected one of {', '.join(LOSS_ACTIONS)}")
     out["loss_action"] = np.array([LOSS_ACTIONS.index(a) for a in actions], dtype=np.int64)
     out["loss_replicas"] = column(settings.loss.replicas, n)
 

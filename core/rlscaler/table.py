@@ -52,6 +52,7 @@ class TablePolicy:
     scheme: Scheme = field(init=False)
 
     def __post_init__(self) -> None:
+        """Read the artifact; raise ArtifactError where it holds no table that this version can serve."""
         manifest = self.artifact.manifest
         self.name = str(manifest["name"])
         self.scheme = scheme(manifest["action_scheme"])
@@ -70,9 +71,7 @@ class TablePolicy:
         self.bins = Bins(cuts)
         expected = (self.bins.states, self.scheme.branches[0])
         if values.shape != expected or len(self.scheme.branches) > 1:
-            raise ArtifactError(
-                f"{self.name}: the array values has shape {values.shape}; expected {expected}"
-            )
+            raise ArtifactError(f"{self.name}: the array values has shape {values.shape}; expected {expected}")
         middle = (expected[1] - 1) / 2
         self.values = values - 1e-9 * np.abs(np.arange(expected[1]) - middle)
 

@@ -82,8 +82,7 @@ class Batch:
         level = self.pool.features["level"][self.load[rows], self.at[rows]]
         target = self.rng.uniform(*START_TARGETS, size=count)
         low, high = (
-            np.broadcast_to(getattr(self.settings, k), (self.n,))[rows]
-            for k in ("min_replicas", "max_replicas")
+            np.broadcast_to(getattr(self.settings, k), (self.n,))[rows] for k in ("min_replicas", "max_replicas")
         )
         replicas = np.clip(np.ceil(np.nan_to_num(level) / target), np.maximum(low, 1), high)
         fresh = world.initial(self.params, np.ones(self.n) if count < self.n else replicas)
@@ -99,9 +98,7 @@ class Batch:
     def _look(self) -> np.ndarray:
         """Read the metrics and return the observation."""
         time = self.pool.start[self.load] + self.at * self.pool.interval
-        reading = replace(
-            world.readings(self.params, self.state, time), load=self.pool.seen[self.load, self.at]
-        )
+        reading = replace(world.readings(self.params, self.state, time), load=self.pool.seen[self.load, self.at])
         features = {name: array[self.load, self.at] for name, array in self.pool.features.items()}
         self.view: View = self.scaler.view(reading, features=features)
         observation: np.ndarray = observe(self.view)
@@ -118,9 +115,7 @@ class Batch:
         decided = self.scaler.settle(self.view, proposal)
         rates = self.pool.rates[self.load, self.at].T
         drawn = world.draws(self.params, self.rng)
-        self.state, out = world.step(
-            self.params, self.state, decided.replicas.astype(np.float32), rates, drawn
-        )
+        self.state, out = world.step(self.params, self.state, decided.replicas.astype(np.float32), rates, drawn)
         cost = out.billed / self.pool.mean_needed[self.load]
         late = self.price * out.late / self.pool.mean_arrivals[self.load]
         self.at += 1

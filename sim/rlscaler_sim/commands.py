@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Seconds(click.ParamType):
-    """A duration with a unit, as in resources: 90s, 15m, 36h."""
+    """A duration with a unit, as in resources: 90s, 15m, 36h; days are allowed here: 14d."""
 
     name = "duration"
 
@@ -28,6 +28,9 @@ class Seconds(click.ParamType):
 
         if isinstance(value, float):
             return value
+        days = str(value).strip().removesuffix("d")
+        if days != str(value).strip() and days.replace(".", "", 1).isdigit():
+            return 86400.0 * float(days)
         try:
             return duration(str(value))
         except ValueError as error:
@@ -90,21 +93,15 @@ def _interrupted(state: dict[str, Any]) -> None:
               help="Load: a scenario ('rlscaler scenarios' lists them), or a CSV file of recorded load, plain or gzip.")  # fmt: skip
 @click.option("--scale-to", default=25.0, show_default=True, callback=_positive,
               help="Scale the load so that its 95th percentile needs this many fully used replicas.")  # fmt: skip
-@click.option(
-    "--policy", metavar="NAME|PATH", help="Policy to try instead of the resource's: a rule, or an artifact."
-)
+@click.option("--policy", metavar="NAME|PATH", help="Policy to try instead of the resource's: a rule, or an artifact.")
 @click.option("--compare", default="hpa,hpa-tuned,keda", show_default=True, metavar="NAMES",
               help="Whom to compare with, separated by commas; 'all' for everyone. hpa-tuned and the clairvoyant, which"
               " regret is measured by, are always there.")  # fmt: skip
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of all noise.")
 @click.option("--from", "start", default=0.0, type=Seconds(), help="Skip this much of the load, such as 36h.")
-@click.option(
-    "--for", "duration", type=Seconds(), help="Run for this long; a day or the whole trace otherwise."
-)
+@click.option("--for", "duration", type=Seconds(), help="Run for this long; a day or the whole trace otherwise.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
-@click.option(
-    "--decisions", type=click.Path(), metavar="FILE.jsonl", help="Write every decision of the policy."
-)
+@click.option("--decisions", type=click.Path(), metavar="FILE.jsonl", help="Write every decision of the policy.")
 @click.option("--report", type=click.Path(), metavar="FILE.html", help="Write an interactive page.")
 @click.option("--plot", type=click.Path(), metavar="FILE.png", help="Write a picture.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
@@ -134,11 +131,7 @@ def dry_run(
     from rlscaler_sim import contenders
     from rlscaler_sim import dry_run as driver
 
-    names = (
-        contenders.NAMES
-        if compare.strip() == "all"
-        else tuple(n.strip() for n in compare.split(",") if n.strip())
-    )
+    names = contenders.NAMES if compare.strip() == "all" else tuple(n.strip() for n in compare.split(",") if n.strip())
     scenario = driver.found_scenario(trace)
     results = []
     for index, resource in enumerate(resources):
@@ -216,21 +209,13 @@ def read_traces(paths: Sequence[str], folder: str | None) -> "list[Trace]":
 @click.option(
     "--trace", "files", multiple=True, type=click.Path(), metavar="FILE", help="Recorded load; several times."
 )
-@click.option(
-    "--traces", "folder", type=click.Path(), metavar="FOLDER", help="All recorded loads of a folder."
-)
+@click.option("--traces", "folder", type=click.Path(), metavar="FOLDER", help="All recorded loads of a folder.")
 @click.option("--rules", default="all", show_default=True, metavar="NAMES",
               help="Rules to score beside, separated by commas; the clairvoyant, hpa-tuned and hpa-own, which regret is"
               " measured by, are always there.")  # fmt: skip
-@click.option(
-    "--seeds", default=10, show_default=True, type=click.IntRange(1), help="Draws of noise of each trace."
-)
-@click.option(
-    "--for", "duration", default="14d", type=Seconds(), show_default=True, help="At most this much of each."
-)
-@click.option(
-    "--startup", default="60s", type=Seconds(), show_default=True, help="Start-up delay of the world."
-)
+@click.option("--seeds", default=10, show_default=True, type=click.IntRange(1), help="Draws of noise of each trace.")
+@click.option("--for", "duration", default="14d", type=Seconds(), show_default=True, help="At most this much of each.")
+@click.option("--startup", default="60s", type=Seconds(), show_default=True, help="Start-up delay of the world.")
 @click.option("--scale-to", default=25.0, show_default=True, callback=_positive,
               help="95th percentile of demand, in replicas.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -326,21 +311,11 @@ def scenarios(as_json: bool) -> None:
 
 
 @click.command()
-@click.option(
-    "--traces", "folder", type=click.Path(), required=True, metavar="FOLDER", help="Recorded training load."
-)
-@click.option(
-    "--output", type=click.Path(), required=True, metavar="FILE.json", help="Where to write the constants."
-)
-@click.option(
-    "--budget", default=96, show_default=True, type=click.IntRange(2), help="Candidates for each rule."
-)
-@click.option(
-    "--for", "duration", default="3d", type=Seconds(), show_default=True, help="At most this much of each."
-)
-@click.option(
-    "--seed", default=1000, show_default=True, type=click.IntRange(0), help="Seed of candidates and noise."
-)
+@click.option("--traces", "folder", type=click.Path(), required=True, metavar="FOLDER", help="Recorded training load.")
+@click.option("--output", type=click.Path(), required=True, metavar="FILE.json", help="Where to write the constants.")
+@click.option("--budget", default=96, show_default=True, type=click.IntRange(2), help="Candidates for each rule.")
+@click.option("--for", "duration", default="3d", type=Seconds(), show_default=True, help="At most this much of each.")
+@click.option("--seed", default=1000, show_default=True, type=click.IntRange(0), help="Seed of candidates and noise.")
 @click.option("--date", default="", metavar="YYYY-MM-DD", help="Date to note in the provenance.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 def tune(folder: str, output: str, budget: int, duration: float, seed: int, date: str, quiet: bool) -> None:

@@ -13,7 +13,6 @@ import numpy as np
 from rlscaler import Objective, Settings, tuned
 from rlscaler.behavior import DEFAULT, Behavior, ScalingRules
 from rlscaler.policies import RULES, load_policy
-from rlscaler.policy import Policy
 from rlscaler.rules.hpa import Hpa
 from rlscaler.rules.parameters import Parameter
 from rlscaler_sim.contest import Entrant
@@ -31,9 +30,7 @@ _GUARDED = {"erlang", "growth-quantile", "mpc", "lcp"}
 HPA_PARAMETERS: dict[str, Parameter] = {
     "target": Parameter(0.7, 0.4, 0.97, False, "load per replica, share of a replica's capacity"),
     "window": Parameter(300.0, 0.0, 300.0, False, "scale-down stabilisation window, seconds: 0, 60 or 300"),
-    "tolerance": Parameter(
-        0.1, 0.0, 0.1, False, "share of the target by which nothing changes: 0, 0.05 or 0.1"
-    ),
+    "tolerance": Parameter(0.1, 0.0, 0.1, False, "share of the target by which nothing changes: 0, 0.05 or 0.1"),
 }
 """What is tuned of an HPA."""
 TARGETS = tuple(round(float(t), 3) for t in np.arange(0.45, 0.951, 0.05))
@@ -68,9 +65,7 @@ def hpa_entrant(name: str, settings: Settings, constants: Mapping[str, Any], cop
     window, tolerance = constants.get("window", DEFAULT.down.window), constants.get("tolerance", 0.1)
     behavior: Behavior | Sequence[Behavior]
     if np.ndim(window) or np.ndim(tolerance):
-        pairs = zip(
-            *np.broadcast_arrays(np.asarray(window, float), np.asarray(tolerance, float)), strict=True
-        )
+        pairs = zip(*np.broadcast_arrays(np.asarray(window, float), np.asarray(tolerance, float)), strict=True)
         made: dict[tuple[float, float], Behavior] = {}
         behavior = [made.setdefault((float(w), float(t)), hpa_behavior(float(w), float(t))) for w, t in pairs]
     else:
@@ -79,9 +74,7 @@ def hpa_entrant(name: str, settings: Settings, constants: Mapping[str, Any], cop
     return Entrant(name, Hpa(target=constants.get("target", 0.7), name=name), bare, copies)
 
 
-def entrant(
-    name: str, settings: Settings, constants: Mapping[str, Any] | None = None, copies: int = 1
-) -> Entrant:
+def entrant(name: str, settings: Settings, constants: Mapping[str, Any] | None = None, copies: int = 1) -> Entrant:
     """Return a rule as contender.
 
     constants: what differs from the rule's defaults (None: its tuned constants), numbers or arrays
@@ -91,7 +84,7 @@ def entrant(
         constants = tuned.constants(name)
     if name.startswith("hpa"):
         return hpa_entrant(name, settings, constants, copies)
-    rule: Policy = RULES[name](**constants)
+    rule = RULES[name](**constants)
     if name not in _GUARDED:
         settings = replace(settings, behavior=None, floor=False, flap_budget=np.inf)
     return Entrant(name, rule, settings, copies)
@@ -101,7 +94,7 @@ def folded(name: str, settings: Settings, families: Sequence[str]) -> Entrant:
     """Return a rule whose constants, load by load, were tuned with that load's source family held out."""
     rows = [tuned.constants(name, family) for family in families]
     keys = sorted({key for row in rows for key in row})
-    parameters = HPA_PARAMETERS if name.startswith("hpa") else RULES[name].PARAMETERS  # type: ignore[attr-defined]
+    parameters = HPA_PARAMETERS if name.startswith("hpa") else RULES[name].PARAMETERS
     constants = {key: np.array([row.get(key, parameters[key].default) for row in rows]) for key in keys}
     return entrant(name, settings, constants)
 

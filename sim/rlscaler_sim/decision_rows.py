@@ -67,8 +67,7 @@ def decision_rows(run: DryRun, limit: int = MAX_ROWS) -> DecisionRows:
         time = float(log.time[i])
         arrow = "▲" if direction == "up" else "▼"
         cells = (
-            f'<button type="button" class="link" data-time="{round(time * 1000)}">'
-            f"{clock(time, start, end)}</button>",
+            f'<button type="button" class="link" data-time="{round(time * 1000)}">{clock(time, start, end)}</button>',
             f"{figure(before, '.0f')} → <strong>{figure(after, '.0f')}</strong> "
             f'<span class="{direction}">{arrow}</span>',
             *(figure(float(row[i]), ".1f") for row in (log.demand, log.recommendation, log.proposal)),
@@ -80,9 +79,7 @@ def decision_rows(run: DryRun, limit: int = MAX_ROWS) -> DecisionRows:
             f"{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
         )
     found = sorted({name for i in kept.tolist() for name in log.reasons[i]})
-    return DecisionRows(
-        _note(len(log.time), len(every), len(kept)), _paper_note(len(kept), len(printed)), found, rows
-    )
+    return DecisionRows(_note(len(log.time), len(every), len(kept)), _paper_note(len(kept), len(printed)), found, rows)
 
 
 def _tags(reasons: Sequence[str]) -> str:

@@ -46,9 +46,7 @@ def found_scenario(name: str) -> Scenario:
         raise UserError(f"--trace {name}: {error}; 'rlscaler scenarios' lists them") from error
 
 
-def conditions(
-    resource: Resource | None, scenario: Scenario
-) -> tuple[Settings, world.WorldConfig, list[str]]:
+def conditions(resource: Resource | None, scenario: Scenario) -> tuple[Settings, world.WorldConfig, list[str]]:
     """Return the settings that the decision is told, the world as it is, and notes on what was assumed.
 
     What the resource states is what the decision believes; a scenario's variant changes the world alone, except where
@@ -58,9 +56,7 @@ def conditions(
     settings = to_settings(resource) if resource is not None else contenders.standard_settings()
     if np.isnan(float(settings.capacity_per_replica)):
         settings = replace(settings, capacity_per_replica=DEFAULT_CAPACITY)
-        notes.append(
-            f"spec.capacity.perReplica is left out: the simulator takes {DEFAULT_CAPACITY:g} requests/s"
-        )
+        notes.append(f"spec.capacity.perReplica is left out: the simulator takes {DEFAULT_CAPACITY:g} requests/s")
     service = float(settings.concurrency) / float(settings.capacity_per_replica)
     if float(settings.objective.latency) <= service:
         raise UserError(
@@ -72,9 +68,7 @@ def conditions(
     startup = float(settings.startup) if stated is not None else float(config.startup)
     settings = replace(settings, startup=startup, lag=float(config.lag))
     if startup != float(config.startup):
-        notes.append(
-            f"the world's pods take {float(config.startup):g} s to start, the resource states {startup:g} s"
-        )
+        notes.append(f"the world's pods take {float(config.startup):g} s to start, the resource states {startup:g} s")
     return settings, config, notes
 
 
@@ -114,9 +108,7 @@ def entrants_for(names: Sequence[str], policy: str, settings: Settings) -> list[
     """Return the policy under test and whom it is compared with, REFERENCE always among them."""
     unknown = sorted(set(names) - set(contenders.NAMES))
     if unknown:
-        raise UserError(
-            f"--compare {unknown[0]}: no such contender; expected {', '.join(contenders.NAMES)} or all"
-        )
+        raise UserError(f"--compare {unknown[0]}: no such contender; expected {', '.join(contenders.NAMES)} or all")
     found = [contenders.tested(policy, settings)]
     for name in contenders.NAMES:
         wanted = name in names or name == REFERENCE
@@ -146,9 +138,7 @@ def dry_run(
     began = clock()
     settings, config, notes = conditions(resource, scenario)
     load, _ = realised(scenario, settings, scale_to=scale_to, seed=seed, start=start, duration=duration)
-    chosen = policy or (
-        resource.spec.policy.name if resource is not None and resource.spec.policy.name else "default"
-    )
+    chosen = policy or (resource.spec.policy.name if resource is not None and resource.spec.policy.name else "default")
     entrants = entrants_for(compare, chosen, settings)
     tested = entrants[0].name
     if contenders.OWN in compare:

@@ -39,9 +39,7 @@ def scenario_pool(name: str, loads: int, hours: float, seed: int) -> tuple[Pool,
         lag=float(config.lag),
         concurrency=float(config.concurrency),
         interval=float(config.interval),
-        objective=Objective(
-            latency=float(config.slo_wait + config.concurrency / config.capacity_per_replica)
-        ),
+        objective=Objective(latency=float(config.slo_wait + config.concurrency / config.capacity_per_replica)),
         load_counts="Completions" if config.completions else "Arrivals",
     )
     duration = min(found.duration, hours * 3600.0)
@@ -210,9 +208,7 @@ def register() -> None:
             vector_entry_point="rlscaler_sim.env:ScalerVectorEnv",
         )
     if LEGACY_ID not in gymnasium.registry:
-        gymnasium.register(
-            LEGACY_ID, entry_point="rlscaler_sim.legacy_env:LegacyScalingEnv", max_episode_steps=200
-        )
+        gymnasium.register(LEGACY_ID, entry_point="rlscaler_sim.legacy_env:LegacyScalingEnv", max_episode_steps=200)
 
 
 register()

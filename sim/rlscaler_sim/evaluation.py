@@ -14,6 +14,7 @@ from rlscaler import Settings
 from rlscaler_sim import clairvoyant, contenders, world
 from rlscaler_sim.contest import Entrant, Schedule, Totals, play, start_replicas
 from rlscaler_sim.load import Load, Loads, realise_many
+from rlscaler_sim.measure import measured
 from rlscaler_sim.noise import Noise
 from rlscaler_sim.result import CLAIRVOYANT, LATE_WEIGHT, REFERENCE, Contender
 from rlscaler_sim.score_statistics import interval, iqm
@@ -80,10 +81,8 @@ def known_to_the_end(loads: Sequence[Load], seeds: Sequence[int], config: world.
         rates[index, : len(load.rates)] = load.rates
         scored[index, : len(load.rates)] = load.scored
     noise = Noise(params, [(load.name, seed) for load, seed in zip(loads, seeds, strict=True)], 1)
-    arrivals = np.zeros((len(loads), total, per_step), np.float32)
-    for step in range(total):
-        ticks = slice(step * per_step, (step + 1) * per_step)
-        arrivals[:, step] = world.modulated(params, rates[:, ticks].T, noise.step()).T * loads[0].tick
+    shape = (len(loads), total, per_step)
+    arrivals = measured(params, rates.reshape(shape), np.ones(shape[:2], bool), noise).rates * loads[0].tick
     weight = scored.reshape(len(loads), total, per_step).mean(axis=2)
     rate = rates.reshape(len(loads), total, per_step).mean(axis=2, dtype=np.float64)
     needed = (weight * rate).sum(axis=1) * float(config.interval) / float(config.capacity_per_replica)
@@ -123,9 +122,7 @@ def own_constants(
     """Return the best target, window and tolerance of an HPA for each source, found on that source's first seeds."""
     grid = contenders.own_grid()
     copies = len(grid["target"])
-    rows = [
-        r for r in range(len(loads.names)) if loads.seeds[r] in sorted(set(loads.seeds.tolist()))[:OWN_SEEDS]
-    ]
+    rows = [r for r in range(len(loads.names)) if loads.seeds[r] in sorted(set(loads.seeds.tolist()))[:OWN_SEEDS]]
     group = max(1, ROWS // copies)
     scores = np.zeros((copies, len(rows)))
     for begin in range(0, len(rows), group):
@@ -233,11 +230,7 @@ def _score(
         found = with_regrets([_figures(name, sums, waits, i, columns) for i, name in enumerate(names)])
         least = next((c.violation_share for c in found if c.name == CLAIRVOYANT), 0.0)
         headline = events_per_bucket(trace) >= HEADLINE_EVENTS and least < HEADLINE_LATE
-        out.append(
-            Scored(
-                trace.name, family(trace.name), headline, found, float(bound[columns].mean()), len(columns)
-            )
-        )
+        out.append(Scored(trace.name, family(trace.name), headline, found, float(bound[columns].mean()), len(columns)))
     return out
 
 
@@ -279,12 +272,7 @@ def summary(scored: Sequence[Scored], seed: int = 0) -> dict[str, dict[str, Any]
                 f"iqm_{key}": iqm(values),
                 f"iqm_{key}_interval": [low, high],
             }
-        own = [
-            c.regret_own
-            for s in headline
-            for c in s.contenders
-            if c.name == name and c.regret_own is not None
-        ]
+        own = [c.regret_own for s in headline for c in s.contenders if c.name == name and c.regret_own is not None]
         entry["traces_worse_than_hpa_own"] = int(sum(value > 1.0 + 1e-9 for value in own))
         out[name] = entry
     return out

@@ -4,21 +4,27 @@ The queue of `queueing` is not monotone: a little more backlog can mean a little
 backlog varies less than the stationary queue. So the late requests from an empty queue bound nothing, and this module
 minimises over all states that a step can start in.
 
-Notation of `run_ticks`, for one tick: M = content + arrivals, c servers that serve K, S = K + c, C the probability of
-waiting, f = 2/C - 1, G = growth, q = ratio, V = variance, h = C q, L what an arrival finds, A = f L^2.
+In one tick of `run_ticks`, M is content + arrivals, c servers serve K, S = K + c, C is the probability of waiting
+in the stationary queue, q the ratio, V the variance, L what an arrival finds, A(L) the stationary variance and G(L) the
+growth, both rising with L, and F(L) = A / L^2, which is at least 1 and falls with L.
 
-1. L is the root of (L - h)(1 + S/L) = M, so it rises with the content and with q.
-2. V' = (V + G) A / (A + G) rises with V and L; q'^2 = min(1, (V + G) / (A + G)) rises with V and falls with L.
-3. The content after the tick is (L - h)(1 + c/L) >= (L - C)(1 + c/L), which rises with L; and as the busy share
+1. L is the root of (L - Cq)(1 + S/L) = M, so it rises with the content and with q.
+2. V' = (V + G) A / (A + G) rises with V and A, and with G where V <= A; and V' >= A where V >= A. So with v <= V and
+   l <= L, V' >= (u + G(l)) A(l) / (A(l) + G(l)) for u = min(v, A(l)).
+3. q'^2 = min(1, (V + G) / (A + G)), so q'^2 >= min(1, (v + G(l)) / (A(u) + G(l))) for l <= L <= u.
+4. The content after the tick is (L - Cq)(1 + c/L) >= (L - C)(1 + c/L), which rises with L; and as the busy share
    is at most min(1, M/S), it is at least max(M - K, M / (1 + K/c)).
-4. The share of late requests is that of a shape Q = q'^2 f <= f. It rises with L at a fixed Q; over an interval of Q
-   it is least at one of the ends; for L >= W, the work that is served within the SLO, at the upper one.
+5. The share of late requests is that of a mean L and a variance Q L^2 with Q = q'^2 F. At a fixed Q it rises with L;
+   over an interval of Q it is least at one of the ends; for L >= W, the work that is served within the SLO, at the
+   upper one.
 
 A class of states is {content >= x, V >= v, q >= r, late so far >= y}. After each tick the states are sorted into bins
-of L; by 1 to 4 those of a bin lie in one class, whose constants follow from those of the classes that can reach the
+of L; by 1 to 5 those of a bin lie in one class, whose constants follow from those of the classes that can reach the
 bin. The first class is {0, 0, 0, 0}, which holds every state, and the least y of the last ones is the bound. More bins
 raise it; any bins are valid.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -46,11 +52,14 @@ def least_late(
     services: (E,) requests that one server serves in a tick (also where there are no servers). work: (E,) requests
     served within the SLO.
     """
-    columns = (arrivals, offered, servers, capacity, services, work)
-    parts = [
-        _least_late(*(np.ascontiguousarray(values[..., at : at + _CHUNK]) for values in columns), edges=edges)
-        for at in range(0, servers.size, _CHUNK)
-    ]
+    parts = []
+    for at in range(0, servers.size, _CHUNK):
+        part = slice(at, at + _CHUNK)
+        parts.append(
+            _least_late(
+                arrivals[:, part], offered[:, part], servers[part], capacity[part], services[part], work[part], edges
+            )
+        )
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
@@ -70,46 +79,77 @@ def _least_late(
     content = variance = ratio = paid = np.zeros((1, servers.size), np.float32)
     undisturbed = np.zeros_like(servers)
     for come, load in zip(arrivals, offered, strict=True):
-        waits = _wait_probability(servers, capacity, load)
-        form = 2.0 / waits - 1.0
-        growth = queueing._RELAXATION * waits * (come + capacity)
-        usual = _found(undisturbed + come, total, waits)
+        queue = _Tick.of(servers, capacity, come, load)
+        usual = _found(undisturbed + come, total, queue.waits)
         lower = np.concatenate([np.minimum(factors * usual, work), work[None]])
         upper = np.concatenate([lower[1:], np.full_like(lower[:1], infinite)])
 
-        reach = _found(content + come, total, waits * ratio)
+        reach = _found(content + come, total, queue.waits * ratio)
         least, paid_in, variance_in, content_in = (np.full_like(lower, infinite) for _ in range(4))
         for found, *constants in zip(reach, paid, variance, content, strict=True):
             barred = np.where((found < upper) & np.isfinite(constants[0]), np.float32(0.0), infinite)
             for merged, constant in zip((least, paid_in, variance_in, content_in), (found, *constants), strict=True):
                 np.minimum(merged, constant + barred, out=merged)
-        empty = ~np.isfinite(paid_in) | (least >= upper) | (lower >= upper)
-        variance_in[empty], content_in[empty], least[empty] = 0.0, 0.0, 1.0
         least = np.maximum(least, lower)
-        least[empty] = 1.0
+        empty = ~np.isfinite(paid_in) | (least >= upper)
+        variance_in[empty], content_in[empty], least[empty] = 0.0, 0.0, 1.0
 
-        spread = least * least * form
-        widest = growth + variance_in
-        smallest = np.minimum(widest[:-1] / (upper[:-1] * upper[:-1] * form + growth + 1e-30), 1.0)
-        share = waits * np.exp(-np.minimum(work * waits / (least + 1e-30), 80.0))
-        share[:-1] = np.minimum(share[:-1], _share_over(work, least[:-1], smallest * form))
+        shape, growth = queue.shape(least), queue.growth(least)
+        spread = shape * least * least
+        slimmest = queue.shape(upper[:-1])
+        widest = slimmest * upper[:-1] * upper[:-1]
+        smallest = np.minimum((variance_in[:-1] + growth[:-1]) / (widest + growth[:-1] + 1e-30), 1.0)
+        share = _share_over(work, least, shape)
+        narrow = _share_over(work, least[:-1], smallest * slimmest)
+        share[:-1] = np.minimum(share[:-1], narrow)
         paid = np.where(empty, infinite, paid_in + come * share)
-        variance = widest * spread / (spread + growth + 1e-30)
+        variance = (np.minimum(variance_in, spread) + growth) * spread / (spread + growth + 1e-30)
         ratio = np.concatenate([np.sqrt(smallest), np.zeros_like(lower[:1])])
         content = np.maximum(
             _least_content(content_in + come, capacity, services),
-            (least - waits) * (1.0 + servers / (least + 1e-30)),
+            (least - queue.waits) * (1.0 + servers / (least + 1e-30)),
         )
         undisturbed = _least_content(undisturbed + come, capacity, services)
     late: np.ndarray = paid.min(axis=0) * np.float32(_ROUNDING)
     return late
 
 
-def _wait_probability(servers: np.ndarray, capacity: np.ndarray, offered: np.ndarray) -> np.ndarray:
-    """Return Erlang's C as `run_ticks` has it."""
-    utilization = np.clip(offered / np.clip(capacity, 1e-9, None), 1e-6, 1.0)
-    waits: np.ndarray = 1.0 / queueing.inverse_wait_probability(np, servers, utilization)
-    return waits
+@dataclass(frozen=True, slots=True)
+class _Tick:
+    """The stationary queue of one tick, as `run_ticks` has it; arrays (E,).
+
+    waits: C. extra: 2 (1/C - 1). typical: L of the stationary queue. idle: 1 - utilization. moves: growth of the
+    variance while all servers are busy.
+    """
+
+    waits: np.ndarray
+    extra: np.ndarray
+    typical: np.ndarray
+    idle: np.ndarray
+    moves: np.ndarray
+
+    @classmethod
+    def of(cls, servers: np.ndarray, capacity: np.ndarray, come: np.ndarray, offered: np.ndarray) -> "_Tick":
+        utilization = np.clip(offered / np.clip(capacity, 1e-9, None), 1e-6, 1.0)
+        idle = 1.0 - utilization
+        inverse = queueing.inverse_wait_probability(np, servers, utilization)
+        return cls(
+            waits=1.0 / inverse,
+            extra=2.0 * (inverse - 1.0),
+            typical=1.0 / inverse / np.clip(idle, 1e-4, None),
+            idle=idle,
+            moves=queueing._RELAXATION * (come + capacity),
+        )
+
+    def shape(self, found: np.ndarray) -> np.ndarray:
+        """Return F(L)."""
+        result: np.ndarray = 1.0 + self.extra * np.minimum(self.typical / (found + 1e-30), 1.0)
+        return result
+
+    def growth(self, found: np.ndarray) -> np.ndarray:
+        """Return G(L)."""
+        result: np.ndarray = np.minimum(np.maximum(self.idle * found, self.waits), 1.0) * self.moves
+        return result
 
 
 def _found(content: np.ndarray, total: np.ndarray, chance: np.ndarray) -> np.ndarray:
@@ -118,12 +158,14 @@ def _found(content: np.ndarray, total: np.ndarray, chance: np.ndarray) -> np.nda
     product = chance * total
     root = np.sqrt(half * half + product) + np.abs(half)
     root += 1e-30
-    return np.where(half > 0.0, root, product / root)
+    found: np.ndarray = np.where(half > 0.0, root, product / root)
+    return found
 
 
 def _least_content(mass: np.ndarray, capacity: np.ndarray, services: np.ndarray) -> np.ndarray:
     """Return what is at least left of `mass` = content + arrivals."""
-    return np.maximum(mass - capacity, mass / (1.0 + services))
+    least: np.ndarray = np.maximum(mass - capacity, mass / (1.0 + services))
+    return least
 
 
 def _share_over(work: np.ndarray, found: np.ndarray, shape: np.ndarray) -> np.ndarray:
@@ -144,7 +186,7 @@ def surely_late(
     """Return a lower bound of the late requests of E steps with these or fewer replicas, (E,) float32.
 
     Arguments as in `least_late`. Counts the ticks with an offered load above capacity (C = 1) whose fluid backlog
-    exceeds `work`: with fewer replicas there are no fewer such ticks and their backlog is no smaller, so point 4
+    exceeds `work`: with fewer replicas there are no fewer such ticks and their backlog is no smaller, so point 5
     holds with a smaller W and a larger L.
     """
     content = np.zeros_like(capacity)

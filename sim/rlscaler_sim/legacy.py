@@ -220,9 +220,7 @@ def optimum(influx: np.ndarray) -> Optimum:
     """
     trace = np.asarray(influx, np.float64)
     if trace.ndim != 1 or len(trace) < 2 or not np.all((trace >= 0) & (trace == np.floor(trace))):
-        raise ValueError(
-            "influx is expected to hold whole numbers of items for the steps 0 to T, T at least 1"
-        )
+        raise ValueError("influx is expected to hold whole numbers of items for the steps 0 to T, T at least 1")
     bound = _searched(trace, -np.inf, 1000).value
     return _searched(trace, bound, None)
 

@@ -77,16 +77,12 @@ class Pattern:
         """Return this load times a factor of 0 or more."""
         if not 0.0 <= factor <= LARGEST:
             raise PatternError(f"a load is multiplied by {factor:g}; expected a number from 0 to {LARGEST:g}")
-        return Pattern(
-            f"{_text(factor)}*{_operand(self)}", lambda t, rng: factor * self.rates(t, rng), atom=False
-        )
+        return Pattern(f"{_text(factor)}*{_operand(self)}", lambda t, rng: factor * self.rates(t, rng), atom=False)
 
     def shifted(self, seconds: float) -> "Pattern":
         """Return this load, later by `seconds` (earlier where negative)."""
         seconds = _moment("shifted by", seconds)
-        return Pattern(
-            f"{_operand(self)}.shifted({_text(seconds)})", lambda t, rng: self.rates(t - seconds, rng)
-        )
+        return Pattern(f"{_operand(self)}.shifted({_text(seconds)})", lambda t, rng: self.rates(t - seconds, rng))
 
     def then(self, after: "Pattern | float", at: float) -> "Pattern":
         """Return this load until `at` seconds, and from there `after`, whose own clock starts at 0 there."""
@@ -157,14 +153,10 @@ class Kind:
             least = 1e-3 if key in _ABOVE_ZERO else 0.0
             if not isinstance(value, int | float) or not least <= value <= LARGEST:
                 shown = f"{value:g}" if isinstance(value, int | float) else str(value)
-                raise PatternError(
-                    f"{self.name}: {key} is {shown}; expected a number from {least:g} to {LARGEST:g}"
-                )
+                raise PatternError(f"{self.name}: {key} is {shown}; expected a number from {least:g} to {LARGEST:g}")
         values = {key: float(given.get(key, default)) for key, default in self.parameters.items()}
         if values.get("low", 0.0) > values.get("high", np.inf):
-            raise PatternError(
-                f"{self.name}: low is {values['low']:g}; expected at most high ({values['high']:g})"
-            )
+            raise PatternError(f"{self.name}: low is {values['low']:g}; expected at most high ({values['high']:g})")
         stated = ",".join(f"{k}={_text(v)}" for k, v in values.items() if v != self.parameters[k])
         return Pattern(self.name + (f"({stated})" if stated else ""), partial(self.generate, **values))
 
@@ -172,9 +164,7 @@ class Kind:
 def _named(generate: Callable[..., Array]) -> Kind:
     parameters = list(inspect.signature(generate).parameters.values())[2:]
     name = generate.__name__.replace("_", "-")
-    kind = Kind(
-        name, {p.name: float(p.default) for p in parameters}, inspect.getdoc(generate) or "", generate
-    )
+    kind = Kind(name, {p.name: float(p.default) for p in parameters}, inspect.getdoc(generate) or "", generate)
     PATTERNS[name] = kind
     return kind
 
@@ -201,9 +191,7 @@ def _cells(times: np.ndarray, step: float) -> tuple[np.ndarray, int]:
     cell = np.floor(times / step)
     if cell[-1] - cell[0] >= _MOST_CELLS:
         span = times[-1] - times[0]
-        raise PatternError(
-            f"a pattern draws every {step:g} s over {span:g} s; expected a longer step or shorter run"
-        )
+        raise PatternError(f"a pattern draws every {step:g} s over {span:g} s; expected a longer step or shorter run")
     index = (cell - cell[0]).astype(np.int64)
     return index, int(index[-1]) + 1
 
@@ -494,9 +482,7 @@ def parse(text: str) -> Pattern:
     the nearest that it does.
     """
     source = re.sub(r"(?<=[a-z])-(?=[a-z])", "_", text.strip().lower())
-    source = re.sub(
-        r"(?<![\w.])(\d+(?:\.\d+)?)([smhd])\b", lambda m: repr(float(m[1]) * _UNITS[m[2]]), source
-    )
+    source = re.sub(r"(?<![\w.])(\d+(?:\.\d+)?)([smhd])\b", lambda m: repr(float(m[1]) * _UNITS[m[2]]), source)
     if len(source) > 500:
         raise PatternError(f"pattern {text[:40]!r}... is too long; expected at most 500 characters")
     try:
@@ -521,9 +507,7 @@ def _built(node: ast.expr, text: str) -> Any:
             return _kind(name)()
         case ast.Call(func=ast.Name(id=name), args=[], keywords=given):
             return _kind(name)(**{k.arg or "**": _built(k.value, text) for k in given})
-        case ast.Call(func=ast.Attribute(value=inner, attr=attr), args=args, keywords=given) if (
-            attr in _METHODS
-        ):
+        case ast.Call(func=ast.Attribute(value=inner, attr=attr), args=args, keywords=given) if attr in _METHODS:
             values = dict(zip(_METHODS[attr], (_built(a, text) for a in args), strict=False))
             values |= {k.arg or "**": _built(k.value, text) for k in given}
             numbers = all(isinstance(v, float) for k, v in values.items() if k != "after")
@@ -534,9 +518,7 @@ def _built(node: ast.expr, text: str) -> Any:
                 "expected .then(PATTERN,at=SECONDS), .shifted(SECONDS) or .scaled(FACTOR)"
             )
         case _:
-            raise PatternError(
-                f"pattern {text!r} has a part that is no pattern; expected an expression {_FORM}"
-            )
+            raise PatternError(f"pattern {text!r} has a part that is no pattern; expected an expression {_FORM}")
 
 
 def _kind(name: str) -> Kind:

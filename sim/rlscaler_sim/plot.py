@@ -134,17 +134,13 @@ def _draw(figure: Any, run: DryRun) -> None:
     _title(panels[2], "Cost so far", "replica-hours billed / needed")
     found = [(run.contenders[i], LIGHT[look[i].colour], i) for i in rows]
     _label(panels[0], [(_last(series.ready[i]), colour, c.name) for c, colour, i in found])
-    _label(
-        panels[1], [(math.nan, colour, f"{percent(c.violation_share)}  {c.name}") for c, colour, _ in found]
-    )
+    _label(panels[1], [(math.nan, colour, f"{percent(c.violation_share)}  {c.name}") for c, colour, _ in found])
     _label(
         panels[2],
         [(_last(series.cost[i]), colour, f"{c.cost_ratio:.3f}  {c.name}") for c, colour, i in found],
     )
     headline, why = verdict(run)
-    figure.text(
-        0.012, 0.958, _cut(f"{run.resource}: {headline}", 80), fontsize=9.5, fontweight="bold", va="center"
-    )
+    figure.text(0.012, 0.958, _cut(f"{run.resource}: {headline}", 80), fontsize=9.5, fontweight="bold", va="center")
     figure.text(0.012, 0.912, _cut(why, 140), color=_MUTED, va="center")
 
 
@@ -161,9 +157,7 @@ def _label(axes: Any, labels: list[tuple[float, str, str]]) -> None:
     """
     height = axes.bbox.height * 72 / DPI
     low, high = axes.get_ylim()
-    wanted = [
-        height * (value - low) / (high - low) if math.isfinite(value) else height for value, *_ in labels
-    ]
+    wanted = [height * (value - low) / (high - low) if math.isfinite(value) else height for value, *_ in labels]
     placed = math.inf
     spots: dict[int, float] = {}
     for i in sorted(range(len(labels)), key=lambda i: -wanted[i]):

@@ -173,7 +173,9 @@ def step(xp: Any, params: PodParams, state: State, desired: Array, draws: State)
             plan += params.started * created
     else:
         delay = params.delay if params.burst is None else params.delay * _factor(xp, params.burst, draws["startup"])
-        crashed = None if params.crash is None else _crashes(xp, params.crash * plan[0, ...], draws["crash"], plan[0, ...])
+        crashed = (
+            None if params.crash is None else _crashes(xp, params.crash * plan[0, ...], draws["crash"], plan[0, ...])
+        )
         slow = zero if params.node_pods is None else _without_room(xp, params, state, after, order, created)
         for count, late in _groups(xp, params, created - slow, slow, delay):
             plan += (params.middles >= late) * count
@@ -190,9 +192,7 @@ def step(xp: Any, params: PodParams, state: State, desired: Array, draws: State)
     ready = plan[: params.ticks, ...]
     after["plan"] = xp.concat([plan[params.ticks :, ...], xp.broadcast_to(order, ready.shape)])
     after["order"] = order
-    moves = Moves(
-        ready=ready, created=created, removed=created - change, left=left, billed=billed, draining=draining
-    )
+    moves = Moves(ready=ready, created=created, removed=created - change, left=left, billed=billed, draining=draining)
     return after, moves
 
 

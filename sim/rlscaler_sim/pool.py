@@ -14,6 +14,7 @@ from rlscaler import Autoscaler, Settings, Snapshot
 from rlscaler.arrays import State
 from rlscaler_sim import world
 from rlscaler_sim.load import Load
+from rlscaler_sim.measure import measured
 from rlscaler_sim.noise import Noise
 
 WARM_UP = 240
@@ -68,25 +69,17 @@ def prepare(
     noise = Noise(params, [(load.name, seed) for load in loads], 1)
     memory = Autoscaler("growth-quantile", settings, count)
     start = np.array([load.start for load in loads], np.float64)
-    state = world.initial(params, np.ones(count))
     capacity = np.broadcast_to(np.asarray(config.capacity_per_replica, np.float64), (count,))
-    plenty = 4.0 * rates.max(axis=(1, 2)) / capacity + 4.0
-    seen = np.full((count, steps), np.nan)
-    served = np.zeros_like(rates, dtype=np.float32)
-    features: State = {}
     interval = float(config.interval)
+    found = measured(params, rates, known.all(axis=2), noise)
+    served, seen = found.rates, found.seen
+    features: State = {}
     for step in range(steps):
-        time = start + step * interval
-        reading = world.readings(params, state, time)
-        seen[:, step] = np.broadcast_to(reading.load, (count,))
-        told = memory.remember(Snapshot(time=time, load=seen[:, step]))
+        told = memory.remember(Snapshot(time=start + step * interval, load=seen[:, step]))
         for name, value in told.items():
             if step == 0:
                 features[name] = np.zeros((count, steps, *value.shape[1:]), np.float32)
             features[name][:, step] = value
-        drawn = noise.step()
-        served[:, step] = world.modulated(params, rates[:, step].T, drawn).T
-        state, _ = world.step(params, state, plenty, rates[:, step].T, drawn, known[:, step].all(axis=1))
         if progress is not None:
             progress(step + 1, steps)
     arrivals = np.maximum(served.mean(axis=(1, 2)), IDLE * capacity) * interval

@@ -27,6 +27,8 @@ from rlscaler.arrays import Array
 
 _RARE = 20.0
 """Exponent at which the probability of waiting is cut off, near 1e-9."""
+_FARTHEST = 50.0
+"""Exponent at which tails are cut off, so that no product of theirs is denormal (which processors are slow at)."""
 _RELAXATION = 2.25
 """How fast the variance takes the stationary shape, over how fast it grows; fitted to the exact Markov chain."""
 
@@ -95,9 +97,8 @@ class Tail:
     def share_over(self, xp: Any, work: Array) -> Array:
         """Return the share of requests that find more than `work`, (K, N); at work = 0, those that wait at all."""
         excess = work - self.start
-        excess = xp.maximum(excess, xp.zeros_like(excess))
         excess /= self.scale
-        excess = xp.clip(excess, 0.0, 80.0)
+        excess = xp.clip(excess, 0.0, _FARTHEST)
         share = xp.exp(-excess)
         share *= self.delayed
         return share
@@ -160,6 +161,7 @@ def run_ticks(
     surplus -= servers
     events = arrivals + capacity
     events *= _RELAXATION
+    events += 1e-6  # without pods and requests nothing moves, and the ratio must not become 0
 
     one = xp.ones_like(content)
     waited = xp.zeros_like(content)

@@ -126,8 +126,7 @@ def contender_rows(run: DryRun) -> Iterable[str]:
     """Yield one row for each contender; the lowest of a column, the limit aside, is marked."""
     ranked = run.ranked
     lowest = {
-        column.key: min((v for c in ranked if finite(v := getattr(c, column.key))), default=None)
-        for column in COLUMNS
+        column.key: min((v for c in ranked if finite(v := getattr(c, column.key))), default=None) for column in COLUMNS
     }
     for contender, look in _ordered(run):
         rival = contender is not run.limit

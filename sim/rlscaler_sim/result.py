@@ -113,9 +113,7 @@ class DecisionLog:
         """Refuse columns of different lengths."""
         for name in ("demand", "recommendation", "proposal", "replicas", "reasons", "sentence"):
             if (count := len(getattr(self, name))) != len(self.time):
-                raise ValueError(
-                    f"{name} has {count} entries; expected {len(self.time)}, one for each decision"
-                )
+                raise ValueError(f"{name} has {count} entries; expected {len(self.time)}, one for each decision")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,9 +146,7 @@ class DryRun:
         if len(set(names)) < len(names):
             raise ValueError(f"contenders are {', '.join(names)}; expected every name once")
         if len(names) != len(self.series.replicas):
-            raise ValueError(
-                f"the series have {len(self.series.replicas)} rows; expected {len(names)} contenders"
-            )
+            raise ValueError(f"the series have {len(self.series.replicas)} rows; expected {len(names)} contenders")
 
     @property
     def tested(self) -> Contender:
@@ -185,8 +181,7 @@ class DryRun:
             "trace": self.trace,
             "world": plain(dict(self.world)),
             "contenders": [
-                {key: value for key, value in plain(asdict(c)).items() if key != "regret_own"}
-                for c in self.contenders
+                {key: value for key, value in plain(asdict(c)).items() if key != "regret_own"} for c in self.contenders
             ],
             "lower_bound": plain(self.lower_bound),
             "decisions": int(self.decisions),

@@ -55,9 +55,7 @@ def _variant(name: str, description: str, **world: Override) -> None:
     VARIANTS[name] = replace(LOADS[DEFAULT], name=name, description=description, world=world)
 
 
-_load(
-    "working-day", "working-day", DAY, "a working day: morning rise, lunch dip, evening tail, a flash crowd"
-)
+_load("working-day", "working-day", DAY, "a working day: morning rise, lunch dip, evening tail, a flash crowd")
 _load("steady", "steady*jitter", 6 * HOUR, "the same load all the time, with a little noise")
 _load("sine-curve", "sine-curve", 6 * HOUR, "one slow sine between nothing and full load")
 _load("sinusoidal", "sinusoidal", DAY, "three overlapping cycles")
@@ -65,9 +63,7 @@ _load("spike", "spike", 12 * HOUR, "short spikes of three times the load at regu
 _load("poisson", "poisson", 6 * HOUR, "a steady load with Poisson noise")
 _load("random-walk", "random-walk", DAY, "a load that drifts at random between two walls")
 _load("ramp", "ramp*jitter", 3 * HOUR, "a rise to five times the load within an hour")
-_load(
-    "flash-crowd", "0.3*jitter+flash-crowd", 4 * HOUR, "a quiet service that a crowd finds within two minutes"
-)
+_load("flash-crowd", "0.3*jitter+flash-crowd", 4 * HOUR, "a quiet service that a crowd finds within two minutes")
 _load("idle-then-spike", "idle-then-spike", DAY, "hours of next to nothing, then full load within a minute")
 _load("daily", "daily*jitter", 3 * DAY, "a smooth day, three times")
 _load("weekly", "weekly*jitter", 2 * WEEK, "two weeks with quiet weekends")
@@ -77,14 +73,10 @@ _load("on-off", "on-off", 12 * HOUR, "ten minutes of work at uncertain moments o
 _load("batch", "batch", DAY, "batches of random size at random moments")
 
 _variant("slow-start", "pods take five minutes to start", startup=300.0)
-_variant(
-    "lossy-metrics", "metrics are missing for two minutes, twice an hour", gap_rate=2.0, gap_duration=120.0
-)
+_variant("lossy-metrics", "metrics are missing for two minutes, twice an hour", gap_rate=2.0, gap_duration=120.0)
 _variant("laggy-metrics", "metrics are averages of a minute, and a minute old", lag=60.0, window=60.0)
 _variant("crashes", "every replica crashes about once in ten hours", crash_rate=0.1)
-_variant(
-    "slow-nodes", "ten pods fill a node, and a new node takes four minutes", node_pods=10, node_startup=240.0
-)
+_variant("slow-nodes", "ten pods fill a node, and a new node takes four minutes", node_pods=10, node_startup=240.0)
 
 
 def names() -> tuple[str, ...]:
@@ -123,6 +115,4 @@ def _base(load: str) -> Scenario:
     if "/" in load:
         wrong = load.rpartition("/")[2]
         raise ScenarioError(f"no variant of the world is called {wrong!r}; {nearest(wrong, VARIANTS)}")
-    raise ScenarioError(
-        f"no scenario is called {load!r}; {nearest(load, names())}, an expression or a .csv file"
-    )
+    raise ScenarioError(f"no scenario is called {load!r}; {nearest(load, names())}, an expression or a .csv file")

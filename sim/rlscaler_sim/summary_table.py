@@ -61,9 +61,7 @@ def print_summary(scored: Sequence[Scored], found: Mapping[str, Mapping[str, Any
         row = found[name]
         spread = row.get("iqm_regret_interval")
         between = (
-            "-"
-            if not spread or spread[0] is None
-            else f"{row['iqm_regret']:.2f} [{spread[0]:.2f}, {spread[1]:.2f}]"
+            "-" if not spread or spread[0] is None else f"{row['iqm_regret']:.2f} [{spread[0]:.2f}, {spread[1]:.2f}]"
         )
         table.add_row(
             name,

@@ -150,8 +150,6 @@ def _sparklines(run: DryRun, width: int, write: Writer, blocks: str) -> list[Tex
     bars = [peaks(load, room, np.fmax), peaks(ready, room, np.fmin)]
     top = float(np.nanmax(np.concatenate([*bars, [0.0]])))
     return [
-        Text.assemble(
-            (f"  {label:<6}", "dim"), (sparkline(bar, top, blocks), style), (f"  {write(note)}", "dim")
-        )
+        Text.assemble((f"  {label:<6}", "dim"), (sparkline(bar, top, blocks), style), (f"  {write(note)}", "dim"))
         for label, bar, style, note in zip(("load", "ready"), bars, ("", "cyan"), notes, strict=True)
     ]

@@ -82,15 +82,11 @@ class Trace:
         """Refuse what is no trace."""
         rates = np.asarray(self.rates, dtype=np.float64)
         if rates.ndim != 1 or rates.size == 0:
-            raise TraceError(
-                f"trace {self.name}: rates have shape {rates.shape}; expected one row of buckets"
-            )
+            raise TraceError(f"trace {self.name}: rates have shape {rates.shape}; expected one row of buckets")
         if not (np.isfinite(self.step) and self.step > 0.0):
             raise TraceError(f"trace {self.name}: step is {self.step:g}; expected seconds above 0")
         if (rates > LARGEST).any() or (rates < 0.0).any():
-            raise TraceError(
-                f"trace {self.name}: a rate is negative or above {LARGEST:g}; expected 0 or more, or NaN"
-            )
+            raise TraceError(f"trace {self.name}: a rate is negative or above {LARGEST:g}; expected 0 or more, or NaN")
         object.__setattr__(self, "rates", rates)
 
     @property
@@ -224,9 +220,7 @@ def _columns(path: Path, text: io.TextIOWrapper) -> tuple[np.ndarray, np.ndarray
     while pending is not None:
         line, cells = pending
         if len(cells) <= max(at, of):
-            raise TraceError(
-                f"{path}, line {line}: has {len(cells)} column(s); expected {max(at, of) + 1} or more"
-            )
+            raise TraceError(f"{path}, line {line}: has {len(cells)} column(s); expected {max(at, of) + 1} or more")
         if not times and _number(cells[at]) is not None:
             parse = _unit(milli, cells[at])
         time, value = parse(cells[at]), _value(cells[of])
@@ -325,9 +319,7 @@ def _bucketed(path: Path, times: np.ndarray, values: np.ndarray, counts: bool) -
     if off_grid.any() or (np.diff(bucket) < 1).any():
         rates = _resampled(times, values, counts, step)
         odd = int(np.count_nonzero(np.abs(steps - step * np.rint(steps / step)) > _ON_GRID * step))
-        note = (
-            f"{odd} of {steps.size} steps are no multiple of {step:g} s; averaged onto buckets of {step:g} s"
-        )
+        note = f"{odd} of {steps.size} steps are no multiple of {step:g} s; averaged onto buckets of {step:g} s"
         return Trace(name, start, step, rates, (note,))
     rates = np.full(int(bucket[-1]) + 1, np.nan)
     rates[bucket] = values / step if counts else values

@@ -38,8 +38,7 @@ def search_space(rule: str) -> dict[str, Parameter]:
     """Return what is tuned of a rule; the HPA's window and tolerance are searched too."""
     if rule.startswith("hpa"):
         return contenders.HPA_PARAMETERS
-    parameters: dict[str, Parameter] = RULES[rule].PARAMETERS  # type: ignore[attr-defined]
-    return parameters
+    return RULES[rule].PARAMETERS
 
 
 def candidates(

@@ -25,9 +25,7 @@ def seconds(value: float | None) -> str:
         return "–"
     if value < 0.9995:
         return f"{value * 1000:.0f} ms"
-    return (
-        f"{value:.2f} s" if value < 9.995 else f"{value:.0f} s" if value < 119.5 else f"{value / 60:.0f} min"
-    )
+    return f"{value:.2f} s" if value < 9.995 else f"{value:.0f} s" if value < 119.5 else f"{value / 60:.0f} min"
 
 
 def percent(share: float | None) -> str:
@@ -132,9 +130,7 @@ def verdict(run: DryRun) -> tuple[str, str]:
     level = [c for c in ranked if abs(c.score - best) <= LEVEL]
     if len(level) > 1 and tested in level:
         others = ", ".join(c.name for c in level if c is not tested)
-        return f"{tested.name} and {others} draw", sentence(
-            versus(tested, next(c for c in level if c is not tested))
-        )
+        return f"{tested.name} and {others} draw", sentence(versus(tested, next(c for c in level if c is not tested)))
     if tested is ranked[0]:
         why = sentence(versus(tested, reference))
         if ranked[1] is not reference:

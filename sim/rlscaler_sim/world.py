@@ -28,7 +28,6 @@ _SLOW = 0.1
 """Service times above this share of a tick make the offered load lag behind the arrivals."""
 _LATENCY_SHARE = 0.05
 """The latency that is measured is the one that this share of the requests exceeds."""
-_MANY = 1e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +87,7 @@ _LONGEST = 7200.0
 
 def _values(config: WorldConfig, n: int) -> dict[str, np.ndarray]:
     """Return the fields as (n,) float64 arrays. Raises ValueError where one is out of its range."""
-    values = {}
+    values: dict[str, np.ndarray] = {}
     for field in fields(config):
         try:
             values[field.name] = column(getattr(config, field.name), n)
@@ -119,13 +118,13 @@ def _values(config: WorldConfig, n: int) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True, slots=True)
 class Params:
-    """Constants of N environments in the form that a step uses; see `compiled`. Arrays (N,) float32.
+    """Constants of N environments in the form that a step uses (see `compiled`); arrays (N,) float32.
 
     n: environments. ticks: K, ticks of a step. interval, tick: seconds of a step and of a tick. wait_edges: seconds.
-    excess: (fano - 1) / tick, None where all are Poisson. servers: requests that a pod serves at once. capacity: requests
-    that a pod serves in a tick. needed: pod-seconds of a request. slo: requests that a pod serves within slo_wait.
-    service: mean service time in seconds. memory, carried: how much of the offered load is left after a tick, and of
-    the difference to it on the mean of the tick; None where service times are short. many: rows of environments.
+    excess: (fano - 1) / tick, None where all are Poisson. servers: requests that a pod serves at once.
+    capacity: requests that a pod serves in a tick. needed: pod-seconds of a request. slo: requests that a pod serves
+    within slo_wait. service: seconds of a request's service. memory, carried: what is left after a tick of a
+    difference between offered and arriving load, and its mean over the tick; None where all services are short.
     """
 
     xp: Any
@@ -330,9 +329,7 @@ def step(
     # removed pods finish what they have in service, outside of the queue
     content = state["content"]
     content = content - (content - state["waiting"]) * moves.left
-    ticks = run_ticks(
-        xp, content, state["variance"], state["ratio"], arrivals, offered, servers, capacity
-    )
+    ticks = run_ticks(xp, content, state["variance"], state["ratio"], arrivals, offered, servers, capacity)
     after |= {
         "content": ticks.content,
         "waiting": ticks.waiting,
@@ -418,9 +415,7 @@ def _measured(
     latency = xp.where(last > 0.0, latency, xp.full_like(latency, float("nan")))
     if known is not None:
         known = xp.asarray(known, dtype=xp.bool, device=getattr(params.capacity, "device", None))
-    return telemetry.step(
-        xp, params.metrics, state, counted, total, ticks.busy, ticks.waiting, latency, drawn, known
-    )
+    return telemetry.step(xp, params.metrics, state, counted, total, ticks.busy, ticks.waiting, latency, drawn, known)
 
 
 def readings(params: Params, state: State, time: Any, known: Any = None) -> Snapshot:
@@ -428,9 +423,7 @@ def readings(params: Params, state: State, time: Any, known: Any = None) -> Snap
 
     time: seconds, passed on. known: (N,) bool or a scalar, False where the metrics are unknown now (None: known).
     """
-    return telemetry.readings(
-        params.xp, params.metrics, state, time, state["plan"][0, ...], state["desired"], known
-    )
+    return telemetry.readings(params.xp, params.metrics, state, time, state["plan"][0, ...], state["desired"], known)
 
 
 class World:
@@ -439,6 +432,7 @@ class World:
     """
 
     def __init__(self, config: WorldConfig, n: int = 1, seed: int = 0, wait_edges: Sequence[float] = ()) -> None:
+        """Take the arguments of `compiled`, and start with one pod at time 0."""
         self.params = compiled(config, n, wait_edges=wait_edges)
         self.reset(seed)
 

@@ -55,9 +55,7 @@ def test_relative_links_resolve(document: Path) -> None:
             continue
         name, _, anchor = link.partition("#")
         target = (document.parent / unquote(name)).resolve() if name else document
-        if not target.exists() or (
-            anchor and target.suffix == ".md" and anchor not in anchors(target.read_text())
-        ):
+        if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(target.read_text())):
             broken.append(link)
     assert broken == []
 
@@ -71,8 +69,6 @@ def test_commands_exist(document: Path) -> None:
         if not words[1].startswith("-") and words[1] not in COMMANDS
     ]
     unknown += [
-        shlex.join(words)
-        for words in fenced_commands(text, "make")
-        if not any(word in TARGETS for word in words[1:])
+        shlex.join(words) for words in fenced_commands(text, "make") if not any(word in TARGETS for word in words[1:])
     ]
     assert unknown == [], f"sub-commands are {sorted(COMMANDS)}, targets of make {sorted(TARGETS)}"

@@ -53,9 +53,7 @@ def test_what_is_saved_is_what_is_loaded(data: st.DataObject) -> None:
     arrays = data.draw(st.dictionaries(names, array, max_size=3))
     text = st.text(max_size=5)
     leaf = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(**finite) | text
-    tree = st.recursive(
-        leaf, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3)
-    )
+    tree = st.recursive(leaf, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3))
     parameters = data.draw(st.dictionaries(text, tree, max_size=3))
     first = Artifact({**MANIFEST, "parameters": parameters}, arrays)
     second = loads(dumps(first))
@@ -73,9 +71,7 @@ def test_what_is_saved_is_what_is_loaded(data: st.DataObject) -> None:
 def test_the_bytes_and_the_digest_are_fixed_for_ever() -> None:
     """A change here breaks every digest that anybody has written down."""
     assert SMALL.digest == "sha256:03a4d6bb0d37294eac504030656c2c9ca3fdcee5df72d41f0059cbf829679151"
-    assert (
-        hashlib.sha256(FILE).hexdigest() == "ab83307fd795d85287b5c360be0865db9add37a656c5fa73fd6ece49d86f4a52"
-    )
+    assert hashlib.sha256(FILE).hexdigest() == "ab83307fd795d85287b5c360be0865db9add37a656c5fa73fd6ece49d86f4a52"
 
 
 def test_the_digest_is_over_the_canonical_manifest_and_the_manifest_over_the_arrays() -> None:
@@ -185,9 +181,7 @@ def test_array_names_are_plain(name: str) -> None:
 def test_require_names_what_differs() -> None:
     assert require(SMALL, observation_schema="1", action_schemes=["headroom", "step"], kinds={"mlp"}) is SMALL
     assert require(SMALL) is SMALL
-    with pytest.raises(
-        ArtifactError, match="observation_schema of policy small is '1'; expected '2'; export"
-    ):
+    with pytest.raises(ArtifactError, match="observation_schema of policy small is '1'; expected '2'; export"):
         require(SMALL, observation_schema="2")
     with pytest.raises(ArtifactError, match="action_scheme of policy small is 'step'; expected 'a' or 'b'"):
         require(SMALL, action_schemes=("b", "a"))
@@ -205,9 +199,7 @@ def test_save_replaces_whole_files_and_leaves_nothing_else(tmp_path: Path) -> No
     assert path.read_bytes() == FILE
     assert names(tmp_path) == ["small.rlz"]
     save(SMALL, tmp_path / "other.rlz")
-    assert (tmp_path / "other.rlz").stat().st_mode == path.stat().st_mode, (
-        "others may read it, as any new file"
-    )
+    assert (tmp_path / "other.rlz").stat().st_mode == path.stat().st_mode, "others may read it, as any new file"
     assert load(path) == load(str(path), expect_digest=SMALL.digest) == SMALL
 
 
@@ -257,14 +249,10 @@ def test_a_mounted_config_map_is_read_and_links_out_of_it_are_not(tmp_path: Path
         pytest.param(os.mkfifo, "is not a plain file", id="pipe"),
         pytest.param(lambda path: path.touch(), "not a readable zip", id="empty"),
         pytest.param(lambda path: path.mkdir(), "there is no manifest.json", id="empty-folder"),
-        pytest.param(
-            lambda path: path.write_bytes(bytes(2**24 + 1)), "too large; expected at most", id="large"
-        ),
+        pytest.param(lambda path: path.write_bytes(bytes(2**24 + 1)), "too large; expected at most", id="large"),
     ],
 )
-def test_a_path_that_is_no_artifact_is_named(
-    make: Callable[[Path], None], message: str, tmp_path: Path
-) -> None:
+def test_a_path_that_is_no_artifact_is_named(make: Callable[[Path], None], message: str, tmp_path: Path) -> None:
     path = tmp_path / "a.rlz"
     make(path)
     with pytest.raises(ArtifactError, match=message) as caught:

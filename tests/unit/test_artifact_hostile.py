@@ -213,9 +213,7 @@ def test_a_bomb_costs_neither_memory_nor_time(stated: int | None) -> None:
         data = data.replace(struct.pack("<I", 2**26), struct.pack("<I", stated))
     tracemalloc.start()
     try:
-        with pytest.raises(
-            ArtifactError, match="unpacks to more than" if stated != 100 else "not a readable zip"
-        ):
+        with pytest.raises(ArtifactError, match="unpacks to more than" if stated != 100 else "not a readable zip"):
             loads(data)
         assert tracemalloc.get_traced_memory()[1] < 2**21
     finally:
@@ -271,9 +269,7 @@ def test_every_truncation_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "w.npy"])
-def test_every_flipped_byte_of_a_file_in_a_folder_is_seen_or_changes_nothing(
-    name: str, tmp_path: Path
-) -> None:
+def test_every_flipped_byte_of_a_file_in_a_folder_is_seen_or_changes_nothing(name: str, tmp_path: Path) -> None:
     for other, content in PLAIN:
         (tmp_path / str(other)).write_bytes(content)
     data = bytearray(dict(PLAIN)[name])
@@ -287,26 +283,16 @@ def test_every_flipped_byte_of_a_file_in_a_folder_is_seen_or_changes_nothing(
 LEAVES = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(-1e9, 1e9) | st.text(max_size=4)
 JSON = st.recursive(
     LEAVES | st.sampled_from(["w", "trend", "float32", "sha256"]),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["w", "trend", "dtype"]), inner)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["w", "trend", "dtype"]), inner),
 )
 
 
 @settings(deadline=None, derandomize=True, max_examples=400)
-@given(
-    st.sampled_from([*SMALL.manifest, "w", "dtype", "shape", "sha256", "finite", "new"]), JSON, st.booleans()
-)
+@given(st.sampled_from([*SMALL.manifest, "w", "dtype", "shape", "sha256", "finite", "new"]), JSON, st.booleans())
 def test_any_value_under_a_digest_that_fits_is_taken_or_refused(key: str, value: Any, remove: bool) -> None:
     def change(manifest: dict[str, Any]) -> None:
         arrays = manifest["arrays"]
-        inside = (
-            arrays
-            if key == "w"
-            else arrays["w"]
-            if key in ("dtype", "shape", "sha256", "finite")
-            else manifest
-        )
+        inside = arrays if key == "w" else arrays["w"] if key in ("dtype", "shape", "sha256", "finite") else manifest
         inside.pop(key, None)
         if not remove or key == "digest":
             inside[key] = value
@@ -323,9 +309,7 @@ def test_any_value_under_a_digest_that_fits_is_taken_or_refused(key: str, value:
 
 
 @settings(deadline=None, derandomize=True, max_examples=300)
-@given(
-    st.lists(st.tuples(st.integers(0, len(FILE) - 1), st.binary(max_size=4), st.integers(0, 4)), max_size=6)
-)
+@given(st.lists(st.tuples(st.integers(0, len(FILE) - 1), st.binary(max_size=4), st.integers(0, 4)), max_size=6))
 def test_spliced_files_are_seen_or_change_nothing(edits: list[tuple[int, bytes, int]]) -> None:
     data = FILE
     for position, insert, drop in edits:

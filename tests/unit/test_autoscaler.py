@@ -43,9 +43,7 @@ def load_at(key: int, step: int) -> float:
     return float(KINDS[key % len(KINDS)]["capacity_per_replica"] * 20 * np.exp(0.3 * rng.standard_normal()))
 
 
-def drive(
-    scaler: Autoscaler, rows: dict[int, int], current: dict[int, int], step: int
-) -> dict[int, tuple[int, int]]:
+def drive(scaler: Autoscaler, rows: dict[int, int], current: dict[int, int], step: int) -> dict[int, tuple[int, int]]:
     """Decide once for every key; return replicas and reasons by key."""
     keys = list(rows)
     which = np.array([rows[k] for k in keys])
@@ -152,13 +150,9 @@ def test_features_handed_in_equal_features_made_here() -> None:
     own, handed, memory = (Autoscaler("default", about, 2, remembers=r) for r in (True, False, True))
     rng = np.random.default_rng(9)
     for step in range(50):
-        snap = Snapshot(
-            time=15.0 * step, load=100 * np.exp(rng.standard_normal(2)), ready=9, starting=0, desired=9
-        )
+        snap = Snapshot(time=15.0 * step, load=100 * np.exp(rng.standard_normal(2)), ready=9, starting=0, desired=9)
         features = memory.remember(snap)
-        np.testing.assert_array_equal(
-            own.decide(snap).proposal, handed.decide(snap, features=features).proposal
-        )
+        np.testing.assert_array_equal(own.decide(snap).proposal, handed.decide(snap, features=features).proposal)
 
 
 def test_update_keeps_what_is_remembered() -> None:

@@ -6,12 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from rlscaler_sim import clairvoyant, world
-from rlscaler_sim.late_bound import least_late, surely_late
-from rlscaler_sim.queueing import run_ticks
 
 F = np.float32
 
@@ -30,7 +26,7 @@ class Case:
 
     @property
     def tick(self) -> float:
-        return float(self.config.interval) / self.rates.shape[1]
+        return float(self.config.interval) / int(self.rates.shape[1])
 
     @property
     def arguments(self) -> dict[str, Any]:

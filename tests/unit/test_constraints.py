@@ -74,9 +74,7 @@ def test_only_names_versions_and_hashes(name: str) -> None:
 def test_every_pin_has_a_hash(name: str) -> None:
     text = lines(name)
     bare = [
-        line
-        for line, after in zip(text, [*text[1:], ""], strict=True)
-        if PIN.fullmatch(line) and "--hash" not in after
+        line for line, after in zip(text, [*text[1:], ""], strict=True) if PIN.fullmatch(line) and "--hash" not in after
     ]
     assert bare == []
 
@@ -84,9 +82,7 @@ def test_every_pin_has_a_hash(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(set(SETS) - {"test"}))
 def test_what_is_shipped_is_what_is_tested(name: str) -> None:
     tested = pins("test")
-    different = {
-        package: pin for package, pin in pins(name).items() if package in tested and pin != tested[package]
-    }
+    different = {package: pin for package, pin in pins(name).items() if package in tested and pin != tested[package]}
     assert different == {}, "another version than in constraints/test.txt: run `make constraints`"
 
 

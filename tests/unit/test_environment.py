@@ -101,9 +101,7 @@ def test_only_layers_of_the_same_kind_that_were_long_unused_go(script: ModuleTyp
     ("arguments", "says"),
     [
         pytest.param([], "usage: environment.py NAME COMMAND", id="nothing"),
-        pytest.param(
-            ["nope", "true"], "there is no environment 'nope': expected one of build, ", id="unknown"
-        ),
+        pytest.param(["nope", "true"], "there is no environment 'nope': expected one of build, ", id="unknown"),
     ],
 )
 def test_mistakes_get_one_line(arguments: list[str], says: str, tmp_path: Path) -> None:

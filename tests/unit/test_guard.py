@@ -36,9 +36,7 @@ class Says:
         return Proposal(replicas=replicas, **full), state
 
 
-def decide(
-    says: Any, *, extra: dict[str, Any] | None = None, about: dict[str, Any] | None = None, **snap: Any
-) -> Any:
+def decide(says: Any, *, extra: dict[str, Any] | None = None, about: dict[str, Any] | None = None, **snap: Any) -> Any:
     """Return the decision on one workload of capacity 10 that stands at 5 replicas."""
     policy = Says(says, extra or {})
     scaler = Autoscaler(policy, Settings(**({"capacity_per_replica": 10.0} | (about or {}))), 1)
@@ -118,9 +116,7 @@ def test_a_policy_that_raises_gives_way_to_the_rule_and_says_what_it_raised() ->
     [("Hold", 0, 5), ("Replicas", 3, 3), ("Replicas", 9, 9), ("ReplicasIfHigher", 3, 5), ("ReplicasIfHigher", 9, 9),
      ("ReplicasIfLower", 3, 3), ("ReplicasIfLower", 9, 5)],
 )  # fmt: skip
-def test_metric_loss_holds_for_the_stated_time_and_then_does_as_stated(
-    action: Any, stated: int, after: int
-) -> None:
+def test_metric_loss_holds_for_the_stated_time_and_then_does_as_stated(action: Any, stated: int, after: int) -> None:
     loss = MetricLoss(after=60.0, action=action, replicas=stated)
     scaler = Autoscaler(Says(1), Settings(capacity_per_replica=10.0, loss=loss), 1)
     seen = [
@@ -141,11 +137,7 @@ def test_patience_keeps_the_largest_proposal() -> None:
     for step, wanted in enumerate([20, 10, 12, 5, 5, 5, 5, 5, 5, 5, 5]):
         policy.replicas = wanted
         found.append(
-            int(
-                scaler.decide(
-                    Snapshot(time=15.0 * step, load=30.0, ready=20, starting=0, desired=20)
-                ).replicas[0]
-            )
+            int(scaler.decide(Snapshot(time=15.0 * step, load=30.0, ready=20, starting=0, desired=20)).replicas[0])
         )
     assert found == [20, 20, 20, 20, 20, 12, 12, 5, 5, 5, 5]
 
@@ -156,9 +148,7 @@ def test_the_flap_budget_pauses_scale_down_only() -> None:
     current, spent, lowered = 10, 0, 0
     for step in range(40):
         policy.replicas = 10 if step % 2 else 5
-        decided = scaler.decide(
-            Snapshot(time=15.0 * step, load=30.0, ready=current, starting=0, desired=current)
-        )
+        decided = scaler.decide(Snapshot(time=15.0 * step, load=30.0, ready=current, starting=0, desired=current))
         spent += bool(int(decided.reasons[0]) & Reason.FlapBudgetSpent)
         lowered += int(decided.replicas[0]) < current
         assert policy.replicas == 5 or decided.replicas[0] == 10, "scale-up is never held"
@@ -167,16 +157,12 @@ def test_the_flap_budget_pauses_scale_down_only() -> None:
     assert lowered <= 4
 
 
-readings = st.one_of(
-    st.floats(allow_nan=True, allow_infinity=True), st.sampled_from([0.0, 30.0, 1e9, -5.0, 1e308])
-)
+readings = st.one_of(st.floats(allow_nan=True, allow_infinity=True), st.sampled_from([0.0, 30.0, 1e9, -5.0, 1e308]))
 
 
 @settings(deadline=None, derandomize=True, max_examples=200)
 @given(
-    script=st.lists(
-        st.tuples(readings, readings, readings, st.integers(0, 300), readings), min_size=1, max_size=12
-    ),
+    script=st.lists(st.tuples(readings, readings, readings, st.integers(0, 300), readings), min_size=1, max_size=12),
     low=st.integers(0, 20),
     span=st.integers(0, 80),
     behavior=st.sampled_from([None, DEFAULT]),

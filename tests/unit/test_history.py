@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlscaler import features, growth, history
+from rlscaler import features, growth, history, replay
 
 START = 1_600_000_020.0
 
@@ -23,9 +23,7 @@ def facts(n: int, capacity: Any = 10.0, startup: Any = 60.0, interval: float = 1
     }
 
 
-def run(
-    loads: np.ndarray, interval: float = 15.0, start: float = START, **kwargs: Any
-) -> tuple[Any, list[Any]]:
+def run(loads: np.ndarray, interval: float = 15.0, start: float = START, **kwargs: Any) -> tuple[Any, list[Any]]:
     """Feed (N, T) loads tick by tick; return the state and the features of every tick."""
     n = len(loads)
     state, rows, about = history.state(n), np.arange(n), facts(n, interval=interval, **kwargs)
@@ -66,9 +64,7 @@ class Plain:
         self.usual = level if math.isnan(self.usual) else self.usual + rate * known * (level - self.usual)
         trend = math.log((self.mean(30) + self.half) / (self.mean(180) + self.half))
         ratio = (level + self.half) / (self.usual + self.half)
-        kind = sum(trend > c for c in growth.TREND_CUTS) + growth.TRENDS * sum(
-            ratio > c for c in growth.LEVEL_CUTS
-        )
+        kind = sum(trend > c for c in growth.TREND_CUTS) + growth.TRENDS * sum(ratio > c for c in growth.LEVEL_CUTS)
         self.kinds.append(kind if known else -1)
         for h, seconds in enumerate(growth.LADDER):
             k = max(1, round(seconds / self.interval))
@@ -139,9 +135,7 @@ def test_a_summary_says_what_the_histogram_says() -> None:
     told = dict(zip(growth.STATISTICS, stats, strict=True))
     assert told["q50"] == pytest.approx(growth.EDGES[21])
     assert told["q97"] == pytest.approx(growth.EDGES[21])
-    cost = np.exp(growth.EDGES[1:]) + 20 * np.array(
-        [1e4 / 1.01e6 if b < 40 else 0.0 for b in range(growth.BINS)]
-    )
+    cost = np.exp(growth.EDGES[1:]) + 20 * np.array([1e4 / 1.01e6 if b < 40 else 0.0 for b in range(growth.BINS)])
     cost[:20] = np.inf
     assert told["cheap"] == pytest.approx(growth.EDGES[1:][np.argmin(cost)])
 
@@ -217,9 +211,7 @@ def test_yesterday_and_the_profile_are_remembered() -> None:
     load = 100 * (1 + 0.8 * np.sin(2 * np.pi * ticks / 86400))
     _, told = run(load[None, :], interval=60.0, start=86400.0 * 18_000)
     rising = [f for f, t in zip(told, ticks, strict=True) if t > 8.1 * 86400 and t % 86400 < 3 * 3600]
-    falling = [
-        f for f, t in zip(told, ticks, strict=True) if t > 8.1 * 86400 and 8 * 3600 < t % 86400 < 12 * 3600
-    ]
+    falling = [f for f, t in zip(told, ticks, strict=True) if t > 8.1 * 86400 and 8 * 3600 < t % 86400 < 12 * 3600]
     for name in ("yesterday", "lastweek"):
         assert all(f[name][0] > 0 for f in rising), name
         assert all(f[name][0] < 0 for f in falling), name
@@ -254,6 +246,30 @@ def test_torch_gives_the_same_features() -> None:
         history.record(xp, state, rows, time, torch.from_numpy(loads[:, t]), about, 15.0)
         found = features.features(xp, state, rows, time, about, 15.0)
         for name, value in found.items():
-            np.testing.assert_allclose(
-                value.numpy(), told[t][name], rtol=2e-4, atol=2e-4, err_msg=f"{name} at {t}"
-            )
+            np.testing.assert_allclose(value.numpy(), told[t][name], rtol=2e-4, atol=2e-4, err_msg=f"{name} at {t}")
+
+
+@pytest.mark.parametrize("interval", [5.0, 15.0, 60.0])
+def test_a_whole_load_at_once_tells_the_same_to_the_bit(interval: float) -> None:
+    rng = np.random.default_rng(11)
+    ticks = 700
+    load = 60 * np.exp(np.cumsum(0.07 * rng.standard_normal(ticks)))
+    load[:3] = np.nan
+    load[rng.random(ticks) < 0.04] = np.nan
+    load[400:430] = np.nan
+    start = START + 86400.0 * 3 - 900.0
+    _, told = run(load[None, :], interval, start)
+    found = replay.features_over_time(start + interval * np.arange(ticks), load, facts(1, interval=interval), interval)
+    for name in told[0]:
+        expected = np.concatenate([f[name] for f in told])
+        np.testing.assert_array_equal(found[name], expected, err_msg=name)
+
+
+def test_days_at_once_tell_the_same_to_the_bit() -> None:
+    ticks = np.arange(0, 3.2 * 86400, 60.0)
+    rng = np.random.default_rng(12)
+    load = 100 * (1 + 0.8 * np.sin(2 * np.pi * ticks / 86400)) * np.exp(0.1 * rng.standard_normal(len(ticks)))
+    _, told = run(load[None, :], 60.0, 86400.0 * 18_000)
+    found = replay.features_over_time(86400.0 * 18_000 + ticks, load, facts(1, interval=60.0), 60.0)
+    for name in told[0]:
+        np.testing.assert_array_equal(found[name], np.concatenate([f[name] for f in told]), err_msg=name)

@@ -52,16 +52,12 @@ def average(total: float, target: float = 10.0) -> Metric:
 def cpu(*used: int, target: int = 50, missing: int = 0, unready: int = 0) -> Metric:
     """Return a utilisation: percent of its request that each ready pod uses."""
     total = 10.0 * sum(used)
-    return Metric(
-        kind="Utilization", target=target, total=total, pods=len(used), missing=missing, unready=unready
-    )
+    return Metric(kind="Utilization", target=target, total=total, pods=len(used), missing=missing, unready=unready)
 
 
 def pods(*used: int, target: int = 1000, missing: int = 0, unready: int = 0) -> Metric:
     """Return a Pods metric: thousandths of each ready pod."""
-    return Metric(
-        kind="Pods", target=target, total=sum(used), pods=len(used), missing=missing, unready=unready
-    )
+    return Metric(kind="Pods", target=target, total=sum(used), pods=len(used), missing=missing, unready=unready)
 
 
 # Named cases: what is given to `asked`, the replicas (NaN: an error, nothing happens), held by the tolerance.
@@ -201,14 +197,10 @@ def test_the_largest_of_any_metrics_is_the_controllers(seed: int) -> None:
             if np.isnan(usage):
                 expected[row].append(None)
             elif kind == "Value":
-                proposal = oracle.value_replicas(
-                    have, int(ready[row]), int(usage), int(target[row]), tolerances
-                )
+                proposal = oracle.value_replicas(have, int(ready[row]), int(usage), int(target[row]), tolerances)
                 expected[row].append(min(proposal, oracle.MAX_INT32))
             else:
-                expected[row].append(
-                    oracle.average_value_replicas(have, int(usage), int(target[row]), tolerances)
-                )
+                expected[row].append(oracle.average_value_replicas(have, int(usage), int(target[row]), tolerances))
     replicas, _ = desired_replicas(np, current, ready, metrics, up, down)
     for row in range(n):
         found = None if np.isnan(replicas[row]) else int(replicas[row])
@@ -222,9 +214,7 @@ def make_view(xp: Any = np, n: int = 1, **readings: Any) -> View:
         "capacity_per_replica": 10.0, "up_tolerance": 0.1, "down_tolerance": 0.1, "load": NAN, "backlog": NAN,
         "utilization": NAN, "ready": 10.0, "starting": 0.0, "current": 10.0, "time": 0.0,
     } | readings  # fmt: skip
-    arrays = {
-        k: xp.asarray(np.array(np.broadcast_to(np.asarray(v, np.float64), (n,)))) for k, v in plain.items()
-    }
+    arrays = {k: xp.asarray(np.array(np.broadcast_to(np.asarray(v, np.float64), (n,)))) for k, v in plain.items()}
     named = ("capacity_per_replica", "up_tolerance", "down_tolerance")
     return View(
         xp=xp,
@@ -314,9 +304,7 @@ def test_torch_proposes_the_same() -> None:
     import array_api_compat.torch as xp
 
     rng = np.random.default_rng(5)
-    readings = {
-        name: rng.uniform(0, scale, 500) for name, scale in (("load", 900), ("backlog", 900), ("ready", 60))
-    }
+    readings = {name: rng.uniform(0, scale, 500) for name, scale in (("load", 900), ("backlog", 900), ("ready", 60))}
     readings |= {"current": np.round(readings["ready"]), "utilization": rng.uniform(0, 1, 500)}
     for name in ("load", "backlog", "utilization"):
         readings[name][rng.random(500) < 0.2] = NAN

@@ -43,17 +43,14 @@ def own_files() -> list[Path]:
         for path in ROOT.rglob("*")
         if path.is_file()
         and not any(
-            part in IGNORED or (part.startswith(".") and part != ".ci")
-            for part in path.relative_to(ROOT).parts[:-1]
+            part in IGNORED or (part.startswith(".") and part != ".ci") for part in path.relative_to(ROOT).parts[:-1]
         )
     ]
 
 
 def test_operator_folder_never_shadows_the_standard_library() -> None:
     loose = sorted(path.name for path in (ROOT / "operator").glob("*.py"))
-    assert loose == [], (
-        f"operator/ holds {loose}: an import of the standard library's operator would find them"
-    )
+    assert loose == [], f"operator/ holds {loose}: an import of the standard library's operator would find them"
 
 
 def test_tests_are_no_packages() -> None:
@@ -123,7 +120,5 @@ def test_source_distribution_holds_sources_only(built: Path) -> None:
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         names = [name.partition("/")[2] for name in archive.getnames()]
     assert {"pyproject.toml", "LICENSE", "README.md", "core/rlscaler/__init__.py"} <= set(names)
-    unwanted = [
-        name for name in names if re.search(r"(^|/)(__pycache__|\.venv|out|runs|site-packages)/", name)
-    ]
+    unwanted = [name for name in names if re.search(r"(^|/)(__pycache__|\.venv|out|runs|site-packages)/", name)]
     assert unwanted == []

@@ -14,9 +14,7 @@ from rlscaler.rules.lcp import EXACT, LEVELS, Lcp, advanced, bounds, level, step
 PLAIN = Lcp(growth=0.0)
 
 
-def make_view(
-    demand: float, *, current: float = 10.0, top: float = 100.0, startup: float = 60.0, **more: Any
-) -> View:
+def make_view(demand: float, *, current: float = 10.0, top: float = 100.0, startup: float = 60.0, **more: Any) -> View:
     """Return a view of one workload with 10 requests/s a replica and decisions every 15 s."""
     options = {"min_replicas": 0, "max_replicas": top, "interval": 15, "startup": startup,
                "capacity_per_replica": 10, "price": more.pop("price", 20.0)}  # fmt: skip
@@ -57,9 +55,7 @@ def optimum(costs: np.ndarray, start: int, beta: float) -> float:
 def convex_costs(rng: np.random.Generator, steps: int, size: int) -> np.ndarray:
     """Return random convex costs (steps, size), some of them flat in places so that minimisers tie."""
     slopes = np.sort(rng.integers(-6, 7, (steps, size - 1)), axis=1).astype(float)
-    return np.concatenate([np.zeros((steps, 1)), np.cumsum(slopes, axis=1)], axis=1) + rng.integers(
-        0, 9, (steps, 1)
-    )
+    return np.concatenate([np.zeros((steps, 1)), np.cumsum(slopes, axis=1)], axis=1) + rng.integers(0, 9, (steps, 1))
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -75,12 +71,8 @@ def test_the_bounds_end_the_best_courses_of_every_prefix(seed: int) -> None:
         paid_up = np.array([total(costs, path, start, beta) for path in paths])
         # The same course with releases paid instead of additions: minus beta x (end - start).
         paid_down = paid_up - beta * (np.array([path[-1] for path in paths]) - start)
-        first = min(
-            path[-1] for path, cost in zip(paths, paid_up, strict=True) if cost <= paid_up.min() + 1e-9
-        )
-        last = max(
-            path[-1] for path, cost in zip(paths, paid_down, strict=True) if cost <= paid_down.min() + 1e-9
-        )
+        first = min(path[-1] for path, cost in zip(paths, paid_up, strict=True) if cost <= paid_up.min() + 1e-9)
+        last = max(path[-1] for path, cost in zip(paths, paid_down, strict=True) if cost <= paid_down.min() + 1e-9)
         assert (lower, upper) == (first, last), f"after {prefix} steps"
 
 
@@ -119,9 +111,7 @@ def test_the_rule_is_the_projection_between_the_work_functions(
     startup=st.sampled_from([15.0, 60.0, 300.0]),
     price=st.sampled_from([1.0, 20.0]),
 )
-def test_the_cost_is_within_three_times_the_clairvoyant(
-    demands: list[float], startup: float, price: float
-) -> None:
+def test_the_cost_is_within_three_times_the_clairvoyant(demands: list[float], startup: float, price: float) -> None:
     found = decisions(PLAIN, demands, current=0, startup=startup, price=price)
     beta = startup / 15.0
     costs = np.array([step_cost(np, np.arange(60.0), demand, price, 1.0) for demand in demands])
@@ -148,9 +138,7 @@ def test_it_is_lazy_downward_and_quick_upward() -> None:
 
 
 @pytest.mark.parametrize(("factor", "wait"), [(1.0, 4), (3.0, 12), (10.0, 40)])
-def test_an_idle_replica_is_kept_for_as_long_as_starting_it_again_would_cost(
-    factor: float, wait: int
-) -> None:
+def test_an_idle_replica_is_kept_for_as_long_as_starting_it_again_would_cost(factor: float, wait: int) -> None:
     demands = [20.0] * 100 + [0.0] * 60
     found = decisions(Lcp(growth=0.0, switching=factor), demands, current=0)[100:]
     assert int(np.argmax(found < found[0])) in (wait - 1, wait, wait + 1)

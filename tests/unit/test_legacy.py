@@ -111,9 +111,7 @@ def test_the_optimum_of_the_published_trace() -> None:
 
 
 @settings(deadline=None, derandomize=True, max_examples=15)
-@given(
-    st.lists(st.sampled_from([0, 500, 4350, 4400, 4437, 4524, 9000, 30_000, 45_000]), min_size=1, max_size=7)
-)
+@given(st.lists(st.sampled_from([0, 500, 4350, 4400, 4437, 4524, 9000, 30_000, 45_000]), min_size=1, max_size=7))
 def test_the_optimum_is_that_of_trying_everything(items: list[int]) -> None:
     trace = np.array([0.0, *items])
     plans = np.array(list(itertools.product((REMOVE, HOLD, ADD), repeat=len(items))))
@@ -134,9 +132,7 @@ def test_nothing_beats_the_optimum_of_any_pattern(pattern: str) -> None:
         run(lambda state, time: rng.integers(0, 3, 500), trace, n=500, steps=60).returns,
     ]
     assert best.value >= np.concatenate(tried).max() - 1e-9
-    assert run(lambda s, t: best.actions[t - 1], trace, steps=60).returns[0] == pytest.approx(
-        best.value, abs=1e-9
-    )
+    assert run(lambda s, t: best.actions[t - 1], trace, steps=60).returns[0] == pytest.approx(best.value, abs=1e-9)
 
 
 @pytest.mark.parametrize("trace", [[1], [[0, 1]], [0, 0.5], [0, -1], [0, float("nan")]], ids=str)
@@ -197,16 +193,12 @@ def test_the_batched_form_is_the_plain_one() -> None:
         state = after
         counts.append(state["instances"])
         expected = [lane.step(int(actions[time, i]), int(items[time, i])) for i, lane in enumerate(plain)]
-        np.testing.assert_allclose(
-            legacy.observe(state), [seen for seen, _, _ in expected], rtol=0, atol=1e-12
-        )
+        np.testing.assert_allclose(legacy.observe(state), [seen for seen, _, _ in expected], rtol=0, atol=1e-12)
         np.testing.assert_allclose(reward, [value for _, value, _ in expected], rtol=0, atol=1e-12)
         np.testing.assert_array_equal(ended, [over for _, _, over in expected])
         hit += int(np.sum((state["instances"] == counts[-2]) & (before["pending"] != 0)))
         ends += int(np.sum(ended))
-    np.testing.assert_allclose(
-        legacy.published_cost(np.array(counts)), [lane.dollars for lane in plain], rtol=1e-12
-    )
+    np.testing.assert_allclose(legacy.published_cost(np.array(counts)), [lane.dollars for lane in plain], rtol=1e-12)
     assert hit > 0
     assert ends > 0
 
@@ -225,9 +217,7 @@ def test_torch_runs_the_same_source() -> None:
 
 
 def test_the_episode_ends_above_the_limit_of_the_queue_and_not_at_it() -> None:
-    _, _, ended = legacy.step(
-        legacy.start(2), np.array([HOLD, HOLD]), 4350.0 + 43_500.0 + np.array([0.0, 1.0])
-    )
+    _, _, ended = legacy.step(legacy.start(2), np.array([HOLD, HOLD]), 4350.0 + 43_500.0 + np.array([0.0, 1.0]))
     assert ended.tolist() == [False, True]
 
 

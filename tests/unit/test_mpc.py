@@ -47,9 +47,7 @@ def order(view: View, **options: Any) -> float:
     stands=st.booleans(),
     restart=st.integers(0, 6),
 )
-def test_a_layer_is_ordered_where_enumeration_orders_it(
-    marginal: list[int], stands: bool, restart: int
-) -> None:
+def test_a_layer_is_ordered_where_enumeration_orders_it(marginal: list[int], stands: bool, restart: int) -> None:
     costs: dict[bool, float] = {True: np.inf, False: np.inf}
     for plan in product((0, 1), repeat=SLOTS):
         states = (int(stands), *plan)
@@ -65,17 +63,15 @@ def test_a_layer_is_ordered_where_enumeration_orders_it(
 
 
 @settings(deadline=None, derandomize=True, max_examples=25)
-@given(
-    seed=st.integers(0, 10_000), current=st.floats(-1.2, 1.2), restart=st.sampled_from([0.0, 0.5, 1.3, 6.0])
-)
+@given(seed=st.integers(0, 10_000), current=st.floats(-1.2, 1.2), restart=st.sampled_from([0.0, 0.5, 1.3, 6.0]))
 def test_the_order_is_that_of_the_best_plan_over_whole_replica_counts(
     seed: int, current: float, restart: float
 ) -> None:
     rng = np.random.default_rng(seed)
     mean, sigma, lack = rng.normal(0, 0.5, SLOTS), rng.uniform(0.05, 0.6, SLOTS), 80.0
-    found = first_order(
-        np, mean[:, None], sigma[:, None], np.array([current]), np.array([lack]), np.array([restart])
-    )[0]
+    found = first_order(np, mean[:, None], sigma[:, None], np.array([current]), np.array([lack]), np.array([restart]))[
+        0
+    ]
 
     # Dynamic programming over n_j on a grid of x = e^h, with costs and switching integrated along the grid.
     edges = np.exp(np.linspace(-4, 4, 801))
@@ -138,9 +134,7 @@ def test_what_is_kept_does_not_drift_even_at_thousands_of_replicas() -> None:
     ahead = np.array([0, 0, 0, 0, 1, 1, 1, 1]) * np.log(2.0)
     current = 8060.0
     for _ in range(5):
-        current = np.ceil(
-            order(make_view(4000.0, current=current, noise=0.02, ahead=ahead), restart=8.0, **QUIET)
-        )
+        current = np.ceil(order(make_view(4000.0, current=current, noise=0.02, ahead=ahead), restart=8.0, **QUIET))
     assert current == 8060
 
 

@@ -82,15 +82,11 @@ def test_shapes_that_the_names_promise() -> None:
 
     assert at("steady(level=0.5)", 0, 1e6) == [0.5, 0.5]
     assert at("sine-curve(period=400,low=1,high=3)", 0, 100, 200, 300) == pytest.approx([2, 3, 2, 1])
-    assert at("spike(every=1000,width=100,height=3)", 400, 450, 475, 500, 550) == pytest.approx(
-        [1, 1, 2, 3, 1]
-    )
+    assert at("spike(every=1000,width=100,height=3)", 400, 450, 475, 500, 550) == pytest.approx([1, 1, 2, 3, 1])
     assert at("ramp(begin=1,end=3,at=10,duration=10)", 0, 10, 15, 20, 99) == pytest.approx([1, 1, 2, 3, 3])
     crowd = at("flash-crowd(at=100,rise=10,hold=10,decay=50,height=2)", 99, 105, 110, 120, 170)
     assert crowd == pytest.approx([0, 1, 2, 2, 2 * np.exp(-1)])
-    assert at("idle-then-spike(at=100,rise=10,every=1000)", 50, 1050, 1110) == pytest.approx(
-        [0.02, 0.02, 1.02]
-    )
+    assert at("idle-then-spike(at=100,rise=10,every=1000)", 50, 1050, 1110) == pytest.approx([0.02, 0.02, 1.02])
     assert at("daily(low=1,high=3,peak=12h)", 0, 6 * HOUR, 12 * HOUR) == pytest.approx([1, 2, 3])
     week = at("weekly(low=1,high=1,weekend=0.5)", HOUR * 12, HOUR * (24 * 5 + 12), WEEK + HOUR * 12)
     assert week == pytest.approx([1, 0.5, 1])
@@ -206,9 +202,7 @@ def test_parts_of_a_compound_draw_from_streams_of_their_own() -> None:
     pattern = parse("poisson(level=1)+poisson(level=1)")
     alone = drawn(parse("poisson(level=1)+0"))
     assert not np.array_equal(drawn(pattern), 2.0 * alone)
-    np.testing.assert_array_equal(
-        drawn(parse("poisson(level=1)+0")), drawn(parse("poisson(level=1)+steady(level=0)"))
-    )
+    np.testing.assert_array_equal(drawn(parse("poisson(level=1)+0")), drawn(parse("poisson(level=1)+steady(level=0)")))
     other = drawn(pattern) - alone
     assert abs(np.corrcoef(alone[::5], other[::5])[0, 1]) < 0.05
 

@@ -122,9 +122,7 @@ def test_every_name_is_escaped(run: DryRun) -> None:
 
 def test_page_loads_nothing(html: str) -> None:
     page = Page.of(html)
-    loads = [
-        a[k] for _, a in page.tags for k in ("src", "href", "srcset", "action", "data", "poster") if k in a
-    ]
+    loads = [a[k] for _, a in page.tags for k in ("src", "href", "srcset", "action", "data", "poster") if k in a]
     assert loads
     assert all(re.match(r"#|data:", target) for target in loads), f"the page refers to {loads}"
     assert not re.search(r"https?://|@import|url\(", html), "an address in what we write ourselves"
@@ -209,9 +207,7 @@ def test_runs_give_back_the_values(values: list[float]) -> None:
     assert all(n >= 1 for n in packed["n"])
 
 
-@pytest.mark.parametrize(
-    ("largest", "decimals"), [(0.0, 0), (math.nan, 0), (0.004, 6), (1.0, 3), (250.0, 1), (3e6, 0)]
-)
+@pytest.mark.parametrize(("largest", "decimals"), [(0.0, 0), (math.nan, 0), (0.004, 6), (1.0, 3), (250.0, 1), (3e6, 0)])
 def test_decimals_keep_four_digits(largest: float, decimals: int) -> None:
     assert decimals_for(np.array([0.0, -largest])) == decimals
 

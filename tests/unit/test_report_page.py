@@ -53,18 +53,12 @@ class Opened:
 
 def opened(browser: Any, path: Path, **context: Any) -> Opened:
     """Open a file with the network off and wait until its plots are drawn."""
-    session = browser.new_context(
-        **{"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"} | context
-    )
+    session = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"} | context)
     session.set_offline(True)
     found = Opened(session.new_page())
-    found.page.on(
-        "console", lambda m: found.complaints.append(m.text) if m.type in ("error", "warning") else None
-    )
+    found.page.on("console", lambda m: found.complaints.append(m.text) if m.type in ("error", "warning") else None)
     found.page.on("pageerror", lambda error: found.complaints.append(str(error)))
-    found.page.on(
-        "request", lambda r: found.requests.append(r.url) if not r.url.startswith("data:") else None
-    )
+    found.page.on("request", lambda r: found.requests.append(r.url) if not r.url.startswith("data:") else None)
     found.page.goto(path.as_uri())
     found.page.wait_for_selector("html[data-ready=true]")
     return found
@@ -105,8 +99,7 @@ def test_page_opens_offline_without_complaints(page: Opened, report: Path) -> No
 
 def test_plots_have_their_traces(page: Opened, run: DryRun) -> None:
     traces = page.page.evaluate(
-        "document.getElementById('plot').data"
-        ".map(t => [t.name, t.yaxis, t.x.length, t.y.length, t.visible ?? true])"
+        "document.getElementById('plot').data.map(t => [t.name, t.yaxis, t.x.length, t.y.length, t.visible ?? true])"
     )
     assert len(traces) == 5 * len(run.contenders) + 2
     assert {tuple(t[2:4]) for t in traces} == {(5760, 5760)}
@@ -146,9 +139,7 @@ def test_theme_follows_the_button_and_so_do_the_plots(page: Opened) -> None:
 
 def test_theme_follows_the_system(browser: Any, report: Path) -> None:
     dark = opened(browser, report, color_scheme="dark")
-    red, green, blue = map(
-        int, re.findall(r"\d+", dark.page.evaluate("getComputedStyle(document.body).color"))[:3]
-    )
+    red, green, blue = map(int, re.findall(r"\d+", dark.page.evaluate("getComputedStyle(document.body).color"))[:3])
     assert min(red, green, blue) > 200, "light letters on a dark page"
     assert dark.page.evaluate("document.getElementById('plot').layout.font.color") != "rgb(86, 96, 113)"
     assert dark.complaints == []

@@ -219,9 +219,7 @@ def test_static_and_constant_stay() -> None:
 
 
 def test_constant_waits_for_the_first_known_count() -> None:
-    np.testing.assert_array_equal(
-        run(Constant(), [make_view(current=c) for c in (NAN, 5, 9)])[:, 0], [NAN, 5, 5]
-    )
+    np.testing.assert_array_equal(run(Constant(), [make_view(current=c) for c in (NAN, 5, 9)])[:, 0], [NAN, 5, 5])
 
 
 def test_churn_alternates_without_looking() -> None:
@@ -236,9 +234,7 @@ def test_random_steps_are_uniform_independent_and_repeatable() -> None:
     assert (steps != run(Random(size=2, seed=2), views) - 10).mean() > 0.6
     shares = [(steps == change).mean() for change in (-2, 0, 2)]
     np.testing.assert_allclose(shares, 1 / 3, atol=0.01)
-    assert abs(np.corrcoef(steps[:-1].ravel(), steps[1:].ravel())[0, 1]) < 0.02, (
-        "successive steps hang together"
-    )
+    assert abs(np.corrcoef(steps[:-1].ravel(), steps[1:].ravel())[0, 1]) < 0.02, "successive steps hang together"
     assert abs(np.corrcoef(steps[:, :-1].ravel(), steps[:, 1:].ravel())[0, 1]) < 0.02, "rows hang together"
 
 
@@ -388,9 +384,7 @@ def test_replicas_needed_are_the_fewest(demand: float, concurrency: int, times: 
         servers = replicas * concurrency
         if replicas <= demand:
             return 1.0 if demand > 0 else 0.0
-        return exact_erlang_c(servers, demand * concurrency) * math.exp(
-            -(servers - demand * concurrency) * times
-        )
+        return exact_erlang_c(servers, demand * concurrency) * math.exp(-(servers - demand * concurrency) * times)
 
     assert share(found) <= late * 1.003, "too few"
     assert found == 0 or share(found - 1) > late * 0.997, "one fewer would do"
@@ -403,12 +397,8 @@ def test_replicas_needed_are_the_fewest(demand: float, concurrency: int, times: 
         pytest.param({"late": 0.01}, {"load": 100}, 12, id="standard-world"),
         pytest.param({"late": 0.01}, {"load": 100, "latency": 0.01}, 19, id="any-wait-is-late"),
         pytest.param({"late": 0.01, "growth": 1.0}, {"load": 50}, 12, id="growth-doubles-the-rate"),
-        pytest.param(
-            {"late": 0.01, "confidence": 4.5, "fano": 6, "window": 6}, {"load": 64}, 12, id="confidence"
-        ),
-        pytest.param(
-            {"late": 0.01, "drain": 10.0}, {"load": 50, "backlog": 500}, 12, id="backlog-adds-demand"
-        ),
+        pytest.param({"late": 0.01, "confidence": 4.5, "fano": 6, "window": 6}, {"load": 64}, 12, id="confidence"),
+        pytest.param({"late": 0.01, "drain": 10.0}, {"load": 50, "backlog": 500}, 12, id="backlog-adds-demand"),
     ],
 )
 def test_erlang_cases(options: dict[str, Any], readings: dict[str, Any], expected: float) -> None:

@@ -97,9 +97,7 @@ def test_plain_writes_what_json_lacks_as_text() -> None:
         pytest.param({"contenders": "twice"}, "expected every name once", id="same-name-twice"),
     ],
 )
-def test_a_result_that_does_not_fit_itself_is_refused(
-    run: DryRun, change: dict[str, Any], message: str
-) -> None:
+def test_a_result_that_does_not_fit_itself_is_refused(run: DryRun, change: dict[str, Any], message: str) -> None:
     if change.get("contenders") == "one short":
         change = {"contenders": run.contenders[:-1]}
     if change.get("contenders") == "twice":
@@ -166,9 +164,7 @@ def test_other_encodings_get_plain_ascii(run: DryRun, encoding: str) -> None:
 
 def test_names_are_neither_markup_nor_control_codes(run: DryRun) -> None:
     first = replace(run.contenders[0], name="[bold]x[/bold]\x1b[31m")
-    changed = replace(
-        run, policy=first.name, contenders=[first, *run.contenders[1:]], resource="[red]shop[/red]\x07\n"
-    )
+    changed = replace(run, policy=first.name, contenders=[first, *run.contenders[1:]], resource="[red]shop[/red]\x07\n")
     text = printed(changed)
     assert "[red]shop[/red]??" in text
     assert "[bold]x[/bold]?[31m" in text
@@ -204,8 +200,7 @@ def test_a_long_name_is_cut_and_the_figures_stay(run: DryRun) -> None:
         pytest.param(
             {"growth_quantile": (1.5, 104.0, 0.006), "hpa_default": (1.2, 100.0, 0.004)},
             "hpa-default wins, growth-quantile comes 2nd of 4",
-            "4 % more replica-hours than hpa-default at 0.2 points more late requests; "
-            "score 1.500 against 1.200.",
+            "4 % more replica-hours than hpa-default at 0.2 points more late requests; score 1.500 against 1.200.",
             "lost",
             id="a-rule-wins",
         ),
@@ -224,9 +219,7 @@ def test_a_long_name_is_cut_and_the_figures_stay(run: DryRun) -> None:
             id="policy-without-a-score",
         ),
         pytest.param(
-            dict.fromkeys(
-                ("growth_quantile", "hpa_tuned", "hpa_default", "two_thresholds"), (math.nan, 1.0, 0.0)
-            ),
+            dict.fromkeys(("growth_quantile", "hpa_tuned", "hpa_default", "two_thresholds"), (math.nan, 1.0, 0.0)),
             "Nobody wins",
             "nothing in the trace could be scored",
             "even",
@@ -266,9 +259,7 @@ def test_the_headline_names_whoever_scores_best(shares: list[float], tested: int
     base: DryRun = day(steps=8)
     rows = {k: getattr(base.series, k)[:1].repeat(len(shares), 0) for k in
             ("replicas", "ready", "violations", "backlog", "cost")}  # fmt: skip
-    run = replace(
-        base, contenders=contenders, policy=f"p{tested % len(shares)}", series=replace(base.series, **rows)
-    )
+    run = replace(base, contenders=contenders, policy=f"p{tested % len(shares)}", series=replace(base.series, **rows))
     best = min(shares)
     winners = {c.name for c in contenders if c.score - best <= 0.0005}
     headline = verdict(run)[0]

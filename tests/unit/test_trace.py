@@ -52,17 +52,13 @@ def written(folder: Path, content: str | bytes, name: str = "load.csv") -> Path:
         pytest.param("ts,rate\n1700000000000,1\n1700000015000,2\n", 1.7e9, 15, [1, 2], id="milliseconds"),
         pytest.param("ts,rate\n1700000000,1\n1700000015,2\n", 1.7e9, 15, [1, 2], id="epoch-seconds"),
         pytest.param("date,value\n1970-01-02,1\n1970-01-03,2\n", 86400, 86400, [1, 2], id="dates"),
-        pytest.param(
-            "ts,value\n1970-01-01T01:00:00+01:00,1\n1970-01-01T00:01:00Z,2\n", 0, 60, [1, 2], id="zones"
-        ),
+        pytest.param("ts,value\n1970-01-01T01:00:00+01:00,1\n1970-01-01T00:01:00Z,2\n", 0, 60, [1, 2], id="zones"),
         pytest.param("\ufefft_s,rate\n0,1\n60,2\n", 0, 60, [1, 2], id="byte-order-mark"),
         pytest.param("t_s,rate\n0,1\n59.9,2\n120.1,3\n", 0, 60.05, None, id="small-jitter-of-the-clock"),
     ],
 )
 @pytest.mark.parametrize("name", ["load.csv", "load.csv.gz"])
-def test_formats(
-    tmp_path: Path, name: str, content: str, start: float, step: float, rates: list[float] | None
-) -> None:
+def test_formats(tmp_path: Path, name: str, content: str, start: float, step: float, rates: list[float] | None) -> None:
     trace = read_trace(written(tmp_path, content, name))
     assert trace.name == "load"
     assert trace.start == pytest.approx(start)
@@ -100,9 +96,7 @@ def test_gzip_is_told_by_its_content(tmp_path: Path) -> None:
         pytest.param("t_s,rate\n0,1\n60,-2\n", "a.csv", ["line 3", "'-2'"], id="negative"),
         pytest.param("t_s,rate\n0,inf\n60,2\n", "a.csv", ["line 2", "'inf'"], id="infinite"),
         pytest.param("t_s,rate\n0,1e16\n60,2\n", "a.csv", ["line 2", "'1e16'", "1e+15"], id="absurd"),
-        pytest.param(
-            "t_s,rate\n0,1\nsoon,2\n", "a.csv", ["line 3", "'soon'", "ISO 8601"], id="no-time-value"
-        ),
+        pytest.param("t_s,rate\n0,1\nsoon,2\n", "a.csv", ["line 3", "'soon'", "ISO 8601"], id="no-time-value"),
         pytest.param("t_s,rate\n0,1\n,2\n", "a.csv", ["line 3", "time ''"], id="empty-time"),
         pytest.param("t_s,rate\n0,1\ninf,2\n", "a.csv", ["line 3", "'inf'"], id="infinite-time"),
         pytest.param("t_s,rate\n0,1\n1,1\n1e9,1\n", "a.csv", ["3 rows", "wrong time"], id="years-of-gap"),
@@ -247,9 +241,7 @@ def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def table(folder: Path) -> dict[str, list[str]]:
     rows = (line.split("|")[1:-1] for line in (folder / "README.md").read_text().splitlines())
-    return {
-        cells[0].strip(" `"): [c.strip() for c in cells] for cells in rows if cells and ".csv" in cells[0]
-    }
+    return {cells[0].strip(" `"): [c.strip() for c in cells] for cells in rows if cells and ".csv" in cells[0]}
 
 
 @needs_traces

@@ -72,8 +72,12 @@ def _check(config: Any) -> None:
               help="Where the artifact goes.")  # fmt: skip
 @click.option("--name", default="q-learning", show_default=True, help="Name of the policy.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of everything random.")
-@click.option("--config", "config_file", type=click.Path(), metavar="FILE.json", help="Settings from a file; flags win.")
-@click.option("--hours", default=8.0, show_default=True, type=click.FloatRange(1.0, 24.0 * 14), help="Load of each source.")
+@click.option(
+    "--config", "config_file", type=click.Path(), metavar="FILE.json", help="Settings from a file; flags win."
+)
+@click.option(
+    "--hours", default=8.0, show_default=True, type=click.FloatRange(1.0, 24.0 * 14), help="Load of each source."
+)
 @click.option("--steps", type=int, help="Steps of every environment.  [default: 2000]")
 @click.option("--envs", type=int, help="Workloads simulated at once.  [default: 256]")
 @click.option("--gamma", type=float, help="Discount per decision.  [default: 0.9]")

@@ -52,7 +52,9 @@ def pools(names: Sequence[str], folder: str | None, hours: float, seed: int) -> 
             families = sorted({family(t.name) for t in traces})
             kept = set(families[::3])
             if len(families) < 2:
-                raise UserError(f"{folder}: holds {len(families)} source families; expected at least 2, one to validate on")
+                raise UserError(
+                    f"{folder}: holds {len(families)} source families; expected at least 2, one to validate on"
+                )
 
             def drawn(trace: Any, at: int) -> Load:
                 return realise(trace, duration=seconds, rng=generator(trace.name, at))

@@ -98,9 +98,7 @@ def _ranked(values: np.ndarray) -> np.ndarray:
     return values - 1e-9 * np.abs(np.arange(actions) - (actions - 1) / 2)
 
 
-def evaluate(
-    batch: Batch, values: np.ndarray, bins: Bins, steps: int, seed: int
-) -> tuple[float, float, float]:
+def evaluate(batch: Batch, values: np.ndarray, bins: Bins, steps: int, seed: int) -> tuple[float, float, float]:
     """Return J, cost and price x late share of the greedy policy on the batch's own pool."""
     observation = batch.reset(seed)
     ranked = _ranked(values)
@@ -142,8 +140,7 @@ def train(
     for step in range(config.steps + 1):
         epsilon = max(
             config.epsilon_end,
-            config.epsilon
-            + (config.epsilon_end - config.epsilon) * step / max(1, config.epsilon_share * config.steps),
+            config.epsilon + (config.epsilon_end - config.epsilon) * step / max(1, config.epsilon_share * config.steps),
         )
         if step % config.evaluate_every == 0 or step == config.steps:
             greedy = sum(tables) / len(tables)

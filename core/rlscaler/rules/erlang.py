@@ -28,13 +28,9 @@ class Erlang:
     """
 
     PARAMETERS: ClassVar[dict[str, Parameter]] = {
-        "late": Parameter(
-            0.005, 1e-5, 0.2, True, "share of requests that may be late, 1 - target, at a price of 20"
-        ),
+        "late": Parameter(0.005, 1e-5, 0.2, True, "share of requests that may be late, 1 - target, at a price of 20"),
         "confidence": Parameter(2.0, 0.0, 4.0, False, "standard deviations of the measured rate added to it"),
-        "growth": Parameter(
-            0.25, 0.0, 1.0, False, "growth allowed for until an order serves, share of the rate"
-        ),
+        "growth": Parameter(0.25, 0.0, 1.0, False, "growth allowed for until an order serves, share of the rate"),
         "fano": Parameter(2.0, 0.5, 10.0, True, "variance of arrivals over their mean within the window"),
         "window": Parameter(15.0, 5.0, 120.0, True, "seconds over which the rate is measured"),
         "drain": Parameter(15.0, 2.0, 120.0, True, "seconds within which the backlog is to be drained"),

@@ -85,9 +85,7 @@ def desired_replicas(
     return xp.where(failed, float("nan"), largest), held & ~failed
 
 
-def _value(
-    xp: Any, metric: Metric, current: Array, ready: Array, up: Array, down: Array
-) -> tuple[Array, Array, Array]:
+def _value(xp: Any, metric: Metric, current: Array, ready: Array, up: Array, down: Array) -> tuple[Array, Array, Array]:
     """Return replicas, held, valid: getUsageRatioReplicaCount, as Object and External metrics use it.
 
     From zero neither ready pods nor the tolerance count.
@@ -99,9 +97,7 @@ def _value(
     return xp.clip(replicas, None, MAX_REPLICAS), held, held | zero | xp.isfinite(ready)
 
 
-def _average_value(
-    xp: Any, metric: Metric, current: Array, up: Array, down: Array
-) -> tuple[Array, Array, Array]:
+def _average_value(xp: Any, metric: Metric, current: Array, up: Array, down: Array) -> tuple[Array, Array, Array]:
     """Return replicas, held, valid: GetObjectPerPodMetricReplicas, GetExternalPerPodMetricReplicas."""
     zero = current == 0.0
     ratio = metric.total / (metric.target * xp.where(zero, 1.0, current))
@@ -172,14 +168,9 @@ class Hpa:
         for name in ("target", "tolerance", "hold", "utilization", "wait"):
             given, positive = getattr(self, name), name not in ("tolerance", "hold")
             value = np.asarray(1.0 if given is None else given, np.float64)
-            if (
-                value.ndim > 1
-                or not (np.isfinite(value) & (value >= 0.0) & ((value > 0.0) | (not positive))).all()
-            ):
+            if value.ndim > 1 or not (np.isfinite(value) & (value >= 0.0) & ((value > 0.0) | (not positive))).all():
                 least = "above 0" if positive else "of 0 or more"
-                raise ValueError(
-                    f"{self.name}: {name} is {given!r}; expected a number {least}, or one for each row"
-                )
+                raise ValueError(f"{self.name}: {name} is {given!r}; expected a number {least}, or one for each row")
 
     def state(self, n: int) -> State:
         """Return no state."""

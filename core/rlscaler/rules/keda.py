@@ -33,15 +33,11 @@ class Keda:
     """Request rate and backlog over thresholds, the larger count; each constant a float or an array (N,)."""
 
     PARAMETERS: ClassVar[dict[str, Parameter]] = {
-        "target": Parameter(
-            0.7, 0.3, 0.98, False, "threshold of the request rate, share of a replica's capacity"
-        ),
+        "target": Parameter(0.7, 0.3, 0.98, False, "threshold of the request rate, share of a replica's capacity"),
         "wait": Parameter(5.0, 0.5, 120.0, True, "threshold of the backlog, seconds of a replica's work"),
         "tolerance": Parameter(0.1, 0.0, 0.2, False, "HPA's tolerance, share of the metric's target"),
         "hold": Parameter(300.0, 0.0, 300.0, False, "HPA's scale-down stabilisation, seconds"),
-        "activation": Parameter(
-            0.0, 0.0, 0.1, False, "demand that activates, replicas; a backlog always does"
-        ),
+        "activation": Parameter(0.0, 0.0, 0.1, False, "demand that activates, replicas; a backlog always does"),
         "cooldown": Parameter(300.0, 0.0, 3600.0, False, "seconds without activity before going to 0"),
         "polling": Parameter(30.0, 5.0, 60.0, False, "seconds between looks at activity"),
     }
@@ -92,12 +88,8 @@ class Keda:
         to_zero = view.settings["min_replicas"] <= 0
         idle = ~active & (time - active_at > p["cooldown"])
         one = xp.ones_like(steady)
-        from_zero = xp.where(
-            active, xp.where(to_zero, one, view.settings["min_replicas"]), xp.zeros_like(steady)
-        )
-        replicas = xp.where(
-            current == 0.0, from_zero, xp.where(to_zero & idle, xp.zeros_like(steady), steady)
-        )
+        from_zero = xp.where(active, xp.where(to_zero, one, view.settings["min_replicas"]), xp.zeros_like(steady))
+        replicas = xp.where(current == 0.0, from_zero, xp.where(to_zero & idle, xp.zeros_like(steady), steady))
         replicas = xp.where(known, replicas, unknown(view))
         held = within & known & (replicas == current)
         reasons = xp.astype(held, xp.int64) * int(Reason.WithinTolerance)

@@ -41,14 +41,10 @@ class Lcp:
     """Lazy capacity provisioning; each constant a float or an array of shape (N,)."""
 
     PARAMETERS: ClassVar[dict[str, Parameter]] = {
-        "growth": Parameter(
-            0.1, -0.1, 0.6, False, "log growth allowed for between a sample and its order serving"
-        ),
+        "growth": Parameter(0.1, -0.1, 0.6, False, "log growth allowed for between a sample and its order serving"),
         "sharpness": Parameter(1.0, 0.1, 8.0, True, "decay of the late share for each free replica"),
         "price": Parameter(1.0, 0.1, 10.0, True, "multiples of the objective's price of late requests"),
-        "switching": Parameter(
-            1.0, 0.1, 30.0, True, "cost of adding a replica, multiples of its start-up's bill"
-        ),
+        "switching": Parameter(1.0, 0.1, 30.0, True, "cost of adding a replica, multiples of its start-up's bill"),
         "drain": Parameter(15.0, 2.0, 120.0, True, "seconds within which the backlog is to be drained"),
     }
     growth: Any = PARAMETERS["growth"].default
@@ -96,14 +92,10 @@ class Lcp:
         index = xp.arange(LEVELS, dtype=xp.float32, device=getattr(demand, "device", None))[None, :]
         last, cap = rows(top), rows(beta)
         grid = level(xp, index, last)
-        slopes = xp.where(
-            fresh[:, None], xp.where(grid[:, :-1] >= rows(start), cap, xp.zeros_like(cap)), old["slopes"]
-        )
+        slopes = xp.where(fresh[:, None], xp.where(grid[:, :-1] >= rows(start), cap, xp.zeros_like(cap)), old["slopes"])
         cost = step_cost(xp, grid, rows(demand), rows(settings["price"] * p["price"]), rows(p["sharpness"]))
         slopes = advanced(xp, slopes, cost, grid, cap)
-        lower, upper = (
-            xp.astype(level(xp, rows(bound), last)[:, 0], xp.float64) for bound in bounds(xp, slopes, cap)
-        )
+        lower, upper = (xp.astype(level(xp, rows(bound), last)[:, 0], xp.float64) for bound in bounds(xp, slopes, cap))
         lazy = xp.clip(decision, lower, upper)
         after = {
             "slopes": xp.where(known[:, None], slopes, old["slopes"]),

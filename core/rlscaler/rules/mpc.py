@@ -51,19 +51,11 @@ class Mpc:
 
     PARAMETERS: ClassVar[dict[str, Parameter]] = {
         "bias": Parameter(0.0, -0.2, 0.3, False, "added to the forecast's logarithm"),
-        "season": Parameter(
-            1.0, 0.0, 1.5, False, "weight of the growth that the day and week profile foretells"
-        ),
-        "sigma": Parameter(
-            0.7, 0.05, 3.0, True, "forecast error over one interval, multiples of the load's noise"
-        ),
+        "season": Parameter(1.0, 0.0, 1.5, False, "weight of the growth that the day and week profile foretells"),
+        "sigma": Parameter(0.7, 0.05, 3.0, True, "forecast error over one interval, multiples of the load's noise"),
         "lack": Parameter(4.0, 0.2, 50.0, True, "late requests for each missing replica, replicas' worth"),
-        "restart": Parameter(
-            1.0, 0.1, 20.0, True, "cost of starting a replica, multiples of its start-up's bill"
-        ),
-        "slack": Parameter(
-            0.3, 0.0, 1.5, False, "replicas for each square root of the level, on top of the plan"
-        ),
+        "restart": Parameter(1.0, 0.1, 20.0, True, "cost of starting a replica, multiples of its start-up's bill"),
+        "slack": Parameter(0.3, 0.0, 1.5, False, "replicas for each square root of the level, on top of the plan"),
         "drain": Parameter(15.0, 2.0, 120.0, True, "seconds within which the backlog is to be drained"),
         "hold": Parameter(60.0, 0.0, 300.0, False, "seconds to keep replicas before lowering them"),
     }
@@ -109,9 +101,7 @@ class Mpc:
         sigma = xp.clip(p["sigma"] * noise * xp.sqrt(steps), _LEAST_SIGMA, None)
         extra = p["slack"] * xp.sqrt(level) + backlog_replicas(view, p["drain"])
         standing = xp.log(xp.clip(view.current - extra + 0.5, 1e-9, None) / (level + 0.5))
-        headroom = first_order(
-            xp, mean, sigma, standing, settings["price"] * p["lack"], p["restart"] * startup / half
-        )
+        headroom = first_order(xp, mean, sigma, standing, settings["price"] * p["lack"], p["restart"] * startup / half)
         replicas = xp.clip((level + 0.5) * xp.exp(headroom) - 0.5, 0.0, None) + extra
         replicas = xp.where(xp.isnan(view.demand), unknown(view), replicas)
         return Proposal(replicas=replicas, patience=xp.zeros_like(replicas) + p["hold"]), state

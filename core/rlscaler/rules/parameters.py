@@ -5,12 +5,12 @@ candidates in one batch: row i then runs candidate i, and the view must hold exa
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from rlscaler.arrays import Array
-from rlscaler.policy import View
+from rlscaler.policy import Policy, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,17 @@ class Parameter:
             )
 
 
-def check(rule: Any) -> None:
+class Rule(Policy, Protocol):
+    """A policy made of constants, each an attribute that `PARAMETERS` describes; made by keyword."""
+
+    PARAMETERS: ClassVar[dict[str, Parameter]]
+
+    def __init__(self, **constants: Any) -> None:
+        """Raise ValueError for a constant that is no finite number."""
+        ...
+
+
+def check(rule: Rule) -> None:
     """Raise ValueError where a parameter of `rule` is not finite, or neither a scalar nor one-dimensional."""
     for name in rule.PARAMETERS:
         value = np.asarray(getattr(rule, name), dtype=np.float64)
@@ -50,7 +60,7 @@ def check(rule: Any) -> None:
             raise ValueError(f"{rule.name}: {name} is {bad:g}; expected a finite number")
 
 
-def values(rule: Any, view: View) -> dict[str, Array]:
+def values(rule: Rule, view: View) -> dict[str, Array]:
     """Return the parameters of `rule` by name as float64 arrays of the view's library, shape () or (N,).
 
     Both shapes broadcast with (N,), and with `[..., None]` behind them with (N, any).

@@ -153,15 +153,9 @@ class Threshold:
     """
 
     PARAMETERS: ClassVar[dict[str, Parameter]] = {
-        "high": Parameter(
-            0.8, 0.4, 0.98, False, "utilisation above which a step is added, share of capacity"
-        ),
-        "low": Parameter(
-            0.4, 0.05, 0.9, False, "utilisation below which a step is removed, share of capacity"
-        ),
-        "step": Parameter(
-            0.1, 0.0, 1.0, False, "size of a step, share of the current count; at least 1 replica"
-        ),
+        "high": Parameter(0.8, 0.4, 0.98, False, "utilisation above which a step is added, share of capacity"),
+        "low": Parameter(0.4, 0.05, 0.9, False, "utilisation below which a step is removed, share of capacity"),
+        "step": Parameter(0.1, 0.0, 1.0, False, "size of a step, share of the current count; at least 1 replica"),
         "cooldown": Parameter(60.0, 0.0, 600.0, False, "seconds without another change after a change"),
     }
     high: Any = PARAMETERS["high"].default

@@ -1,0 +1,44 @@
+"""What the draws make of a load before anything is decided: the rates that arrive, and the load that is measured.
+
+Neither depends on replicas (unless the load is counted at completion), so both can be told for a whole load at once.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlscaler_sim import telemetry, world
+from rlscaler_sim.noise import Noise
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """rates: (L, S, K) float32 requests/s of each tick after over-dispersion. seen: (L, S) float64 requests/s that the
+    autoscaler reads at the start of each step, NaN = unknown."""
+
+    rates: np.ndarray
+    seen: np.ndarray
+
+
+def measured(params: world.Params, rates: np.ndarray, known: np.ndarray, noise: Noise) -> Measured:
+    """Return what arrives and what is measured.
+
+    params: of L environments. rates: (L, S, K) requests/s of the load. known: (L, S) bool, the source has an observation.
+    noise: of the L loads, from its first step on.
+    """
+    count, steps, _ = rates.shape
+    zero = np.zeros(count, np.float32)
+    idle = [zero] * params.ticks
+    state = telemetry.initial(np, params.metrics, params.capacity)
+    arriving = np.empty(rates.shape, np.float32)
+    seen = np.empty((count, steps))
+    for step in range(steps):
+        drawn = noise.step()
+        seen[:, step] = telemetry.readings(np, params.metrics, state, 0.0, zero, zero, None).load
+        now = world.modulated(params, rates[:, step].T, drawn)
+        arriving[:, step] = now.T
+        counted = now * params.tick
+        state = telemetry.step(
+            np, params.metrics, state, counted, counted.sum(axis=0), idle, zero, zero, drawn, known[:, step]
+        )
+    return Measured(arriving, seen)
