@@ -47,8 +47,8 @@ def _load_fields() -> list[Field]:
     meanings = {"lean": "headroom that is cheapest at a quarter of the price of violations",
                 "cheap": "headroom that is cheapest at the price of violations",
                 "cost": "cost at that headroom, 1 = no headroom and no violation"}  # fmt: skip
-    names = {"hour": "half-life 1h", "sixhours": "half-life 6h", "daylong": "half-life 1d",
-             "weeklong": "half-life 7d", "trend": "present class of trend", "level": "present class of level"}  # fmt: skip
+    names = {"hour": "half-life 1h", "sixhours": "half-life 6h", "daylong": "half-life 1d", "weeklong": "half-life 7d",
+             "trend": "present class of trend", "level": "present class of level"}  # fmt: skip
     for source in SOURCES:
         for statistic in growth.STATISTICS:
             meaning = meanings.get(statistic, f"quantile {statistic[1:]} % of growth over one reaction time")

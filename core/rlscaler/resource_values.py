@@ -138,7 +138,7 @@ class Choice:
     @property
     def expected(self) -> str:
         """The words."""
-        return f"one of {', '.join(self.words)}" if len(self.words) > 1 else self.words[0]
+        return self.words[0] if len(self.words) == 1 else f"one of {', '.join(self.words)}"
 
     def schema(self) -> dict[str, Any]:
         """Return the OpenAPI schema."""

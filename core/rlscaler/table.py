@@ -66,8 +66,10 @@ class TablePolicy:
         unknown = sorted(set(cuts) - set(NAMES))
         ordered = all(list(c) == sorted(c) for c in cuts.values())
         if unknown or not ordered or not cuts:
-            raise ArtifactError(f"{self.name}: parameters.bins is {json.dumps(cuts)[:200]}; expected ascending cuts over"
-                                f" fields of the observation{', not ' + unknown[0] if unknown else ''}")  # fmt: skip
+            raise ArtifactError(
+                f"{self.name}: parameters.bins is {json.dumps(cuts)[:200]}; expected ascending cuts over fields of the "
+                f"observation{', not ' + unknown[0] if unknown else ''}"
+            )
         self.bins = Bins(cuts)
         expected = (self.bins.states, self.scheme.branches[0])
         if values.shape != expected or len(self.scheme.branches) > 1:

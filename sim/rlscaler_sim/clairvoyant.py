@@ -13,7 +13,7 @@ next one. Each is replayed in full; the best is the plan.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -108,7 +108,10 @@ def plan(
     the same for all loads. low, high: bounds of the orders. start: replicas ready at the beginning. price: of the
     share of late requests. All but the arrivals and the two durations: a scalar or (L,).
     weight: (L, T) 0 to 1, how much of a step is scored (None: all of it). needed: (L,) needed pod-seconds over the
-    scored steps, the denominator of the cost (None: what the arrivals need). Raises ValueError for other shapes.
+    scored steps, the denominator of the cost (None: what the arrivals need).
+
+    Takes O(L T N) time and memory, N about 1.25 times the largest demand in replicas. Raises ValueError for other
+    shapes, and for bounds without room.
     """
     problem = _compiled(
         arrivals, capacity_per_replica, concurrency, slo_wait, interval, startup, low, high, start, price,
@@ -127,15 +130,18 @@ def plan(
 
 def _schedules(problem: _Problem, empty: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield orders (L, T) int32 and their J (L,) of one schedule after the other. empty: see `_first_tables`."""
-    programme, table = problem.programme, empty
-    for left in range(PASSES, -1, -1):
-        orders = programme.orders(programme.best(table))
-        ready = programme.ready(orders)
-        late, queue = _replayed(problem, ready)
-        scored = (programme.weight * (orders + programme.price[:, None] * late)).sum(axis=1)
-        yield orders, problem.unit * scored
-        if left:
-            table = _next_table(problem, ready, queue)
+    programme = problem.programme
+    # where start-up ends within a step, orders may as well count on the next one
+    for planned in [programme, replace(programme, delay=programme.delay + 1)][: 2 if problem.ragged else 1]:
+        table = empty
+        for left in range(PASSES, -1, -1):
+            orders = planned.orders(planned.best(table))
+            ready = programme.ready(orders)
+            late, queue = _replayed(problem, ready)
+            scored = (programme.weight * (orders + programme.price[:, None] * late)).sum(axis=1)
+            yield orders, problem.unit * scored
+            if left:
+                table = _next_table(problem, ready, queue)
 
 
 def _compiled(
@@ -165,6 +171,8 @@ def _compiled(
     seconds = total / capacity if needed is None else column(needed, loads)
     unit = interval / np.maximum(seconds, 1e-9)
     lowest, highest = np.round(column(low, loads)), np.round(column(high, loads))
+    if (lowest > highest).any() or (lowest < 0.0).any():
+        raise ValueError(f"low is {low} and high is {high}; expected 0 <= low <= high")
     begin = np.minimum(np.round(column(start, loads)), highest)
 
     flat = np.ascontiguousarray(come.reshape(-1, ticks).T)
@@ -247,7 +255,7 @@ def _first_tables(problem: _Problem) -> tuple[np.ndarray, np.ndarray]:
     everyone = problem.arrivals.sum(axis=0)
     empty = _table(problem, everyone)
     ragged = problem.ragged
-    at_most = problem.first.astype(np.float32)
+    at_most = np.maximum(problem.first, 0).astype(np.float32)
     load = problem.load_of(np.arange(everyone.size))
     surely = surely_late(
         problem.arrivals[ragged:],

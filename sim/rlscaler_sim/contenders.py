@@ -99,15 +99,24 @@ def folded(name: str, settings: Settings, families: Sequence[str]) -> Entrant:
     return entrant(name, settings, constants)
 
 
-def tested(policy: str, settings: Settings) -> Entrant:
-    """Return the policy under test behind the whole guard.
+def tested(policy: str, settings: Settings, families: Sequence[str] | None = None) -> Entrant:
+    """Return the policy under test behind the whole guard; an artifact called as a rule is goes by its path.
 
+    families: of the loads, where a rule's constants are to be those tuned without them (see `folded`).
     Raises PolicyError or ArtifactError.
     """
-    found = load_policy(policy)
     if policy in ("hpa", REFERENCE):
-        return entrant(policy, settings)
-    return Entrant(found.name, found, settings)
+        return entrant(policy, settings) if families is None else folded(policy, settings, families)
+    found = load_policy(policy)
+    if families is not None and is_rule(policy):
+        return replace(folded(found.name, settings, families), settings=settings)
+    name = policy if found.name in NAMES and not is_rule(policy) else found.name
+    return Entrant(name, found, settings)
+
+
+def is_rule(policy: str) -> bool:
+    """Tell whether a policy's name is that of a rule, whose constants are tuned on recorded load."""
+    return policy == "default" or policy in RULES
 
 
 def own_grid() -> dict[str, np.ndarray]:

@@ -108,8 +108,8 @@ class Totals:
 
     @property
     def cost_ratio(self) -> np.ndarray:
-        """C: billed over needed pod-seconds."""
-        return self.billed / self.needed
+        """C: billed over needed pod-seconds; infinite where nothing was needed."""
+        return np.divide(self.billed, self.needed, out=np.full_like(self.billed, np.inf), where=self.needed > 0)
 
     @property
     def violation_share(self) -> np.ndarray:

@@ -57,11 +57,11 @@ def decision_rows(run: DryRun, limit: int = MAX_ROWS) -> DecisionRows:
     replicas = np.asarray(log.replicas, np.float64)
     every = changes(replicas)
     size = np.abs(replicas[every] - replicas[every - 1])
-    kept = most_telling(every, np.nan_to_num(size), limit)
+    kept: list[int] = most_telling(every, np.nan_to_num(size), limit).tolist()
     printed = set(most_telling(every, np.nan_to_num(size), min(PRINTED_ROWS, limit)).tolist())
     start, end = float(run.series.time[0]), float(run.series.time[-1])
     rows = []
-    for i in kept.tolist():
+    for i in kept:
         before, after = replicas[i - 1], replicas[i]
         direction = "up" if after > before else "down"
         time = float(log.time[i])
@@ -78,7 +78,7 @@ def decision_rows(run: DryRun, limit: int = MAX_ROWS) -> DecisionRows:
             f'<tr{lesser} data-direction="{direction}" data-reasons="{escape(" ".join(log.reasons[i]))}">'
             f"{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
         )
-    found = sorted({name for i in kept.tolist() for name in log.reasons[i]})
+    found = sorted({name for i in kept for name in log.reasons[i]})
     return DecisionRows(_note(len(log.time), len(every), len(kept)), _paper_note(len(kept), len(printed)), found, rows)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from rlscaler import Settings
 from rlscaler.custom_resource import Resource, to_settings
 from rlscaler.errors import UserError
 from rlscaler.files import write_text_atomically
+from rlscaler.quantities import duration_text
 from rlscaler_sim import contenders, scenarios, world
 from rlscaler_sim.contest import Entrant, Traced, play
 from rlscaler_sim.evaluation import (
@@ -39,8 +41,9 @@ def found_scenario(name: str) -> Scenario:
     """
     try:
         path = Path(name)
-        if path.is_file() and not name.endswith((".csv", ".csv.gz")):
-            return Scenario(name, f"the recorded load {trace_name(path)}", path, float("inf"))
+        with suppress(OSError):  # an expression may be longer than the name of any file
+            if path.is_file() and not name.endswith((".csv", ".csv.gz")):
+                return Scenario(name, f"the recorded load {trace_name(path)}", path, float("inf"))
         return scenarios.get(name)
     except (ScenarioError, PatternError) as error:
         raise UserError(f"--trace {name}: {error}; 'rlscaler scenarios' lists them") from error
@@ -88,12 +91,11 @@ def realised(
     try:
         source = scenario.source
         known = source if isinstance(source, Trace) else None
-        span = scenario.duration - start if duration is None else duration
         load = realise(
             source,
             interval=float(settings.interval),
             tick=float(settings.interval) / max(1, round(float(settings.interval) / 3.0)),
-            duration=None if span == float("inf") else span,
+            duration=_span(scenario, start, duration),
             start=start,
             scale_to=scale_to,
             capacity=float(settings.capacity_per_replica),
@@ -102,6 +104,19 @@ def realised(
     except (TraceError, LoadError, PatternError) as error:
         raise UserError(str(error)) from error
     return load, known
+
+
+def _span(scenario: Scenario, start: float, duration: float | None) -> float | None:
+    """Return the seconds to run for, None for the rest of a trace. Raises UserError where nothing is left."""
+    if duration is not None and duration <= 0.0:
+        raise UserError(f"--for {duration:g}s: expected some time, such as 6h")
+    if start >= scenario.duration and duration is None:
+        raise UserError(
+            f"--from {duration_text(start)}: {scenario.name} ends after {duration_text(scenario.duration)}; "
+            "start earlier, or say --for how long to run"
+        )
+    span = scenario.duration - start if duration is None else duration
+    return None if span == float("inf") else span
 
 
 def entrants_for(names: Sequence[str], policy: str, settings: Settings) -> list[Entrant]:
@@ -142,7 +157,8 @@ def dry_run(
     entrants = entrants_for(compare, chosen, settings)
     tested = entrants[0].name
     if contenders.OWN in compare:
-        single = realise_many([scenario.source], [seed], tick=load.tick, interval=float(settings.interval), duration=duration,
+        single = realise_many([scenario.source], [seed], tick=load.tick, interval=float(settings.interval),
+                              duration=_span(scenario, start, duration),
                               start=start, scale_to=scale_to, capacity=float(settings.capacity_per_replica))  # fmt: skip
         constants = own_constants(single, config, settings, progress)[0]
         entrants.append(contenders.entrant(contenders.OWN, settings, constants))
@@ -174,7 +190,7 @@ def dry_run(
         world=described(config, settings, scale_to, seed),
         policy=tested,
         contenders=with_regrets(found),
-        lower_bound=float(plan.lower_bound[0]),
+        lower_bound=float(plan.lower_bound[0]) if sums.needed[0, 0] > 0.0 else None,
         decisions=len(traced.decisions),
         elapsed_s=round(clock() - began, 3),
         series=series(traced, float(settings.capacity_per_replica)),

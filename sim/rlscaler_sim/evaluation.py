@@ -93,7 +93,11 @@ def clairvoyant_plan(
     loads: Sequence[Load], seeds: Sequence[int], config: world.WorldConfig, settings: Settings
 ) -> clairvoyant.Plan:
     """Return the clairvoyant's orders (L, T), and the proven lower bound of the score."""
-    known = known_to_the_end(loads, seeds, config)
+    return planned(known_to_the_end(loads, seeds, config), loads, config, settings)
+
+
+def planned(known: Known, loads: Sequence[Load], config: world.WorldConfig, settings: Settings) -> clairvoyant.Plan:
+    """Return the plan for what is known."""
     return clairvoyant.plan(
         known.arrivals,
         capacity_per_replica=float(config.capacity_per_replica),
@@ -148,7 +152,7 @@ def with_regrets(found: Sequence[Contender]) -> list[Contender]:
         if CLAIRVOYANT not in score or reference not in score:
             return None
         span = score[reference] - score[CLAIRVOYANT]
-        return (c.score - score[CLAIRVOYANT]) / span if span > 1e-9 else None
+        return (c.score - score[CLAIRVOYANT]) / span if span > 1e-9 and np.isfinite(c.score) else None
 
     return [replace(c, regret=regret(c, REFERENCE), regret_own=regret(c, contenders.OWN)) for c in found]
 
@@ -208,10 +212,12 @@ def _score(
             entrants.append(contenders.entrant(name, settings, constants))
         elif name != CLAIRVOYANT:
             entrants.append(contenders.folded(name, settings, families))
-    for policy in policies:
-        candidate = contenders.tested(policy, settings)
+    for policy in dict.fromkeys(policies):
+        candidate = contenders.tested(policy, settings, families)
         if candidate.name not in {e.name for e in entrants}:
             entrants.append(candidate)
+        elif not contenders.is_rule(policy) and policy not in contenders.NAMES:
+            entrants.append(replace(candidate, name=policy))
     names = [e.name for e in entrants]
     bound = np.full(len(rows), np.nan)
     if CLAIRVOYANT in rules:

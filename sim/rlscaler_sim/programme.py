@@ -49,11 +49,12 @@ class Programme:
 
     def best(self, late: np.ndarray) -> np.ndarray:
         """Return the cheapest sequence of ready replicas, (L, T) int64. late: (L x T, N) scored late requests."""
-        history, _ = self._solved(late, self.weight.shape[1] + 1)
+        loads, steps = self.weight.shape
+        history, _ = self._solved(late, steps + 1)
         rise = self._rise()
         at = history[-1].argmin(axis=1)
-        ready = np.empty(self.weight.shape, np.int64)
-        for t in range(ready.shape[1] - 1, -1, -1):
+        ready = np.empty((loads, steps), np.int64)
+        for t in range(steps - 1, -1, -1):
             ready[:, t] = at
             before = np.clip(self.counts[at][:, None] - self.counts, 0.0, None)
             before *= rise[t]

@@ -1,17 +1,17 @@
 """Mean behaviour of a queue with many servers, tick by tick, for N queues at once.
 
-Per-request simulation is exact and slow; a fluid model is fast and knows no wait below saturation. This is the
-middle: the expected state of an M(t)/M/c(t) queue (Poisson arrivals, exponential service, first come first
-served) whose rate and servers are constant within a tick. Two moments are carried.
+Following every request is exact and slow; a fluid is fast and knows no wait below saturation. This is the middle:
+the expected state of an M(t)/M/c(t) queue (Poisson arrivals, exponential service, first come first served) whose
+rate and servers are constant within a tick. Two moments are carried.
 
-* Mean number in the system, by the pointwise-stationary fluid-flow approximation (Wang, Tipper and Banerjee, "A
-  new approximation method to determine the transient behavior of queues", 1996): the servers work as if the
-  present content were stationary. With the busy share r and C the probability of waiting (Erlang's), content =
-  c r + C' r / (1 - r), and arrivals - completions = change of content, solved implicitly: stable for any tick,
-  exactly the fluid in overload, exactly M/M/c when stationary.
-* Variance of the number waiting: grows with arrivals and completions, and is drawn to that of the stationary
-  shape (an atom at 0 and an exponential). A queue that has just filled, or holds a backlog, varies less than
-  that and so runs empty less often: C' = C x the ratio of the two standard deviations.
+* Mean number in the system, by the pointwise-stationary fluid-flow approximation (Wang, Tipper and Banerjee, "A new
+  approximation method to determine the transient behavior of queues", 1996): the servers work as if the present
+  content were stationary. With the busy share r and C, Erlang's probability of waiting at the tick's load,
+  content = c r + C' r / (1 - r), and arrivals - completions = change of content, solved implicitly: stable for any
+  tick, exactly the fluid in overload, exactly M/M/c when stationary.
+* Variance of the number waiting: arrivals and completions raise it while all servers are busy, and it is drawn to
+  that of the stationary shape (an atom at 0 and an exponential). A queue that has just filled, or holds a backlog,
+  varies less than that, and so runs empty less often: C' = C x the ratio of the two standard deviations.
 
 Mean and variance fix what an arrival finds before it (`Tail`): an atom at 0 and an exponential, or, where the
 variance is small, an exponential that starts above 0.
@@ -153,7 +153,8 @@ def run_ticks(
     idle = 1.0 - utilization
     atom = inverse_wait_probability(xp, servers, utilization)
     delay = 1.0 / atom
-    # stationary variance of the number waiting = found^2 + 2 (1/C - 1) found^2, and found = C / idle
+    # the stationary queue has found = C / idle and the variance found^2 + 2 (1/C - 1) found^2 (the second term is the
+    # atom's; beyond the stationary length it grows like found, as a backlog leaves less and less of the atom)
     atom -= 1.0
     atom += atom
     typical = delay / xp.clip(idle, 1e-4, None)

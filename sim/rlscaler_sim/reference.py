@@ -201,8 +201,8 @@ def _poisson_below(mean: float, logs: np.ndarray) -> np.ndarray:
     if mean <= 0.0:
         return np.ones(len(logs))
     k = np.arange(len(logs))
-    below: np.ndarray = np.cumsum(np.exp(k * math.log(mean) - mean - logs))
-    return np.minimum(below, 1.0)
+    below: np.ndarray = np.minimum(np.cumsum(np.exp(k * math.log(mean) - mean - logs)), 1.0)
+    return below
 
 
 def by_requests(case: Case, runs: int, seed: int) -> Measures:

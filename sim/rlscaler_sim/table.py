@@ -32,12 +32,10 @@ _PLAIN = str.maketrans({"–": "-", "—": "-", "…": ".", "×": "x", "★": "*
 
 
 def print_table(run: DryRun, console: Console | None = None) -> None:
-    """Print the summary of a dry-run to `console` (the terminal by default), as wide and rich as it can
-    show.
-    """
-    console = console or Console()
-    ascii_only = not console.encoding.lower().startswith("utf")
-    console.print(summary(run, console.width, ascii_only=ascii_only))
+    """Print the summary of a dry-run to `console` (the terminal by default), as wide and rich as it can show."""
+    terminal = console or Console()
+    ascii_only = not terminal.encoding.lower().startswith("utf")
+    terminal.print(summary(run, terminal.width, ascii_only=ascii_only))
 
 
 def summary(run: DryRun, width: int, *, ascii_only: bool = False) -> RenderableType:

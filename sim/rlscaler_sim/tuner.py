@@ -16,13 +16,15 @@ from rlscaler.rules.parameters import Parameter
 from rlscaler_sim import contenders
 from rlscaler_sim.contest import play
 from rlscaler_sim.evaluation import standard_world
-from rlscaler_sim.load import Loads, realise_many
+from rlscaler_sim.load import Load, generator, realise
 from rlscaler_sim.result import REFERENCE
 from rlscaler_sim.trace import Trace, events_per_bucket, family
 
 FOLDS = 3
 SPREAD = 0.15
 """Standard deviation of the second half of the candidates, as a share of each range."""
+SEED = 1000
+"""Seed of the noise; evaluations draw from smaller ones."""
 BATCH = 3000
 """Rows (candidates x loads) that run at once."""
 Progress = Callable[[str, int, int], None]
@@ -66,13 +68,12 @@ def candidates(
 
 
 def costs(
-    rule: str, tried: dict[str, np.ndarray], loads: Loads, progress: Callable[[int, int], None] | None
+    rule: str, tried: dict[str, np.ndarray], loads: Sequence[Load], progress: Callable[[int, int], None] | None
 ) -> np.ndarray:
     """Return J of each candidate on each load, (candidates, loads)."""
     settings = contenders.standard_settings()
     config = standard_world(settings)
-    rows = [loads.row(r) for r in range(len(loads.names))]
-    seeds = [int(s) for s in loads.seeds]
+    rows, seeds = list(loads), [SEED] * len(loads)
     count = len(next(iter(tried.values())))
     at_once = max(1, BATCH // len(rows))
     found = np.zeros((count, len(rows)))
@@ -97,11 +98,13 @@ def tune(
 ) -> dict[str, Any]:
     """Return the constants tuned on all traces and on each fold's training load, with their provenance.
 
-    Traces with under one event a bucket take no part.
+    The last `duration` seconds of each trace are used; traces with under one event a bucket take no part.
     """
     used = [t for t in traces if events_per_bucket(t) >= 1.0]
     families = [family(t.name) for t in used]
-    loads = realise_many(used, [seed], duration=duration)
+    loads = [
+        realise(t, duration=duration, start=max(0.0, t.duration - duration), rng=generator(t.name, SEED)) for t in used
+    ]
     rng = np.random.default_rng(seed)
     rules = [REFERENCE, *(r for r in RULES if r != "hpa" and search_space(r))]
     tables: dict[str, tuple[dict[str, np.ndarray], np.ndarray]] = {}

@@ -64,7 +64,8 @@ def test_adding_and_removing_rows_changes_no_other_decision(script: list[tuple[s
     together = Autoscaler("growth-quantile")
     alone: dict[int, Autoscaler] = {}
     rows: dict[int, int] = {}
-    current, single = {}, {}  # type: dict[int, int], dict[int, int]
+    current: dict[int, int] = {}
+    single: dict[int, int] = {}
     for step, (what, key) in enumerate(script):
         if what == "add" and key not in rows:
             rows[key] = int(together.add([key], Settings(**KINDS[key % len(KINDS)]))[0])
@@ -167,10 +168,16 @@ def test_update_keeps_what_is_remembered() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value", "says"),
-    [("min_replicas", -1, "min_replicas is -1"), ("max_replicas", 0, "max_replicas is 0"), ("interval", 0, "interval is 0"),
-     ("startup", float("inf"), "startup is inf"), ("capacity_per_replica", -3, "capacity_per_replica is -3"),
-     ("concurrency", 0, "concurrency is 0"), ("load_counts", "Hits", "load_counts is 'Hits'")],
-)  # fmt: skip
+    [
+        ("min_replicas", -1, "min_replicas is -1"),
+        ("max_replicas", 0, "max_replicas is 0"),
+        ("interval", 0, "interval is 0"),
+        ("startup", float("inf"), "startup is inf"),
+        ("capacity_per_replica", -3, "capacity_per_replica is -3"),
+        ("concurrency", 0, "concurrency is 0"),
+        ("load_counts", "Hits", "load_counts is 'Hits'"),
+    ],
+)
 def test_bad_settings_are_named(field: str, value: Any, says: str) -> None:
     with pytest.raises(SettingsError, match=says):
         Autoscaler("default", Settings(**{field: value}), 1)
@@ -180,5 +187,5 @@ def test_bad_settings_are_named(field: str, value: Any, says: str) -> None:
 def test_keys_are_unique_and_not_none(keys: list[Hashable]) -> None:
     scaler = Autoscaler("default")
     scaler.add(["here"], Settings(capacity_per_replica=1.0))
-    with pytest.raises(ValueError, match="is (not allowed|present already)"):
+    with pytest.raises(ValueError, match=r"is (not allowed|present already)"):
         scaler.add(keys, Settings(capacity_per_replica=1.0))

@@ -39,7 +39,8 @@ class Says:
 def decide(says: Any, *, extra: dict[str, Any] | None = None, about: dict[str, Any] | None = None, **snap: Any) -> Any:
     """Return the decision on one workload of capacity 10 that stands at 5 replicas."""
     policy = Says(says, extra or {})
-    scaler = Autoscaler(policy, Settings(**({"capacity_per_replica": 10.0} | (about or {}))), 1)
+    stated: dict[str, Any] = {"capacity_per_replica": 10.0} | (about or {})
+    scaler = Autoscaler(policy, Settings(**stated), 1)
     reading = {"time": 1000.0, "load": 30.0, "ready": 5, "starting": 0, "desired": 5} | snap
     return scaler.decide(Snapshot(**reading))
 
@@ -66,7 +67,8 @@ CASES: dict[str, tuple[dict[str, Any], int, Reason]] = {
     "above the bounds goes to the bound at once": (
         {"says": 150, "desired": 150, "ready": 150}, 100, Reason.TooManyReplicas),
     "a saturated completion counter is at least this much": (
-        {"says": 5, "load": 50.0, "utilization": 1.0, "about": {"load_counts": "Completions"}}, 7, Reason.LoadSaturated),
+        {"says": 5, "load": 50.0, "utilization": 1.0, "about": {"load_counts": "Completions"}},
+        7, Reason.LoadSaturated),
     "within the tolerance of behavior": ({"says": 5.4, "about": {"behavior": DEFAULT}}, 5, Reason.WithinTolerance),
     "a policy that applied the tolerance is not asked twice": (
         {"says": 5.4, "extra": {"tolerated": True}, "about": {"behavior": DEFAULT}}, 6, Reason.DesiredWithinRange),

@@ -181,7 +181,8 @@ def test_the_largest_of_any_metrics_is_the_controllers(seed: int) -> None:
     n, count = 200, 1 + int(rng.integers(3))
     current, ready = rng.integers(0, 30, n).astype(float), rng.integers(0, 30, n).astype(float)
     up, down = rng.choice([0.0, 0.1, 0.25], n), rng.choice([0.0, 0.1, 0.25], n)
-    metrics, expected = [], [[] for _ in range(n)]  # type: list[Metric], list[list[int | None]]
+    metrics: list[Metric] = []
+    expected: list[list[int | None]] = [[] for _ in range(n)]
     for _ in range(count):
         kind: Kind = "Value" if rng.random() < 0.5 else "AverageValue"
         target = rng.choice([1, 10, 333, 10**6], n)

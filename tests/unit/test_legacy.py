@@ -357,6 +357,7 @@ def test_the_published_return_comes_out_of_the_environment_too(make: Any) -> Non
 def test_a_crash_terminates_and_stays_within_the_declared_space(make: Any) -> None:
     env = make()
     env.reset(seed=0)
+    info: dict[str, float] = {}
     for time in range(1, 51):
         seen, _, terminated, truncated, info = env.step(REMOVE)
         assert seen in env.observation_space

@@ -42,8 +42,11 @@ class Rule(Policy, Protocol):
 
     PARAMETERS: ClassVar[dict[str, Parameter]]
 
-    def __init__(self, **constants: Any) -> None:
-        """Raise ValueError for a constant that is no finite number."""
+    def __init__(self, *none: Any, **constants: Any) -> None:
+        """Raise ValueError for a constant that is no finite number; no rule takes positional arguments.
+
+        Only together do the two mean "any arguments" to a type checker, and so admit each rule's own constants.
+        """
         ...
 
 
