@@ -22,9 +22,9 @@ SECTIONS: tuple[tuple[str, dict[str, str]], ...] = (
         {
             "dry-run": "Drive the simulator with a resource instead of a cluster.",
             "evaluate": "Score policies and rules on recorded load.",
-            "scenarios": "List the worlds that can be run in.",
-            "tune": "Tune the rules that policies must beat.",
-            "train": "Train a policy.",
+            "scenarios": "List the loads and the worlds that a dry-run can run in.",
+            "tune": "Find the constants of the rules that policies must beat.",
+            "train": "Train a policy offline.",
         },
     ),
     (

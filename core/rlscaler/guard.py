@@ -92,6 +92,7 @@ def settle(
     unsized = xp.isnan(settings["capacity_per_replica"])
     known = xp.isfinite(view.demand) & xp.isfinite(view.features["level"])
     wanted = proposal.replicas
+    known = known | (~settings["holds"] & xp.isfinite(wanted))
     failed = known & ~xp.isfinite(wanted)
     bits = flag(failed, Reason.PolicyFailed)
     if proposal.trained is not None:

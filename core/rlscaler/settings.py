@@ -65,6 +65,7 @@ class Settings:
     floor: keep at least the replicas that the demand now and the backlog need.
     drain_time: seconds within which the floor would drain the backlog.
     flap_budget: changes of direction allowed in an hour before scale-down pauses; infinity = off.
+    holds: hold the count while the load is unknown (off for references alone that need no metrics, as the clairvoyant).
     fallback: use the rule's recommendation where the policy fails or sees input outside its training range.
     """
 
@@ -82,6 +83,7 @@ class Settings:
     floor: Any = True
     drain_time: Any = 60.0
     flap_budget: Any = 60.0
+    holds: Any = True
     fallback: Any = True
 
 
@@ -109,7 +111,7 @@ def compiled(settings: Settings, n: int) -> State:
         out[name] = column(getattr(settings, name), n)
     out["price"] = column(settings.objective.price, n)
     out["latency"] = column(settings.objective.latency, n)
-    for name in ("floor", "fallback"):
+    for name in ("floor", "holds", "fallback"):
         out[name] = column(getattr(settings, name), n, bool)
     counts = np.broadcast_to(np.asarray(settings.load_counts, dtype=object), (n,))
     if unknown := {str(c) for c in counts} - {"Arrivals", "Completions"}:

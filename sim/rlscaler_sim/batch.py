@@ -39,8 +39,9 @@ class Transition:
 
 class Batch:
     """N environments over a pool of loads. reward = -(billed / needed + price x late / arrivals), both relative to
-    the load's mean, so that its mean over an episode is -J of the score. Episodes are cut after `episode` steps and
-    never end otherwise; the backlog's cost never saturates.
+    the load's mean, so that its mean over the whole load is -J of the score. Episodes are cut after `episode` steps (or
+    where the load ends) and never end otherwise; the backlog's cost never saturates. Metrics are missing where the
+    pool's are: its loads have been through the gaps already.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Batch:
         seed: int,
     ) -> None:
         self.pool, self.scheme, self.n, self.episode = pool, scheme, n, episode
-        self.config = replace(config, fano=1.0, interval=pool.interval)
+        self.config = replace(config, fano=1.0, gap_rate=0.0, interval=pool.interval)
         self.settings = settings
         self.params = world.compiled(self.config, n)
         self.price = np.broadcast_to(np.asarray(settings.objective.price, np.float64), (n,))
@@ -69,7 +70,9 @@ class Batch:
         self.age = np.zeros(self.n, np.int64)
         self.state = world.initial(self.params, np.ones(self.n))
         self._begin(np.arange(self.n))
-        return self._look()
+        observation = self._look()
+        self.last_view = self.view
+        return observation
 
     def _begin(self, rows: np.ndarray) -> None:
         """Start new episodes in these rows, each at a random moment of a random load."""
@@ -98,7 +101,8 @@ class Batch:
     def _look(self) -> np.ndarray:
         """Read the metrics and return the observation."""
         time = self.pool.start[self.load] + self.at * self.pool.interval
-        reading = replace(world.readings(self.params, self.state, time), load=self.pool.seen[self.load, self.at])
+        seen = self.pool.seen[self.load, self.at]
+        reading = replace(world.readings(self.params, self.state, time, np.isfinite(seen)), load=seen)
         features = {name: array[self.load, self.at] for name, array in self.pool.features.items()}
         self.view: View = self.scaler.view(reading, features=features)
         observation: np.ndarray = observe(self.view)
@@ -110,8 +114,14 @@ class Batch:
         return mask
 
     def step(self, actions: Any) -> Transition:
-        """Decide by `actions`, (N,) int64 or (N, branches), and let the world run for one interval."""
-        proposal = self.scheme.propose(self.view, np.asarray(actions, np.int64))
+        """Decide by `actions`, (N,) int64 or (N, branches), and let the world run for one interval.
+
+        Raises ValueError for an action that the scheme does not have.
+        """
+        chosen = np.asarray(actions, np.int64)
+        if (chosen < 0).any() or (chosen >= self.scheme.branches).any():
+            raise ValueError(f"an action is {chosen.min()} or {chosen.max()}; expected 0 to below {self.scheme.branches}")
+        proposal = self.scheme.propose(self.view, chosen)
         decided = self.scaler.settle(self.view, proposal)
         rates = self.pool.rates[self.load, self.at].T
         drawn = world.draws(self.params, self.rng)
@@ -120,7 +130,7 @@ class Batch:
         late = self.price * out.late / self.pool.mean_arrivals[self.load]
         self.at += 1
         self.age += 1
-        last = self._look()
+        last, self.last_view = self._look(), self.view
         truncated = (self.age >= self.episode) | (self.at >= self.pool.steps - 1)
         observation = last
         if truncated.any():

@@ -13,8 +13,13 @@ import click
 from rlscaler.errors import UserError
 
 if TYPE_CHECKING:
+    from rlscaler.custom_resource import Resource
     from rlscaler_sim.dry_run import Progress
     from rlscaler_sim.trace import Trace
+
+
+LONGEST_STARTUP = 3600.0
+"""Seconds that a pod may take to start."""
 
 
 class Seconds(click.ParamType):
@@ -29,7 +34,7 @@ class Seconds(click.ParamType):
         if isinstance(value, float):
             return value
         days = str(value).strip().removesuffix("d")
-        if days != str(value).strip() and days.replace(".", "", 1).isdigit():
+        if days != str(value).strip() and days.replace(".", "", 1).isdecimal():
             return 86400.0 * float(days)
         try:
             return duration(str(value))
@@ -124,33 +129,36 @@ def dry_run(
     from rlscaler.custom_resource import load_resources
     from rlscaler.files import require_writable
 
-    for path in (decisions, report, plot):
-        if path:
-            require_writable(path)
+    for path in filter(None, (decisions, report, plot)):
+        require_writable(path)
     resources = load_resources(file)
+    for path in filter(None, (decisions, report, plot)):
+        for index in range(1, len(resources)):
+            require_writable(_each(path, resources, index))
     from rlscaler_sim import contenders
     from rlscaler_sim import dry_run as driver
 
     names = contenders.NAMES if compare.strip() == "all" else tuple(n.strip() for n in compare.split(",") if n.strip())
     scenario = driver.found_scenario(trace)
-    results = []
-    for index, resource in enumerate(resources):
+    found = []
+    for resource in resources:
         with progress_bar(quiet) as progress, known_policy():
             run, notes, made = driver.dry_run(
                 resource, scenario, policy=policy, compare=names, scale_to=scale_to, seed=seed, start=start,
                 duration=duration, progress=progress, clock=time.perf_counter, keep_decisions=decisions is not None,
             )  # fmt: skip
-        results.append(run.to_json())
+        found.append((run, notes, made))
+    for index, (run, notes, made) in enumerate(found):  # after all have run, so that a mistake leaves no file behind
         if decisions:
-            driver.write_decisions(_each(decisions, resource.name, index, len(resources)), made)
+            driver.write_decisions(_each(decisions, resources, index), made)
         if report:
             from rlscaler_sim.report import write_report
 
-            write_report(run, _each(report, resource.name, index, len(resources)))
+            write_report(run, _each(report, resources, index))
         if plot:
             from rlscaler_sim.plot import write_plot
 
-            write_plot(run, _each(plot, resource.name, index, len(resources)))
+            write_plot(run, _each(plot, resources, index))
         if not as_json:
             from rlscaler_sim.table import print_table
 
@@ -158,6 +166,7 @@ def dry_run(
             for note in notes:
                 click.echo(f"note: {note}")
     if as_json:
+        results = [run.to_json() for run, _, _ in found]
         click.echo(json.dumps(results[0] if len(results) == 1 else results, indent=2))
     else:
         for path, what in ((report, "page"), (plot, "picture"), (decisions, "decisions")):
@@ -165,11 +174,13 @@ def dry_run(
                 click.echo(f"{what}: {path}" + (" and others beside it" if len(resources) > 1 else ""))
 
 
-def _each(path: str, name: str, index: int, count: int) -> str:
+def _each(path: str, resources: "Sequence[Resource]", index: int) -> str:
     """Return the file of one of several resources: the first keeps the name, others get theirs before the ending."""
-    if count == 1 or index == 0:
+    if index == 0:
         return path
-    where = Path(path)
+    where, name = Path(path), resources[index].name
+    if [r.name for r in resources].count(name) > 1:
+        name = f"{resources[index].namespace}-{name}"
     return str(where.with_name(f"{where.stem}-{name}{where.suffix}"))
 
 
@@ -249,6 +260,8 @@ def evaluate(
         if unknown := sorted(asked - set(names)):
             raise UserError(f"--rules {unknown[0]}: no such rule; expected {', '.join(names)}")
         names = tuple(n for n in names if n in asked | {"clairvoyant", "hpa-tuned", "hpa-own"})
+    if startup > LONGEST_STARTUP:
+        raise UserError(f"--startup {startup:g}s: expected at most {LONGEST_STARTUP:g}s, as in a resource")
     began = time.perf_counter()
     try:
         with progress_bar(quiet) as progress, known_policy():
@@ -329,8 +342,12 @@ def tune(folder: str, output: str, budget: int, duration: float, seed: int, date
     require_writable(output)
     traces = read_traces((), folder)
     from rlscaler_sim import tuner
+    from rlscaler_sim.load import LoadError
 
-    with progress_bar(quiet) as progress:
-        data = tuner.tune(traces, budget=budget, duration=duration, seed=seed, date=date, progress=progress)
+    try:
+        with progress_bar(quiet) as progress:
+            data = tuner.tune(traces, budget=budget, duration=duration, seed=seed, date=date, progress=progress)
+    except LoadError as error:
+        raise UserError(f"{folder}: {error}") from error
     write_text_atomically(output, json.dumps(data, indent=1) + "\n")
     click.echo(f"constants: {output}")

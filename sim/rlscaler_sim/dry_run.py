@@ -199,6 +199,12 @@ def dry_run(
     return run, notes, traced.decisions
 
 
+def proven(config: world.WorldConfig) -> bool:
+    """Return whether the bound holds in this world: it takes start-up for certain and pods for immortal."""
+    return not any(np.any(np.asarray(getattr(config, name)) > 0)
+                   for name in ("startup_spread", "startup_jitter", "crash_rate", "node_pods"))  # fmt: skip
+
+
 def described(config: world.WorldConfig, settings: Settings, scale_to: float, seed: int) -> dict[str, Any]:
     """Return the world's parameters and what of the run matters for making it again, as plain values."""
     facts = asdict(config)

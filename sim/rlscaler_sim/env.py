@@ -1,8 +1,8 @@
 """Gymnasium environments of the simulated world: one workload, or N at once.
 
 import gymnasium
-import rlscaler_sim.env                       # registers the ids (an installed rlscaler does so by itself)
-env = gymnasium.make("rlscaler/Scaler-v0")
+import rlscaler_sim.env                       # registers the ids
+env = gymnasium.make("rlscaler/Scaler-v0")    # or, without the import, "rlscaler_sim.env:rlscaler/Scaler-v0"
 envs = gymnasium.make_vec("rlscaler/Scaler-v0", num_envs=64, vectorization_mode="vector_entry_point")
 """
 
@@ -96,14 +96,14 @@ class ScalerEnv(gymnasium.Env[np.ndarray, Any]):
     ## Rewards
     -(billed / needed + price x late / arrivals): pod-seconds billed in the step over those needed on average, plus the
     price of a violation (20 at an objective of 99.9 %) times the late requests over the average arrivals. Its mean
-    over an episode is -J of the score. A backlog's cost never saturates.
+    over the whole load is -J of the score. A backlog's cost never saturates.
 
     ## Starting State
     A random moment of a random draw of the scenario, with the history that the workload had by then; as many ready
     replicas as give a utilisation of 50 to 95 %, an empty queue.
 
     ## Episode End
-    Never terminated. Truncated after `episode` steps (240 = one hour).
+    Never terminated. Truncated after `episode` steps (240 = one hour), or where the load that was prepared ends.
 
     ## Arguments
     `scenario`: a name as `rlscaler scenarios` lists them. `actions`: the scheme. `episode`: steps. `loads`: draws of
@@ -143,7 +143,7 @@ class ScalerEnv(gymnasium.Env[np.ndarray, Any]):
         actions = np.asarray(action, np.int64).reshape((1, *np.shape(action)))
         done = self._batch.step(actions)
         info = {
-            "action_mask": self._batch.mask()[0],
+            "action_mask": self._batch.scheme.mask(self._batch.last_view)[0],
             "replicas": int(done.replicas[0]),
             "cost": float(done.cost[0]),
             "late": float(done.late[0]),

@@ -22,6 +22,8 @@ from rlscaler_sim.trace import Trace, events_per_bucket, family
 
 HEADLINE_EVENTS, HEADLINE_LATE = 1.0, 0.05
 """Traces with at least so many events a bucket, and a clairvoyant share of late requests below this, are headline."""
+GAP_WEIGHT = 0.02
+"""Weight of the steps of a gap in the clairvoyant's plan, which score nothing but leave their backlog to those after."""
 OWN_SEEDS = 2
 """Seeds on which `hpa-own` is tuned."""
 ROWS = 4096
@@ -98,25 +100,32 @@ def clairvoyant_plan(
 
 def planned(known: Known, loads: Sequence[Load], config: world.WorldConfig, settings: Settings) -> clairvoyant.Plan:
     """Return the plan for what is known."""
-    return clairvoyant.plan(
-        known.arrivals,
-        capacity_per_replica=float(config.capacity_per_replica),
-        concurrency=float(config.concurrency),
-        slo_wait=float(config.slo_wait),
-        interval=float(settings.interval),
-        startup=float(config.startup),
-        low=int(settings.min_replicas),
-        high=int(settings.max_replicas),
-        start=start_replicas(loads, settings),
-        price=LATE_WEIGHT,
-        weight=known.weight,
-        needed=np.maximum(known.needed, 1e-9),
-    )
+
+    def plan(weight: np.ndarray) -> clairvoyant.Plan:
+        return clairvoyant.plan(
+            known.arrivals,
+            capacity_per_replica=float(config.capacity_per_replica),
+            concurrency=float(config.concurrency),
+            slo_wait=float(config.slo_wait),
+            interval=float(settings.interval),
+            startup=float(config.startup),
+            low=int(settings.min_replicas),
+            high=int(settings.max_replicas),
+            start=start_replicas(loads, settings),
+            price=LATE_WEIGHT,
+            weight=weight,
+            needed=np.maximum(known.needed, 1e-9),
+        )
+
+    found = plan(known.weight)
+    if (known.weight > 0).all():
+        return found
+    return replace(found, orders=plan(np.maximum(known.weight, GAP_WEIGHT)).orders)
 
 
 def limit(plan: clairvoyant.Plan, settings: Settings) -> Entrant:
     """Return the clairvoyant as contender: its orders replayed in the world."""
-    bare = replace(settings, behavior=None, floor=False, flap_budget=np.inf)
+    bare = replace(settings, behavior=None, floor=False, flap_budget=np.inf, holds=False)
     return Entrant(CLAIRVOYANT, Schedule(plan.orders), bare)
 
 
@@ -229,6 +238,7 @@ def _score(
         names.append(CLAIRVOYANT)
     sums = play(rows, entrants, config, settings, row_seeds,
                 progress=None if progress is None else lambda a, b: progress("running", a, b))  # fmt: skip
+    bound = np.where(sums.needed[0] > 0.0, bound, np.nan)
     out = []
     waits = sums.wait_quantile()
     for source, trace in enumerate(traces):

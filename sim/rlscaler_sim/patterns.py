@@ -1,172 +1,26 @@
-"""Made-up load: small generators with a name, that add, multiply and follow one another.
+"""Made-up load: small generators with a name, that add, multiply and follow one another (see `pattern_algebra`).
 
 Rates are relative, about 1 at the 95th percentile, and become requests/s when the load is realised. Times are
 seconds; 0 is Monday, 00:00. A pattern that uses chance draws on a grid of its own from the first time on, in
-order: a longer run begins with the shorter one, and finer times show the same course. Each part of a compound
-draws from its own stream.
+order: a longer run begins with the shorter one, and finer times show the same course.
 
 The six classic patterns (steady, sine-curve, sinusoidal, spike, poisson, random-walk) are those of the
 gym-scaling environment and its descendants, with its steps of 300 s read as decisions of 15 s.
 """
 
-import ast
-import difflib
-import inspect
-import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
-
 import numpy as np
 
 from rlscaler.arrays import Array
-from rlscaler.snapshot import LARGEST
+from rlscaler_sim import pattern_parser
+from rlscaler_sim.pattern_algebra import PATTERNS, Kind, Pattern, PatternError, named, nearest, steady
+
+__all__ = ["DAY", "HOUR", "PATTERNS", "WEEK", "Kind", "Pattern", "PatternError", "ar1", "nearest", "parse", "steady"]
 
 HOUR = 3600.0
 DAY = 86400.0
 WEEK = 7 * DAY
 _CELL = 15.0  # seconds of the grid on which random events fall
 _MOST_CELLS = 2**26  # draws of one pattern that still fit into memory
-
-
-class PatternError(ValueError):
-    """A pattern cannot be made from what was given; the message names the value and what is expected."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pattern:
-    """A load over time. Two patterns are equal where their expressions are.
-
-    name: the expression, which `parse` reads back. draw: times, generator -> rates. atom: the expression
-    needs no brackets inside another.
-    """
-
-    name: str
-    draw: Callable[[np.ndarray, np.random.Generator], Array] = field(compare=False, repr=False)
-    atom: bool = field(default=True, compare=False, repr=False)
-
-    def rates(self, times: np.ndarray, rng: np.random.Generator) -> Array:
-        """Return the rate at each of the rising `times`.
-
-        times: (T,) seconds. rng: the source of chance. Returns (T,) float64, relative, finite, 0 or more.
-        """
-        return self.draw(times, rng) if times.size else np.zeros(0)
-
-    def __str__(self) -> str:
-        """Return the expression."""
-        return self.name
-
-    def __add__(self, other: "Pattern | float") -> "Pattern":
-        """Return one load on top of another."""
-        return _both(self, _pattern(other), "+", np.add)
-
-    def __radd__(self, other: float) -> "Pattern":
-        """Return this load on top of a steady one."""
-        return _pattern(other) + self
-
-    def __mul__(self, other: "Pattern | float") -> "Pattern":
-        """Return this load modulated by another, or scaled by a number."""
-        return _both(self, other, "*", np.multiply) if isinstance(other, Pattern) else self.scaled(other)
-
-    def __rmul__(self, other: float) -> "Pattern":
-        """Return this load scaled by a number."""
-        return self.scaled(other)
-
-    def scaled(self, factor: float) -> "Pattern":
-        """Return this load times a factor of 0 or more."""
-        if not 0.0 <= factor <= LARGEST:
-            raise PatternError(f"a load is multiplied by {factor:g}; expected a number from 0 to {LARGEST:g}")
-        return Pattern(f"{_text(factor)}*{_operand(self)}", lambda t, rng: factor * self.rates(t, rng), atom=False)
-
-    def shifted(self, seconds: float) -> "Pattern":
-        """Return this load, later by `seconds` (earlier where negative)."""
-        seconds = _moment("shifted by", seconds)
-        return Pattern(f"{_operand(self)}.shifted({_text(seconds)})", lambda t, rng: self.rates(t - seconds, rng))
-
-    def then(self, after: "Pattern | float", at: float) -> "Pattern":
-        """Return this load until `at` seconds, and from there `after`, whose own clock starts at 0 there."""
-        second, at = _pattern(after), _moment("followed by another at", at)
-
-        def draw(times: np.ndarray, rng: np.random.Generator) -> Array:
-            one, two = rng.spawn(2)
-            cut = int(np.searchsorted(times, at))
-            return np.concatenate((self.rates(times[:cut], one), second.rates(times[cut:] - at, two)))
-
-        return Pattern(f"{_operand(self)}.then({second},at={_text(at)})", draw)
-
-
-def _both(first: Pattern, second: Pattern, symbol: str, join: Callable[[Array, Array], Array]) -> Pattern:
-    def draw(times: np.ndarray, rng: np.random.Generator) -> Array:
-        one, two = rng.spawn(2)
-        return join(first.rates(times, one), second.rates(times, two))
-
-    return Pattern(f"{_operand(first)}{symbol}{_operand(second)}", draw, atom=False)
-
-
-def _pattern(value: Pattern | float) -> Pattern:
-    return value if isinstance(value, Pattern) else steady(level=float(value))
-
-
-def _text(number: float) -> str:
-    return repr(float(number)).removesuffix(".0")
-
-
-def _operand(pattern: Pattern) -> str:
-    return pattern.name if pattern.atom else f"({pattern.name})"
-
-
-def _moment(what: str, seconds: float) -> float:
-    if not np.isfinite(seconds):
-        raise PatternError(f"a load is {what} {seconds:g}; expected a number of seconds")
-    return float(seconds)
-
-
-PATTERNS: dict[str, "Kind"] = {}
-"""Every named pattern."""
-
-_ABOVE_ZERO = frozenset(
-    ("correlation", "duration", "events", "every", "long", "middle", "on", "period", "short", "step", "width")
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A named kind of pattern; called with parameters (all have defaults) it gives a Pattern.
-
-    name: kebab-case. parameters: name -> default. description: what it is, and each parameter with its unit.
-    """
-
-    name: str
-    parameters: Mapping[str, float]
-    description: str
-    generate: Callable[..., Array] = field(repr=False)
-
-    def __call__(self, **given: float) -> Pattern:
-        """Return the pattern with these parameters.
-
-        Raises PatternError where one is unknown, negative or not finite, or 0 where that has no meaning.
-        """
-        for key, value in given.items():
-            if key not in self.parameters:
-                raise PatternError(f"{self.name} has no parameter {key!r}; {nearest(key, self.parameters)}")
-            least = 1e-3 if key in _ABOVE_ZERO else 0.0
-            if not isinstance(value, int | float) or not least <= value <= LARGEST:
-                shown = f"{value:g}" if isinstance(value, int | float) else str(value)
-                raise PatternError(f"{self.name}: {key} is {shown}; expected a number from {least:g} to {LARGEST:g}")
-        values = {key: float(given.get(key, default)) for key, default in self.parameters.items()}
-        if values.get("low", 0.0) > values.get("high", np.inf):
-            raise PatternError(f"{self.name}: low is {values['low']:g}; expected at most high ({values['high']:g})")
-        stated = ",".join(f"{k}={_text(v)}" for k, v in values.items() if v != self.parameters[k])
-        return Pattern(self.name + (f"({stated})" if stated else ""), partial(self.generate, **values))
-
-
-def _named(generate: Callable[..., Array]) -> Kind:
-    parameters = list(inspect.signature(generate).parameters.values())[2:]
-    name = generate.__name__.replace("_", "-")
-    kind = Kind(name, {p.name: float(p.default) for p in parameters}, inspect.getdoc(generate) or "", generate)
-    PATTERNS[name] = kind
-    return kind
 
 
 def ar1(rng: np.random.Generator, n: int, step: float, correlation: float) -> np.ndarray:
@@ -212,16 +66,7 @@ def _surge(after: np.ndarray, rise: float, hold: float, decay: float) -> Array:
     return np.where(after >= 0.0, _eased(after / max(rise, 1e-3)) * np.exp(-down), 0.0)
 
 
-@_named
-def steady(times: np.ndarray, rng: np.random.Generator, *, level: float = 1.0) -> Array:
-    """The same load for ever (classic).
-
-    level: relative rate.
-    """
-    return np.full(times.shape, level)
-
-
-@_named
+@named
 def sine_curve(
     times: np.ndarray,
     rng: np.random.Generator,
@@ -237,7 +82,7 @@ def sine_curve(
     return low + (high - low) * 0.5 * (1.0 + _wave(times, period))
 
 
-@_named
+@named
 def sinusoidal(
     times: np.ndarray, rng: np.random.Generator, *, long: float = 21600.0, middle: float = 5400.0,
     short: float = 900.0, low: float = 0.1, high: float = 1.1,
@@ -250,7 +95,7 @@ def sinusoidal(
     return low + (high - low) * np.clip(0.5 * (1.0 + swing), 0.0, 1.0)
 
 
-@_named
+@named
 def spike(
     times: np.ndarray, rng: np.random.Generator, *, every: float = 7500.0, width: float = 300.0,
     base: float = 1.0, height: float = 3.0,
@@ -264,7 +109,7 @@ def spike(
     return base * (1.0 + (height - 1.0) * np.clip(1.0 - off / (0.5 * width), 0.0, 1.0))
 
 
-@_named
+@named
 def poisson(
     times: np.ndarray, rng: np.random.Generator, *, level: float = 0.85, events: float = 100.0,
     step: float = 15.0,
@@ -277,7 +122,7 @@ def poisson(
     return level / events * rng.poisson(events, n)[index]
 
 
-@_named
+@named
 def random_walk(
     times: np.ndarray, rng: np.random.Generator, *, low: float = 0.1, high: float = 1.05, step: float = 60.0,
     move: float = 0.03,
@@ -294,7 +139,7 @@ def random_walk(
     return low + (high - low) * (walk[index] + part * (walk[index + 1] - walk[index]))
 
 
-@_named
+@named
 def jitter(
     times: np.ndarray, rng: np.random.Generator, *, spread: float = 0.05, correlation: float = 60.0,
     step: float = 15.0,
@@ -308,7 +153,7 @@ def jitter(
     return np.exp(spread * ar1(rng, n, step, correlation) - 0.5 * spread**2)[index]
 
 
-@_named
+@named
 def ramp(
     times: np.ndarray, rng: np.random.Generator, *, begin: float = 0.2, end: float = 1.0, at: float = 1800.0,
     duration: float = 3600.0,
@@ -320,7 +165,7 @@ def ramp(
     return begin + (end - begin) * np.clip((times - at) / duration, 0.0, 1.0)
 
 
-@_named
+@named
 def flash_crowd(
     times: np.ndarray, rng: np.random.Generator, *, at: float = 5400.0, height: float = 1.0,
     rise: float = 120.0, hold: float = 600.0, decay: float = 900.0,
@@ -333,7 +178,7 @@ def flash_crowd(
     return height * _surge(times - at, rise, hold, decay)
 
 
-@_named
+@named
 def idle_then_spike(
     times: np.ndarray, rng: np.random.Generator, *, idle: float = 0.02, height: float = 1.0,
     at: float = 7200.0, rise: float = 60.0, hold: float = 1800.0, decay: float = 300.0,
@@ -348,7 +193,7 @@ def idle_then_spike(
     return idle + height * _surge(np.mod(times, every) - at, rise, hold, decay)
 
 
-@_named
+@named
 def daily(
     times: np.ndarray, rng: np.random.Generator, *, low: float = 0.25, high: float = 1.0,
     peak: float = 50400.0, sharpness: float = 1.0,
@@ -362,7 +207,7 @@ def daily(
     return low + (high - low) * day**sharpness
 
 
-@_named
+@named
 def weekly(
     times: np.ndarray, rng: np.random.Generator, *, low: float = 0.25, high: float = 1.05,
     peak: float = 50400.0, weekend: float = 0.5,
@@ -378,7 +223,7 @@ def weekly(
     return day * (1.0 + (weekend - 1.0) * np.interp(np.mod(times, WEEK), at, off))
 
 
-@_named
+@named
 def level_shift(
     times: np.ndarray, rng: np.random.Generator, *, low: float = 0.2, high: float = 1.1, every: float = 7200.0
 ) -> Array:
@@ -395,7 +240,7 @@ def level_shift(
     return least * level[which - which[0]][index]
 
 
-@_named
+@named
 def launch(
     times: np.ndarray, rng: np.random.Generator, *, at: float = 3600.0, rise: float = 600.0,
     decay: float = 7200.0, before: float = 0.02, peak: float = 1.2, plateau: float = 0.5,
@@ -410,7 +255,7 @@ def launch(
     return before * (1.0 - up) + up * (peak * (1.0 - fallen) + plateau * fallen)
 
 
-@_named
+@named
 def on_off(
     times: np.ndarray, rng: np.random.Generator, *, on: float = 600.0, off: float = 1200.0, high: float = 1.0,
     low: float = 0.0, spread: float = 1.0,
@@ -426,7 +271,7 @@ def on_off(
     return np.where((into >= begin) & (into < begin + on), high, low)
 
 
-@_named
+@named
 def batch(
     times: np.ndarray, rng: np.random.Generator, *, every: float = 1800.0, width: float = 300.0,
     size: float = 0.75, base: float = 0.05,
@@ -444,7 +289,7 @@ def batch(
     return base + size * np.maximum(running, 0.0)[index]
 
 
-@_named
+@named
 def working_day(
     times: np.ndarray, rng: np.random.Generator, *, night: float = 0.12, lunch: float = 0.75,
     evening: float = 0.45, crowd: float = 0.6, crowd_at: float = 55800.0, crowd_spread: float = 2700.0,
@@ -470,66 +315,10 @@ def working_day(
     return curve * jitter(spread=noise).rates(times, two)
 
 
-_UNITS = {"s": 1.0, "m": 60.0, "h": HOUR, "d": DAY}
-_FORM = "such as daily+flash-crowd, spike(every=1h,height=3) or 0.5*daily.then(steady,at=6h)"
-_METHODS = {"then": ("after", "at"), "shifted": ("seconds",), "scaled": ("factor",)}
-
-
 def parse(text: str) -> Pattern:
     """Return the pattern of an expression: names with parameters, +, *, numbers, .then, .shifted and .scaled.
 
-    A number may carry a unit of time: 90s, 15m, 2h, 1d. Raises PatternError for what it does not know, naming
-    the nearest that it does.
+    A number may carry a unit of time: 90s, 15m, 2h, 1d. Raises PatternError for what it does not know, naming the
+    nearest that it does.
     """
-    source = re.sub(r"(?<=[a-z])-(?=[a-z])", "_", text.strip().lower())
-    source = re.sub(r"(?<![\w.])(\d+(?:\.\d+)?)([smhd])\b", lambda m: repr(float(m[1]) * _UNITS[m[2]]), source)
-    if len(source) > 500:
-        raise PatternError(f"pattern {text[:40]!r}... is too long; expected at most 500 characters")
-    try:
-        return _pattern(_built(ast.parse(source, mode="eval").body, text))
-    except PatternError:
-        raise
-    except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
-        raise PatternError(f"pattern {text!r} cannot be read; expected an expression {_FORM}") from None
-
-
-def _built(node: ast.expr, text: str) -> Any:
-    """Return what an expression stands for: a Pattern, or a number."""
-    match node:
-        case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
-            return float(value)
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
-            return -float(value)
-        case ast.BinOp(left=left, op=ast.Add() | ast.Mult() as op, right=right):
-            one, two = _built(left, text), _built(right, text)
-            return one + two if isinstance(op, ast.Add) else one * two
-        case ast.Name(id=name):
-            return _kind(name)()
-        case ast.Call(func=ast.Name(id=name), args=[], keywords=given):
-            return _kind(name)(**{k.arg or "**": _built(k.value, text) for k in given})
-        case ast.Call(func=ast.Attribute(value=inner, attr=attr), args=args, keywords=given) if attr in _METHODS:
-            values = dict(zip(_METHODS[attr], (_built(a, text) for a in args), strict=False))
-            values |= {k.arg or "**": _built(k.value, text) for k in given}
-            numbers = all(isinstance(v, float) for k, v in values.items() if k != "after")
-            if numbers and set(values) == set(_METHODS[attr]) and len(args) + len(given) == len(values):
-                return getattr(_pattern(_built(inner, text)), attr)(**values)
-            raise PatternError(
-                f"pattern {text!r} misuses .{attr}; "
-                "expected .then(PATTERN,at=SECONDS), .shifted(SECONDS) or .scaled(FACTOR)"
-            )
-        case _:
-            raise PatternError(f"pattern {text!r} has a part that is no pattern; expected an expression {_FORM}")
-
-
-def _kind(name: str) -> Kind:
-    name = name.replace("_", "-")
-    if name not in PATTERNS:
-        raise PatternError(f"no pattern is called {name!r}; {nearest(name, PATTERNS)}")
-    return PATTERNS[name]
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return a half sentence for an error: the known word that is nearest, and all that are known."""
-    known = list(known)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
-    return (f"did you mean {near[0]!r}? " if near else "") + f"expected one of {', '.join(known)}"
+    return pattern_parser.parse(text, PATTERNS)

@@ -66,7 +66,8 @@ def prepare(
     steps = max(len(load.rates) for load in loads) // ticks
     rates = np.stack([np.resize(load.rates, steps * ticks) for load in loads]).reshape(count, steps, ticks)
     known = np.stack([np.resize(load.known, steps * ticks) for load in loads]).reshape(count, steps, ticks)
-    noise = Noise(params, [(load.name, seed) for load in loads], 1)
+    # numbered, because several loads of a pool may be draws of one source
+    noise = Noise(params, [(f"{load.name}#{index}", seed) for index, load in enumerate(loads)], 1)
     memory = Autoscaler("growth-quantile", settings, count)
     start = np.array([load.start for load in loads], np.float64)
     capacity = np.broadcast_to(np.asarray(config.capacity_per_replica, np.float64), (count,))

@@ -16,7 +16,7 @@ from rlscaler.rules.parameters import Parameter
 from rlscaler_sim import contenders
 from rlscaler_sim.contest import play
 from rlscaler_sim.evaluation import standard_world
-from rlscaler_sim.load import Load, generator, realise
+from rlscaler_sim.load import Load, LoadError, generator, realise
 from rlscaler_sim.result import REFERENCE
 from rlscaler_sim.trace import Trace, events_per_bucket, family
 
@@ -99,12 +99,20 @@ def tune(
     """Return the constants tuned on all traces and on each fold's training load, with their provenance.
 
     The last `duration` seconds of each trace are used; traces with under one event a bucket take no part.
+    Raises LoadError where there are fewer source families than folds, or a trace has no load in that time.
     """
     used = [t for t in traces if events_per_bucket(t) >= 1.0]
     families = [family(t.name) for t in used]
+    if len(set(families)) < FOLDS:
+        raise LoadError(
+            f"{len(set(families))} source families have an event a bucket or more; expected {FOLDS} at least, "
+            "since each fold holds some out"
+        )
     loads = [
         realise(t, duration=duration, start=max(0.0, t.duration - duration), rng=generator(t.name, SEED)) for t in used
     ]
+    if idle := [load.name for load in loads if not load.rates[load.scored].any()]:
+        raise LoadError(f"{idle[0]}: no load within the last {duration:g} s; expected some, so leave it out or run longer")
     rng = np.random.default_rng(seed)
     rules = [REFERENCE, *(r for r in RULES if r != "hpa" and search_space(r))]
     tables: dict[str, tuple[dict[str, np.ndarray], np.ndarray]] = {}

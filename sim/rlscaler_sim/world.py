@@ -92,7 +92,7 @@ def _values(config: WorldConfig, n: int) -> dict[str, np.ndarray]:
         try:
             values[field.name] = column(getattr(config, field.name), n)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{field.name} of the world is {getattr(config, field.name)!r}: {error}") from error
+            raise ValueError(f"{field.name} of the world: {error}") from error
 
     def check(name: str, ok: np.ndarray, expected: str) -> None:
         if not ok.all():
@@ -291,19 +291,17 @@ def _normal(rng: np.random.Generator, size: int) -> np.ndarray:
 def modulated(params: Params, rates: Any, drawn: State) -> Array:
     """Return the rates that the ticks really have, (K, N) float32 requests/s: over-dispersed, of the given mean.
 
-    rates: requests/s, (K, N), (K, 1), (N,) for the whole step, or (K,) for all environments; where K = N, one axis
-    means the environments. Relative variance (fano - 1) / (rate x tick), so that counts over any number of ticks have
-    the Fano factor `fano`, Poisson scatter included; below a tenth of a request in a tick it grows no more.
+    rates: requests/s, (K, N), (N,) for the whole step, (K,) for all environments (where K = N, one axis means the
+    environments), or a scalar. Relative variance (fano - 1) / (rate x tick), so that counts over any number of ticks
+    have the Fano factor `fano`, Poisson scatter included; below a tenth of a request in a tick it grows no more.
+    Raises ValueError for other shapes.
     """
-    xp = params.xp
-    rates = xp.asarray(rates, dtype=xp.float32, device=getattr(params.capacity, "device", None))
-    if rates.ndim == 1 and rates.shape[0] != params.n:
-        rates = xp.expand_dims(rates, axis=1)
+    xp, rates = params.xp, _by_tick(params, rates)
     if params.excess is None:
         return xp.broadcast_to(rates, (params.ticks, params.n))
     variance = params.excess / xp.clip(rates, 0.1 / params.tick, None)
     variance = xp.log1p(variance)
-    exponent = xp.sqrt(variance) * drawn["rate"]
+    exponent = drawn["rate"] * xp.sqrt(variance)
     variance *= 0.5
     exponent -= variance
     exponent = xp.exp(exponent)
@@ -353,7 +351,7 @@ def step(
         wait_seconds=ticks.waited * params.tick,
         late_over=over,
         billed=moves.billed,
-        needed=_mean_rate(params, rates) * (params.needed * params.interval),
+        needed=xp.mean(_by_tick(params, rates), axis=0) * (params.needed * params.interval),
         backlog=ticks.waiting,
         ready=ready,
         starting=after["desired"] - ready,
@@ -371,12 +369,16 @@ def _counts(params: Params, value: Any) -> Array:
     return xp.clip(xp.round(xp.broadcast_to(counts, (params.n,))), 0.0, None)
 
 
-def _mean_rate(params: Params, rates: Any) -> Array:
-    xp = params.xp
+def _by_tick(params: Params, rates: Any) -> Array:
+    """Return rates as float32 of shape (1 or K, 1 or N)."""
+    xp, ticks, n = params.xp, params.ticks, params.n
     rates = xp.asarray(rates, dtype=xp.float32, device=getattr(params.capacity, "device", None))
-    if rates.ndim == 2:
-        return xp.sum(rates, axis=0) / rates.shape[0]
-    return rates if rates.shape[0] == params.n else xp.mean(rates)
+    if rates.ndim < 2:
+        by_tick = rates.ndim == 1 and rates.shape[0] == ticks != n
+        rates = xp.reshape(rates, (-1, 1) if by_tick else (1, -1))
+    if rates.ndim != 2 or rates.shape[0] not in (1, ticks) or rates.shape[1] not in (1, n):
+        raise ValueError(f"rates have the shape {tuple(rates.shape)}; expected ({ticks}, {n}), ({n},) or ({ticks},)")
+    return rates
 
 
 def _smoothed(params: Params, state: State, after: State, arrivals: Array) -> Array:

@@ -6,12 +6,12 @@ such rules.
 """
 
 import copy
-import importlib
 import json
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jsonschema.validators
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,8 +24,6 @@ from rlscaler.custom_resource import (
     resource_from_object,
 )
 
-jsonschema: Any = importlib.import_module("jsonschema")
-"""Imported so because it ships no types."""
 FUZZ = settings(deadline=None, derandomize=True, max_examples=400)
 QUERY = {"query": "up", "match": {"app": "web"}}
 RULES = {"stabilizationWindowSeconds": 60, "selectPolicy": "Max", "tolerance": "0.1",

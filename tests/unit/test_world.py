@@ -147,10 +147,10 @@ def test_nodes_linger() -> None:
 
 def test_crashed_pods_start_again_and_stay_billed() -> None:
     n, hours = 400, 2.0
-    found = play(WorldConfig(startup=30.0, crash_rate=6.0), np.full((int(240 * hours), n), 10), 20.0, start=10)
+    found = play(WorldConfig(startup=60.0, crash_rate=6.0), np.full((int(240 * hours), n), 10), 20.0, start=10)
     ready = column(found, "ready")[20:]
-    # a pod is up 600 s and starts 30 s in the mean
-    assert ready.mean() == pytest.approx(10 * 600 / 630, rel=0.02)
+    # one in 40 crashes at the beginning of a step, and is missing at the end of it and of the two after it
+    assert ready.mean() == pytest.approx(10 / (1 + 3 / 40), rel=0.01)
     assert (column(found, "billed") == 150.0).all()
     np.testing.assert_array_equal(column(found, "ready") + column(found, "starting"), 10.0)
 
@@ -276,7 +276,7 @@ def test_less_capacity_or_more_backlog_makes_no_request_punctual(change: str, se
     at = gained.argmax()
     assert gained[at] < 0.002, f"{gained[at]:.2%} became punctual at { {k: v[at] for k, v in chosen.items()} }"
     assert (gained > 1e-5).mean() < 2e-4, "a loss of capacity helps too often"
-    assert (bad.late - better.late).sum() > 0.01 * better.late.sum(), "the change made no difference"
+    assert (bad.late - better.late).sum() > 0.001 * better.late.sum(), "the change made no difference"
 
 
 # --- metrics
@@ -469,9 +469,9 @@ def test_ticks_of_a_step(interval: float, ticks: int) -> None:
         ({"startup_spread": 3.0}, "startup_spread of the world is 3; expected 0 to 1"),
         ({"window": 0.0}, "window of the world is 0; expected seconds above 0"),
         ({"max_nodes": -1}, "max_nodes of the world is -1"),
-        ({"interval": np.array([15.0, 30.0])}, "interval of the world is 15; expected one interval"),
-        ({"lag": [1.0, 2.0, 3.0]}, "lag of the world is .*expected a scalar or 2 values"),
-        ({"lag": "soon"}, "lag of the world is 'soon'"),
+        ({"interval": np.array([15.0, 30.0])}, "interval of the world is 30; expected one interval"),
+        ({"lag": [1.0, 2.0, 3.0]}, "lag of the world: expected a scalar or 2 values"),
+        ({"lag": "soon"}, "lag of the world: .*'soon'"),
         ({"crash_rate": [0.1, -0.1]}, "crash_rate of the world is -0.1"),
     ],
     ids=lambda value: str(next(iter(value))) if isinstance(value, dict) else "",

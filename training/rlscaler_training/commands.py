@@ -3,7 +3,9 @@
 import json
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, fields, replace
+from math import isfinite, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,21 +47,54 @@ def _config(path: str | None, flags: dict[str, Any]) -> Any:
         for key, value in values.items():
             if key not in known:
                 raise UserError(f"{path}: no setting is called {key!r}; expected one of {', '.join(known)}")
-            if key == "bins":
-                value = {str(k): tuple(float(c) for c in v) for k, v in value.items()}
+            try:
+                if key == "bins":
+                    value = {str(k): tuple(float(c) for c in v) for k, v in value.items()}
+                if key == "margins":
+                    value = tuple(float(m) for m in value)
+            except (AttributeError, TypeError, ValueError) as error:
+                raise UserError(f"{path}: {key} is {json.dumps(value)[:80]}; expected {EXPECTED[key]}") from error
             config = replace(config, **{key: value})
     return replace(config, **{key: value for key, value in flags.items() if value is not None})
 
 
+LARGEST_TABLE = 100_000
+"""States of a table at most."""
+EXPECTED = {
+    "bins": 'fields of the observation with ascending cuts, such as {"trend": [-0.04, 0.04]}, and at most'
+    f" {LARGEST_TABLE:,} states",
+    "margins": "a list of numbers of 0 or more",
+    "double": "true or false",
+    "actions": "headroom or step",
+}
+"""What a setting that is no plain number has to be."""
+
+
 def _check(config: Any) -> None:
     """Refuse settings that nothing can be learned with."""
+    from rlscaler.observation import NAMES
+
     ranges = {"steps": (1, 10_000_000), "envs": (1, 65_536), "gamma": (0.0, 0.9999), "rate": (1e-6, 1.0),
               "rate_visits": (1.0, 1e9), "rate_floor": (0.0, 1.0), "epsilon": (0.0, 1.0), "epsilon_end": (0.0, 1.0),
               "epsilon_share": (0.0, 1.0), "evaluate_every": (1, 10_000_000), "lookahead": (1, 100), "repeat": (1, 1000), "episode": (8, 5000)}  # fmt: skip
     for key, (low, high) in ranges.items():
         value = getattr(config, key)
-        if not isinstance(value, int | float) or not low <= value <= high:
-            raise UserError(f"{key} is {value!r}; expected a number from {low:g} to {high:g}")
+        whole = key in ("steps", "envs", "evaluate_every", "lookahead", "episode")
+        kinds = int if whole else (int, float)
+        if not isinstance(value, kinds) or isinstance(value, bool) or not low <= value <= high:
+            what = "whole number" if whole else "number"
+            raise UserError(f"{key} is {value!r}; expected a {what} from {low:g} to {high:g}")
+    fits = {
+        "bins": bool(config.bins)
+        and all(n in NAMES and list(cuts) == sorted(cuts) and all(map(isfinite, cuts)) for n, cuts in config.bins.items())
+        and prod(len(cuts) + 1 for cuts in config.bins.values()) <= LARGEST_TABLE,
+        "margins": bool(config.margins) and all(margin >= 0.0 for margin in config.margins),
+        "double": isinstance(config.double, bool),
+        "actions": config.actions in ("headroom", "step"),
+    }
+    for key, fine in fits.items():
+        if not fine:
+            raise UserError(f"{key} is {json.dumps(getattr(config, key))[:80]}; expected {EXPECTED[key]}")
 
 
 @train.command("q-learning")
@@ -102,13 +137,17 @@ def q_learning(
     The table says in which situations to deviate from the cheapest headroom of the workload's own history, and how
     far; validated on load that it is not trained on, beside doing nothing of the kind (always the middle action).
     """
+    from rlscaler.container import WORD
     from rlscaler.files import require_writable
     from rlscaler_training import loads, q_learning
 
     config = _config(config_file, flags)
     _check(config)
+    if not WORD.fullmatch(name):
+        raise UserError(f"--name {name!r}: expected up to 128 letters, digits, '.', '_' or '-', a letter or digit first")
     target = Path(out)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # what is wrong with the folder is said below
+        target.parent.mkdir(parents=True, exist_ok=True)
     require_writable(target)
     pools = loads.pools(scenarios_, traces, hours, seed)
     with _progress(config.steps, quiet or as_json) as report:

@@ -43,6 +43,8 @@ def pools(names: Sequence[str], folder: str | None, hours: float, seed: int) -> 
 
     Raises UserError.
     """
+    if names and folder:
+        raise UserError("--scenario and --traces are both given; expected one of them")
     settings = standard_settings()
     config = standard_world(settings)
     seconds = hours * 3600.0
@@ -63,6 +65,9 @@ def pools(names: Sequence[str], folder: str | None, hours: float, seed: int) -> 
             validation = [drawn(t, seed + VALIDATION_SEED) for t in traces if family(t.name) in kept]
         else:
             found = [scenarios.get(name) for name in (names or USUAL)]
+            if varied := [s.name for s in found if s.world]:
+                raise UserError(f"--scenario {varied[0]}: is a variant of the world; expected a load, since policies are"
+                                " trained in the standard world")  # fmt: skip
 
             def made(s: scenarios.Scenario, at: int) -> Load:
                 return realise(s.source, duration=min(seconds, s.duration), rng=generator(s.name, at))

@@ -214,4 +214,4 @@ def artifact(result: Result, config: Config, name: str, provenance: dict[str, An
             "states_seen": int((result.visits.sum(axis=1) > 0).sum()),
         },
     }
-    return Artifact(manifest=manifest, arrays={"values": result.values.astype(np.float32)})
+    return Artifact(manifest=manifest, arrays={"values": result.values})
