@@ -73,8 +73,7 @@ def _scaling_rules_block(rules: ScalingRules) -> Block:
             Field(
                 "tolerance",
                 Amount(QUANTITY, 0),
-                'Share by which the recommendation may be off before anything changes, such as "0.05"; 0.1 '
-                "where left "
+                'Share by which the recommendation may be off before anything changes, such as "0.05"; 0.1 where left '
                 "out.",
             ),
         ),

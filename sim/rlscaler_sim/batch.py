@@ -54,6 +54,13 @@ class Batch:
         episode: int,
         seed: int,
     ) -> None:
+        """Start `n` environments with episodes of at most `episode` steps.
+
+        config, settings: those that the pool was prepared with. Raises ValueError where no step could be made.
+        """
+        for name, value, least in (("n", n, 1), ("episode", episode, 1), ("steps of the pool", pool.steps, 2)):
+            if value < least:
+                raise ValueError(f"{name} is {value}; expected {least} or more")
         self.pool, self.scheme, self.n, self.episode = pool, scheme, n, episode
         self.config = replace(config, fano=1.0, gap_rate=0.0, interval=pool.interval)
         self.settings = settings
@@ -88,14 +95,10 @@ class Batch:
             np.broadcast_to(getattr(self.settings, k), (self.n,))[rows] for k in ("min_replicas", "max_replicas")
         )
         replicas = np.clip(np.ceil(np.nan_to_num(level) / target), np.maximum(low, 1), high)
-        fresh = world.initial(self.params, np.ones(self.n) if count < self.n else replicas)
-        if count < self.n:
-            several = np.ones(self.n)
-            several[rows] = replicas
-            fresh = world.initial(self.params, several)
-            self.state = world.replaced(self.params, self.state, fresh, rows)
-        else:
-            self.state = fresh
+        several = np.ones(self.n)
+        several[rows] = replicas
+        fresh = world.initial(self.params, several)
+        self.state = fresh if count == self.n else world.replaced(self.params, self.state, fresh, rows)
         self.scaler.reset(rows)
 
     def _look(self) -> np.ndarray:
@@ -120,7 +123,9 @@ class Batch:
         """
         chosen = np.asarray(actions, np.int64)
         if (chosen < 0).any() or (chosen >= self.scheme.branches).any():
-            raise ValueError(f"an action is {chosen.min()} or {chosen.max()}; expected 0 to below {self.scheme.branches}")
+            raise ValueError(
+                f"an action is {chosen.min()} or {chosen.max()}; expected 0 to below {self.scheme.branches}"
+            )
         proposal = self.scheme.propose(self.view, chosen)
         decided = self.scaler.settle(self.view, proposal)
         rates = self.pool.rates[self.load, self.at].T

@@ -31,7 +31,7 @@ MAIN = 4096
 def per_second(run: Callable[[], int], seconds: float) -> float:
     """Return things done in a second of processor time: the median of at least three repetitions."""
     run()
-    rates = []
+    rates: list[float] = []
     began = time.perf_counter()
     while len(rates) < 3 or time.perf_counter() - began < seconds:
         start = time.process_time()
@@ -69,7 +69,7 @@ def legacy_rate(seconds: float) -> float:
 
     def run() -> int:
         for step in range(2000):
-            _, _, ended, cut, _ = env.step(1 + (step % 2) - (step % 3 == 0))
+            _, _, ended, cut, _ = env.step(np.int64(1 + step % 2 - (step % 3 == 0)))
             if ended or cut:
                 env.reset(seed=step)
         return 2000
@@ -152,9 +152,9 @@ def measure(seconds: float) -> dict[str, Any]:
     worlds = {n: world_rate(n, seconds) for n in SIZES}
     wholes = {n: whole_rate(n, seconds) for n in (256, MAIN)}
     decisions = {n: decide_times(n, ticks) for n, ticks in ((1, 400), (1000, 60), (5000, 25))}
+    machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
     return {
-        "machine": {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version(),
-                    "numpy": np.__version__},  # fmt: skip
+        "machine": machine | {"numpy": np.__version__},
         "peer": {"name": "legacy environment, one at a time through Gymnasium", "steps_per_s": peer},
         "legacy_batch_steps_per_s": legacy_batch_rate(MAIN, seconds),
         "world_steps_per_s": {str(n): rate for n, rate in worlds.items()},
@@ -171,8 +171,9 @@ def measure(seconds: float) -> dict[str, Any]:
     }
 
 
-GOALS = (
-    ("world, standard physics, N = 4,096", "5 M steps/s, goal 10 M", lambda r: f"{r['world_steps_per_s']['4096'] / 1e6:.2f} M/s"),
+GOALS: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
+    ("world, standard physics, N = 4,096", "5 M steps/s, goal 10 M",
+     lambda r: f"{r['world_steps_per_s']['4096'] / 1e6:.2f} M/s"),
     ("  over the legacy environment in Gymnasium", "", lambda r: f"{r['world_over_peer']:.1f} x"),
     ("observation, rule, guard and world, N = 4,096", "0.3 M steps/s, goal 1 M",
      lambda r: f"{r['whole_steps_per_s']['4096'] / 1e6:.2f} M/s"),
@@ -198,7 +199,8 @@ def main() -> None:
     width = max(len(name) for name, _, _ in GOALS)
     for name, goal, text in GOALS:
         print(f"{name:<{width}}  {text(found):>12}  {goal}")
-    print("world by N:", ", ".join(f"{int(n):,}: {rate / 1e6:.2f} M/s" for n, rate in found["world_steps_per_s"].items()))
+    by_size = (f"{int(n):,}: {rate / 1e6:.2f} M/s" for n, rate in found["world_steps_per_s"].items())
+    print("world by N:", ", ".join(by_size))
     Path(options.json).parent.mkdir(parents=True, exist_ok=True)
     write_text_atomically(options.json, json.dumps(found, indent=2) + "\n")
     print(f"stored: {options.json}")

@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     from rlscaler_sim.dry_run import Progress
     from rlscaler_sim.trace import Trace
 
+    FloatType = click.ParamType[float]
+else:
+    FloatType = click.ParamType  # not every release that serves can be subscripted
+
 
 LONGEST_STARTUP = 3600.0
 """Seconds that a pod may take to start."""
 
 
-class Seconds(click.ParamType):
+class Seconds(FloatType):
     """A duration with a unit, as in resources: 90s, 15m, 36h; days are allowed here: 14d."""
 
     name = "duration"
@@ -93,9 +97,11 @@ def _interrupted(state: dict[str, Any]) -> None:
 
 @click.command()
 @click.option("-f", "--file", "file", type=click.Path(allow_dash=True), required=True,
-              help="YAML file of RLScaler resources, the same that is applied to a cluster; - is the standard input.")  # fmt: skip
+              help="YAML file of RLScaler resources, the same that is applied to a cluster; - is the standard"
+              " input.")  # fmt: skip
 @click.option("--trace", default="working-day", show_default=True, metavar="NAME|FILE",
-              help="Load: a scenario ('rlscaler scenarios' lists them), or a CSV file of recorded load, plain or gzip.")  # fmt: skip
+              help="Load: a scenario ('rlscaler scenarios' lists them), or a CSV file of recorded load, plain or"
+              " gzip.")  # fmt: skip
 @click.option("--scale-to", default=25.0, show_default=True, callback=_positive,
               help="Scale the load so that its 95th percentile needs this many fully used replicas.")  # fmt: skip
 @click.option("--policy", metavar="NAME|PATH", help="Policy to try instead of the resource's: a rule, or an artifact.")
@@ -169,9 +175,9 @@ def dry_run(
         results = [run.to_json() for run, _, _ in found]
         click.echo(json.dumps(results[0] if len(results) == 1 else results, indent=2))
     else:
-        for path, what in ((report, "page"), (plot, "picture"), (decisions, "decisions")):
-            if path:
-                click.echo(f"{what}: {path}" + (" and others beside it" if len(resources) > 1 else ""))
+        for written, what in ((report, "page"), (plot, "picture"), (decisions, "decisions")):
+            if written:
+                click.echo(f"{what}: {written}" + (" and others beside it" if len(resources) > 1 else ""))
 
 
 def _each(path: str, resources: "Sequence[Resource]", index: int) -> str:
@@ -231,10 +237,11 @@ def read_traces(paths: Sequence[str], folder: str | None) -> "list[Trace]":
               help="95th percentile of demand, in replicas.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--output", type=click.Path(), metavar="FILE.json", help="Write the JSON to a file too.")
+@click.option("--markdown", type=click.Path(), metavar="FILE.md", help="Write the tables as Markdown.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 def evaluate(
     policies: Sequence[str], files: Sequence[str], folder: str | None, rules: str, seeds: int, duration: float,
-    startup: float, scale_to: float, as_json: bool, output: str | None, quiet: bool,
+    startup: float, scale_to: float, as_json: bool, output: str | None, markdown: str | None, quiet: bool,
 ) -> None:  # fmt: skip
     """Score policies and rules on recorded load, in the standard world.
 
@@ -248,13 +255,14 @@ def evaluate(
     """
     from rlscaler.files import require_writable, write_text_atomically
 
-    if output:
-        require_writable(output)
+    for path in (output, markdown):
+        if path:
+            require_writable(path)
     traces = read_traces(files, folder)
     from rlscaler_sim import contenders, evaluation, summary_table
     from rlscaler_sim.load import LoadError
 
-    names = contenders.NAMES
+    names: tuple[str, ...] = contenders.NAMES
     if rules.strip() != "all":
         asked = {n.strip() for n in rules.split(",") if n.strip()}
         if unknown := sorted(asked - set(names)):
@@ -276,6 +284,10 @@ def evaluate(
     text = json.dumps(result, indent=2)
     if output:
         write_text_atomically(output, text + "\n")
+    if markdown:
+        words = " ".join(["rlscaler", "evaluate", *(f"--policy {p}" for p in policies), "--traces FOLDER",
+                          f"--seeds {seeds}", f"--for {duration / 86400:g}d", f"--startup {startup:g}s"])  # fmt: skip
+        write_text_atomically(markdown, summary_table.markdown(scored, result["summary"], words))
     if as_json:
         click.echo(text)
     else:
@@ -329,9 +341,10 @@ def scenarios(as_json: bool) -> None:
 @click.option("--budget", default=96, show_default=True, type=click.IntRange(2), help="Candidates for each rule.")
 @click.option("--for", "duration", default="3d", type=Seconds(), show_default=True, help="At most this much of each.")
 @click.option("--seed", default=1000, show_default=True, type=click.IntRange(0), help="Seed of candidates and noise.")
+@click.option("--jobs", default=1, show_default=True, type=click.IntRange(1, 64), help="Rules searched at once.")
 @click.option("--date", default="", metavar="YYYY-MM-DD", help="Date to note in the provenance.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
-def tune(folder: str, output: str, budget: int, duration: float, seed: int, date: str, quiet: bool) -> None:
+def tune(folder: str, output: str, budget: int, duration: float, seed: int, jobs: int, date: str, quiet: bool) -> None:
     """Tune every rule by the same search, with the same budget, on training load only.
 
     Writes constants tuned on all traces, and for each of three folds those tuned without the fold's source families,
@@ -346,7 +359,9 @@ def tune(folder: str, output: str, budget: int, duration: float, seed: int, date
 
     try:
         with progress_bar(quiet) as progress:
-            data = tuner.tune(traces, budget=budget, duration=duration, seed=seed, date=date, progress=progress)
+            data = tuner.tune(
+                traces, budget=budget, duration=duration, seed=seed, date=date, jobs=jobs, progress=progress
+            )
     except LoadError as error:
         raise UserError(f"{folder}: {error}") from error
     write_text_atomically(output, json.dumps(data, indent=1) + "\n")

@@ -18,14 +18,16 @@ from rlscaler_sim import contenders, scenarios, world
 from rlscaler_sim.contest import Entrant, Traced, play
 from rlscaler_sim.evaluation import (
     clairvoyant_plan,
+    figures,
     limit,
     own_constants,
     standard_world,
+    telling,
     with_regrets,
 )
 from rlscaler_sim.load import Load, LoadError, generator, realise, realise_many
 from rlscaler_sim.patterns import PatternError
-from rlscaler_sim.result import CLAIRVOYANT, REFERENCE, Contender, DecisionLog, DryRun, Series
+from rlscaler_sim.result import CLAIRVOYANT, REFERENCE, DecisionLog, DryRun, Series
 from rlscaler_sim.scenarios import Scenario, ScenarioError
 from rlscaler_sim.trace import Trace, TraceError, trace_name
 
@@ -63,8 +65,8 @@ def conditions(resource: Resource | None, scenario: Scenario) -> tuple[Settings,
     service = float(settings.concurrency) / float(settings.capacity_per_replica)
     if float(settings.objective.latency) <= service:
         raise UserError(
-            f"spec.objective.latency is {float(settings.objective.latency):g} s, and a request alone takes {service:g} s"
-            " (concurrency / perReplica); expected a longer latency"
+            f"spec.objective.latency is {float(settings.objective.latency):g} s, and a request alone takes {service:g} "
+            "s (concurrency / perReplica); expected a longer latency"
         )
     config = replace(standard_world(settings), **scenario.world)
     stated = resource.spec.capacity.startup if resource is not None else None
@@ -153,13 +155,23 @@ def dry_run(
     began = clock()
     settings, config, notes = conditions(resource, scenario)
     load, _ = realised(scenario, settings, scale_to=scale_to, seed=seed, start=start, duration=duration)
-    chosen = policy or (resource.spec.policy.name if resource is not None and resource.spec.policy.name else "default")
+    wanted = resource.spec.policy if resource is not None else None
+    chosen = policy or (wanted.name if wanted is not None and wanted.name else "default")
+    if policy is None and wanted is not None and wanted.server:
+        notes.append(f"spec.policy.server {wanted.server} is not asked in a dry-run: the policy default decides")
     entrants = entrants_for(compare, chosen, settings)
     tested = entrants[0].name
     if contenders.OWN in compare:
-        single = realise_many([scenario.source], [seed], tick=load.tick, interval=float(settings.interval),
-                              duration=_span(scenario, start, duration),
-                              start=start, scale_to=scale_to, capacity=float(settings.capacity_per_replica))  # fmt: skip
+        single = realise_many(
+            [scenario.source],
+            [seed],
+            tick=load.tick,
+            interval=float(settings.interval),
+            duration=_span(scenario, start, duration),
+            start=start,
+            scale_to=scale_to,
+            capacity=float(settings.capacity_per_replica),
+        )
         constants = own_constants(single, config, settings, progress)[0]
         entrants.append(contenders.entrant(contenders.OWN, settings, constants))
         notes.append(f"hpa-own, tuned on this load: target {constants['target']:g}, scale-down window "
@@ -168,22 +180,9 @@ def dry_run(
     entrants.append(limit(plan, settings))
     traced = Traced(observe=keep_decisions)
     sums = play([load], entrants, config, settings, [seed], watch=0, traced=traced,
-                progress=None if progress is None else lambda a, b: progress("running", a, b))  # fmt: skip
-    waits = sums.wait_quantile()
-    found = [
-        Contender(
-            name=name,
-            cost_ratio=float(sums.cost_ratio[i, 0]),
-            violation_share=float(sums.violation_share[i, 0]),
-            score=float(sums.score[i, 0]),
-            regret=None,
-            replica_hours=float(sums.billed[i, 0] / 3600.0),
-            rescales=int(sums.rescales[i, 0]),
-            wait_p95_s=float(waits[i, 0]),
-            max_replicas=int(sums.largest[i, 0]),
-        )
-        for i, name in enumerate(entrant.name for entrant in entrants)
-    ]
+                progress=telling(progress, "running"))  # fmt: skip
+    waits, column = sums.wait_quantile(), np.array([0])
+    found = [figures(entrant.name, sums, waits, i, column) for i, entrant in enumerate(entrants)]
     run = DryRun(
         resource=resource.key if resource is not None else "",
         trace=load.name,

@@ -30,7 +30,12 @@ HOURS = 6.0
 
 @lru_cache(maxsize=8)
 def scenario_pool(name: str, loads: int, hours: float, seed: int) -> tuple[Pool, WorldConfig, Settings]:
-    """Return a pool of `loads` draws of a scenario's first `hours`, with the world and the settings that go with it."""
+    """Return a pool of `loads` draws of a scenario's first `hours`, with the world and the settings that go with it.
+
+    Raises ValueError for a scenario that does not exist, and for less load than an episode can run in.
+    """
+    if loads < 1:
+        raise ValueError(f"loads is {loads}; expected 1 or more draws of the scenario")
     found = scenarios.get(name)
     config = WorldConfig(**found.world)
     settings = Settings(
@@ -43,15 +48,16 @@ def scenario_pool(name: str, loads: int, hours: float, seed: int) -> tuple[Pool,
         load_counts="Completions" if config.completions else "Arrivals",
     )
     duration = min(found.duration, hours * 3600.0)
-    rng = np.random.SeedSequence([seed, loads])
+    source = found.source
     draws = [
         realise(
-            found.source,
+            source,
+            interval=float(config.interval),
             duration=duration,
             capacity=float(config.capacity_per_replica),
-            rng=np.random.default_rng(s),
+            rng=np.random.default_rng(stream),
         )
-        for s in rng.spawn(loads)
+        for stream in np.random.SeedSequence([seed, loads]).spawn(loads)
     ]
     return prepare(draws, config, settings, seed), config, settings
 
@@ -60,7 +66,7 @@ def _spaces(choice: Scheme) -> tuple[gymnasium.spaces.Box, gymnasium.Space[Any]]
     observation = gymnasium.spaces.Box(LOW, HIGH, dtype=np.float32)
     if len(choice.branches) == 1:
         return observation, gymnasium.spaces.Discrete(choice.branches[0])
-    return observation, gymnasium.spaces.MultiDiscrete(choice.branches)
+    return observation, gymnasium.spaces.MultiDiscrete(np.array(choice.branches))
 
 
 class ScalerEnv(gymnasium.Env[np.ndarray, Any]):
@@ -107,13 +113,14 @@ class ScalerEnv(gymnasium.Env[np.ndarray, Any]):
 
     ## Arguments
     `scenario`: a name as `rlscaler scenarios` lists them. `actions`: the scheme. `episode`: steps. `loads`: draws of
-    the scenario that are prepared. `hours`: how much of the scenario is prepared. `pool_seed`: what they are drawn from.
+    the scenario that are prepared. `hours`: how much of the scenario is prepared. `pool_seed`: what they are drawn
+    from.
 
     ## Version History
     v0: first.
-    """
+    """  # noqa: E501 - the row of a table cannot be broken
 
-    metadata = {"render_modes": [], "render_fps": 4}  # noqa: RUF012 - Gymnasium declares it so
+    metadata = {"render_modes": []}  # noqa: RUF012 - Gymnasium declares it so
     render_mode = None
 
     def __init__(
@@ -125,6 +132,7 @@ class ScalerEnv(gymnasium.Env[np.ndarray, Any]):
         hours: float = HOURS,
         pool_seed: int = 0,
     ) -> None:
+        """Prepare the load, which takes seconds the first time; raises ValueError for arguments out of range."""
         pool, config, settings = scenario_pool(scenario, loads, hours, pool_seed)
         self.scheme = scheme(actions)
         self.observation_space, self.action_space = _spaces(self.scheme)
@@ -168,6 +176,7 @@ class ScalerVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         hours: float = HOURS,
         pool_seed: int = 0,
     ) -> None:
+        """Make `num_envs` environments on one pool of load; raises ValueError for arguments out of range."""
         pool, config, settings = scenario_pool(scenario, loads, hours, pool_seed)
         self.num_envs = num_envs
         self.scheme = scheme(actions)
@@ -180,23 +189,38 @@ class ScalerVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start N episodes; the same seed gives the same episodes to the bit."""
-        first = seed[0] if isinstance(seed, list) else seed
-        super().reset(seed=first)
+        """Start N episodes; the same seed gives the same episodes to the bit, and a list counts as one seed."""
+        super().reset(seed=_one_seed(seed))
         observation = self._batch.reset(int(self.np_random.integers(2**31)))
-        return observation, {"action_mask": self._batch.mask()}
+        return observation, _masked({"action_mask": self._batch.mask()}, np.ones(self.num_envs, bool))
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Decide for all and let the world run for one interval."""
         done: Transition = self._batch.step(actions)
-        infos: dict[str, Any] = {"action_mask": self._batch.mask(), "replicas": done.replicas}
+        told = {"replicas": done.replicas, "cost": done.cost, "late": done.late}
+        infos = _masked({"action_mask": self._batch.mask(), **told}, np.ones(self.num_envs, bool))
         if done.truncated.any():
             final = np.full(self.num_envs, None, dtype=object)
             for row in np.flatnonzero(done.truncated):
                 final[row] = done.last[row]
-            infos["final_obs"], infos["_final_obs"] = final, done.truncated
-            infos["final_info"], infos["_final_info"] = {}, done.truncated
+            ended = {"action_mask": self.scheme.mask(self._batch.last_view), **told}
+            infos |= _masked({"final_obs": final, "final_info": _masked(ended, done.truncated)}, done.truncated)
         return done.observation, done.reward, np.zeros(self.num_envs, bool), done.truncated, infos
+
+
+def _one_seed(seed: int | list[int | None] | None) -> int | None:
+    """Return the seed of all environments where each may have been given its own; None for chance."""
+    if not isinstance(seed, list):
+        return seed
+    given = [s for s in seed if s is not None]
+    if len(given) > 1:
+        return int(np.random.SeedSequence(given).generate_state(1)[0])
+    return given[0] if given else None
+
+
+def _masked(infos: dict[str, Any], which: np.ndarray) -> dict[str, Any]:
+    """Return infos of many environments in Gymnasium's form: beside each, as _NAME, (N,) bool which of them have it."""
+    return infos | {f"_{name}": which for name in infos}
 
 
 def register() -> None:

@@ -6,6 +6,7 @@ source family out, and `hpa-own` alone is tuned on the very trace that it is sco
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,19 @@ from rlscaler_sim.trace import Trace, events_per_bucket, family
 HEADLINE_EVENTS, HEADLINE_LATE = 1.0, 0.05
 """Traces with at least so many events a bucket, and a clairvoyant share of late requests below this, are headline."""
 GAP_WEIGHT = 0.02
-"""Weight of the steps of a gap in the clairvoyant's plan, which score nothing but leave their backlog to those after."""
+"""Weight of a gap's steps in the clairvoyant's plan, which score nothing but leave their backlog to those after."""
+PLANNED = 400_000
+"""Loads x steps that are planned at once; the tables take some kilobytes for each."""
 OWN_SEEDS = 2
 """Seeds on which `hpa-own` is tuned."""
 ROWS = 4096
 """Rows (contenders x traces x seeds) that run in one batch at most; more only cost memory."""
 Progress = Callable[[str, int, int], None]
+
+
+def telling(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
+    """Return the progress (done, total) of one thing among several; None where nobody listens."""
+    return None if progress is None else partial(progress, what)
 
 
 @dataclass(slots=True)
@@ -72,6 +80,14 @@ class Known:
     needed: np.ndarray
 
 
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """orders: (L, T) int32 of the clairvoyant. lower_bound: (L,) float64, no orders score below it."""
+
+    orders: np.ndarray
+    lower_bound: np.ndarray
+
+
 def known_to_the_end(loads: Sequence[Load], seeds: Sequence[int], config: world.WorldConfig) -> Known:
     """Return what the draws of `contest.play` make of the loads, padded with unscored zeros to the longest."""
     params = world.compiled(config, len(loads))
@@ -93,17 +109,21 @@ def known_to_the_end(loads: Sequence[Load], seeds: Sequence[int], config: world.
 
 def clairvoyant_plan(
     loads: Sequence[Load], seeds: Sequence[int], config: world.WorldConfig, settings: Settings
-) -> clairvoyant.Plan:
+) -> Limit:
     """Return the clairvoyant's orders (L, T), and the proven lower bound of the score."""
     return planned(known_to_the_end(loads, seeds, config), loads, config, settings)
 
 
-def planned(known: Known, loads: Sequence[Load], config: world.WorldConfig, settings: Settings) -> clairvoyant.Plan:
-    """Return the plan for what is known."""
+def planned(known: Known, loads: Sequence[Load], config: world.WorldConfig, settings: Settings) -> Limit:
+    """Return the plan for what is known, some loads at a time."""
+    start = start_replicas(loads, settings)
+    steps = known.weight.shape[1]
+    at_once = max(1, PLANNED // steps)
+    parts = [slice(i, min(i + at_once, len(loads))) for i in range(0, len(loads), at_once)]
 
-    def plan(weight: np.ndarray) -> clairvoyant.Plan:
+    def plan(part: slice, weight: np.ndarray) -> clairvoyant.Plan:
         return clairvoyant.plan(
-            known.arrivals,
+            known.arrivals[part],
             capacity_per_replica=float(config.capacity_per_replica),
             concurrency=float(config.concurrency),
             slo_wait=float(config.slo_wait),
@@ -111,19 +131,23 @@ def planned(known: Known, loads: Sequence[Load], config: world.WorldConfig, sett
             startup=float(config.startup),
             low=int(settings.min_replicas),
             high=int(settings.max_replicas),
-            start=start_replicas(loads, settings),
+            start=start[part],
             price=LATE_WEIGHT,
-            weight=weight,
-            needed=np.maximum(known.needed, 1e-9),
+            weight=weight[part],
+            needed=np.maximum(known.needed[part], 1e-9),
         )
 
-    found = plan(known.weight)
-    if (known.weight > 0).all():
-        return found
-    return replace(found, orders=plan(np.maximum(known.weight, GAP_WEIGHT)).orders)
+    orders, bounds = [], []
+    for part in parts:
+        found = plan(part, known.weight)
+        bounds.append(found.lower_bound)
+        if not (known.weight[part] > 0).all():
+            found = plan(part, np.maximum(known.weight, GAP_WEIGHT))
+        orders.append(found.orders)
+    return Limit(np.concatenate(orders), np.concatenate(bounds))
 
 
-def limit(plan: clairvoyant.Plan, settings: Settings) -> Entrant:
+def limit(plan: Limit, settings: Settings) -> Entrant:
     """Return the clairvoyant as contender: its orders replayed in the world."""
     bare = replace(settings, behavior=None, floor=False, flap_budget=np.inf, holds=False)
     return Entrant(CLAIRVOYANT, Schedule(plan.orders), bare)
@@ -142,8 +166,8 @@ def own_constants(
         part = rows[begin : begin + group]
         constants = {key: np.repeat(values, len(part)) for key, values in grid.items()}
         own = contenders.entrant(contenders.OWN, settings, constants, copies)
-        sums = play([loads.row(r) for r in part], [own], config, settings, [int(loads.seeds[r]) for r in part], waits=False,
-                    progress=None if progress is None else lambda a, b: progress("tuning hpa-own", a, b))  # fmt: skip
+        sums = play([loads.row(r) for r in part], [own], config, settings, [int(loads.seeds[r]) for r in part],
+                    waits=False, progress=telling(progress, "tuning hpa-own"))  # fmt: skip
         scores[:, begin : begin + len(part)] = sums.score
     found = []
     for source in range(int(loads.source.max()) + 1):
@@ -236,21 +260,20 @@ def _score(
         bound = plan.lower_bound
         entrants.append(limit(plan, settings))
         names.append(CLAIRVOYANT)
-    sums = play(rows, entrants, config, settings, row_seeds,
-                progress=None if progress is None else lambda a, b: progress("running", a, b))  # fmt: skip
+    sums = play(rows, entrants, config, settings, row_seeds, progress=telling(progress, "running"))
     bound = np.where(sums.needed[0] > 0.0, bound, np.nan)
     out = []
     waits = sums.wait_quantile()
     for source, trace in enumerate(traces):
         columns = np.flatnonzero(loads.source == source)
-        found = with_regrets([_figures(name, sums, waits, i, columns) for i, name in enumerate(names)])
+        found = with_regrets([figures(name, sums, waits, i, columns) for i, name in enumerate(names)])
         least = next((c.violation_share for c in found if c.name == CLAIRVOYANT), 0.0)
         headline = events_per_bucket(trace) >= HEADLINE_EVENTS and least < HEADLINE_LATE
         out.append(Scored(trace.name, family(trace.name), headline, found, float(bound[columns].mean()), len(columns)))
     return out
 
 
-def _figures(name: str, sums: Totals, waits: np.ndarray, index: int, columns: np.ndarray) -> Contender:
+def figures(name: str, sums: Totals, waits: np.ndarray, index: int, columns: np.ndarray) -> Contender:
     """Return a contender's figures as means over the columns (the seeds of one trace)."""
     return Contender(
         name=name,

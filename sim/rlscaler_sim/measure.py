@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rlscaler.arrays import Array
 from rlscaler_sim import telemetry, world
 from rlscaler_sim.noise import Noise
 
@@ -20,11 +21,11 @@ class Measured:
     seen: np.ndarray
 
 
-def measured(params: world.Params, rates: np.ndarray, known: np.ndarray, noise: Noise) -> Measured:
+def measured(params: world.Params, rates: np.ndarray, known: Array, noise: Noise) -> Measured:
     """Return what arrives and what is measured.
 
-    params: of L environments. rates: (L, S, K) requests/s of the load. known: (L, S) bool, the source has an observation.
-    noise: of the L loads, from its first step on.
+    params: of L environments. rates: (L, S, K) requests/s of the load. known: (L, S) bool, the source has an
+    observation. noise: of the L loads, from its first step on.
     """
     count, steps, _ = rates.shape
     zero = np.zeros(count, np.float32)

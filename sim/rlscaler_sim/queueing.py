@@ -29,7 +29,7 @@ _RARE = 20.0
 """Exponent at which the probability of waiting is cut off, near 1e-9."""
 _FARTHEST = 50.0
 """Exponent at which tails are cut off, so that no product of theirs is denormal (which processors are slow at)."""
-_RELAXATION = 2.25
+_RELAXATION = 3.0
 """How fast the variance takes the stationary shape, over how fast it grows; fitted to the exact Markov chain."""
 
 

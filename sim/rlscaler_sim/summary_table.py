@@ -39,7 +39,8 @@ def print_summary(scored: Sequence[Scored], found: Mapping[str, Mapping[str, Any
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
     headline = [s for s in scored if s.headline]
     table = Table(box=None, pad_edge=False, title_justify="left",
-                  title=f"{len(headline)} headline traces of {len(scored)}; regret 0 = clairvoyant, 1 = the HPA")  # fmt: skip
+                  title=f"{len(headline)} headline traces of {len(scored)}; regret 0 = clairvoyant, "
+                  "1 = the HPA")  # fmt: skip
     table.add_column("contender")
     for heading in (
         "regret\nmedian",
@@ -53,20 +54,12 @@ def print_summary(scored: Sequence[Scored], found: Mapping[str, Mapping[str, Any
     ):
         table.add_column(heading, justify="right")
 
-    def order(name: str) -> float:
-        value = found[name].get("mean_regret_own")
-        return float("inf") if value is None else float(value)
-
-    for name in sorted(found, key=order):
+    for name in ranked(found):
         row = found[name]
-        spread = row.get("iqm_regret_interval")
-        between = (
-            "-" if not spread or spread[0] is None else f"{row['iqm_regret']:.2f} [{spread[0]:.2f}, {spread[1]:.2f}]"
-        )
         table.add_row(
             name,
             *(_figure(row.get(f"{how}_regret")) for how in ("median", "mean", "worst")),
-            between,
+            _between(row),
             *(_figure(row.get(f"{how}_regret_own")) for how in ("median", "mean", "worst")),
             "-" if name == CLAIRVOYANT else str(row["traces_worse_than_hpa_own"]),
         )
@@ -80,3 +73,58 @@ def print_summary(scored: Sequence[Scored], found: Mapping[str, Mapping[str, Any
 
 def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
+
+
+def markdown(scored: Sequence[Scored], found: Mapping[str, Mapping[str, Any]], command: str) -> str:
+    """Return the summary and the table by trace as Markdown, with the command that makes it."""
+    headline = [s for s in scored if s.headline]
+    lines = [
+        f"Made by `{command}`.",
+        "",
+        f"{len(headline)} headline traces of {len(scored)}, {scored[0].seeds} seeds each. Regret is 0 for the"
+        " clairvoyant and 1 for the HPA tuned on training load (`hpa-tuned`); regret_own is 1 for the HPA tuned on the"
+        " very trace (`hpa-own`). IQM: interquartile mean with a 90 % bootstrap interval over source families.",
+        "",
+        "| contender | regret median | mean | worst | IQM [90 %] "
+        "| regret_own median | mean | worst | worse than hpa-own |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name in ranked(found):
+        row = found[name]
+        cells = [_figure(row.get(f"{how}_regret")) for how in ("median", "mean", "worst")]
+        cells.append(_between(row))
+        cells += [_figure(row.get(f"{how}_regret_own")) for how in ("median", "mean", "worst")]
+        cells.append("-" if name == CLAIRVOYANT else str(row["traces_worse_than_hpa_own"]))
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    names = [n for n in ranked(found) if n not in ("constant", "churn", "random", "static", CLAIRVOYANT)]
+    lines += ["", "Score J = C + 20 V by trace; `*` marks traces outside of the headline set.", "",
+              "| trace | " + " | ".join(names) + " | clairvoyant | bound |",
+              "|---" + "|---:" * (len(names) + 2) + "|"]  # fmt: skip
+    for s in scored:
+        by_name = {c.name: c for c in s.contenders}
+        best = min((by_name[n].score for n in names if n in by_name), default=0.0)
+        cells = [_marked(by_name[n].score, best) if n in by_name else "-" for n in names]
+        limit = f"{by_name[CLAIRVOYANT].score:.3f}" if CLAIRVOYANT in by_name else "-"
+        lines.append(f"| {s.trace}{'' if s.headline else ' *'} | {' | '.join(cells)} | {limit} | {s.lower_bound:.3f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _marked(score: float, best: float) -> str:
+    return f"**{score:.3f}**" if score <= best else f"{score:.3f}"
+
+
+def ranked(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the contenders, least mean regret_own first; those without one last."""
+
+    def order(name: str) -> float:
+        value = found[name].get("mean_regret_own")
+        return float("inf") if value is None else float(value)
+
+    return sorted(found, key=order)
+
+
+def _between(row: Mapping[str, Any]) -> str:
+    spread = row.get("iqm_regret_interval")
+    if not spread or spread[0] is None:
+        return "-"
+    return f"{row['iqm_regret']:.2f} [{spread[0]:.2f}, {spread[1]:.2f}]"

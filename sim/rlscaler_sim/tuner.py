@@ -7,7 +7,10 @@ the candidate that is best on the traces outside of it.
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
@@ -87,6 +90,20 @@ def costs(
     return found
 
 
+def searched(
+    rule: str, loads: Sequence[Load], budget: int, seed: int, progress: Callable[[int, int], None] | None = None
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return the candidates of a rule, name -> (budget,), and J of each on each load, (budget, loads)."""
+    rng = np.random.default_rng([seed, crc32(rule.encode())])
+    space = search_space(rule)
+    first = candidates(space, budget // 2, rng)
+    score = costs(rule, first, loads, progress)
+    middle = int(np.median(score / score[:1], axis=1).argmin())
+    second = candidates(space, budget - budget // 2, rng, {k: float(v[middle]) for k, v in first.items()})
+    tried = {k: np.concatenate([first[k], second[k]]) for k in first}
+    return tried, np.concatenate([score, costs(rule, second, loads, progress)])
+
+
 def tune(
     traces: Sequence[Trace],
     *,
@@ -94,11 +111,13 @@ def tune(
     duration: float,
     seed: int,
     date: str = "",
+    jobs: int = 1,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Return the constants tuned on all traces and on each fold's training load, with their provenance.
 
     The last `duration` seconds of each trace are used; traces with under one event a bucket take no part.
+    jobs: rules that are searched at once, each in a process of its own.
     Raises LoadError where there are fewer source families than folds, or a trace has no load in that time.
     """
     used = [t for t in traces if events_per_bucket(t) >= 1.0]
@@ -112,23 +131,27 @@ def tune(
         realise(t, duration=duration, start=max(0.0, t.duration - duration), rng=generator(t.name, SEED)) for t in used
     ]
     if idle := [load.name for load in loads if not load.rates[load.scored].any()]:
-        raise LoadError(f"{idle[0]}: no load within the last {duration:g} s; expected some, so leave it out or run longer")
-    rng = np.random.default_rng(seed)
-    rules = [REFERENCE, *(r for r in RULES if r != "hpa" and search_space(r))]
+        raise LoadError(
+            f"{idle[0]}: no load within the last {duration:g} s; expected some, so leave it out or run longer"
+        )
+    rules = [REFERENCE, *(r for r in RULES if r not in ("hpa", "random") and search_space(r))]
     tables: dict[str, tuple[dict[str, np.ndarray], np.ndarray]] = {}
-    for rule in rules:
-        space = search_space(rule)
+    if jobs > 1:
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            waiting = {pool.submit(searched, rule, loads, budget, seed): rule for rule in rules}
+            for done, future in enumerate(as_completed(waiting)):
+                tables[waiting[future]] = future.result()
+                if progress is not None:
+                    progress(f"tuned {waiting[future]}", done + 1, len(rules))
+        tables = {rule: tables[rule] for rule in rules}
+    else:
+        for rule in rules:
 
-        def told(done: int, total: int, rule: str = rule) -> None:
-            if progress is not None:
-                progress(f"tuning {rule}", done, total)
+            def told(done: int, total: int, rule: str = rule) -> None:
+                if progress is not None:
+                    progress(f"tuning {rule}", done, total)
 
-        first = candidates(space, budget // 2, rng)
-        score = costs(rule, first, loads, told)
-        middle = int(np.median(_relative(score, score[:1]), axis=1).argmin())
-        second = candidates(space, budget - budget // 2, rng, {k: float(v[middle]) for k, v in first.items()})
-        tried = {k: np.concatenate([first[k], second[k]]) for k in first}
-        tables[rule] = (tried, np.concatenate([score, costs(rule, second, loads, told)]))
+            tables[rule] = searched(rule, loads, budget, seed, told)
     best = np.min([score.min(axis=0) for _, score in tables.values()], axis=0)
     default = tables[REFERENCE][1][0]
     span = np.maximum(default - best, 0.02)
@@ -159,8 +182,3 @@ def tune(
         "constants": pick(everything),
         "folds": folds,
     }
-
-
-def _relative(score: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Return J relative to the reference, load by load."""
-    return score / reference

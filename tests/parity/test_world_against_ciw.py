@@ -69,7 +69,7 @@ def test_a_chain_that_is_too_short_is_refused(monkeypatch: pytest.MonkeyPatch) -
     ids=lambda cell: "{} x {} at {}".format(*cell),
 )
 def test_over_dispersed_arrivals_against_the_chain(cell: tuple[int, int, float], seed: int) -> None:
-    case = modulated(*cell, seed=seed, ticks=150)
+    case = modulated(*cell, seed=seed, ticks=250)
     check(case, by_world([case])[0], by_chain(case))
 
 
@@ -84,7 +84,7 @@ def test_steps_against_the_chain(cell: tuple[int, int, float]) -> None:
 
 
 def test_a_step_to_the_very_capacity_waits_too_long() -> None:
-    """The known weak spot: at a load of 1.00 for a minute the mean wait is 16 % too high (late requests hold)."""
+    """The known weak spot: a minute at a load of 1.00. The late requests are right, the mean wait is 17 % too high."""
     case = stepped(25, 1, 1.0)
     world, chain = by_world([case])[0], by_chain(case)
     assert abs(world.late - chain.late) <= late_tolerance(chain, exact=False)

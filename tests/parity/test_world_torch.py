@@ -30,9 +30,12 @@ CONFIGS = {
     ),
 }
 
+TAILS = ("late", "late_over", "latency")
+"""Fields that an exponential makes of others: it multiplies the last bits' difference by its exponent."""
+
 
 def agree(left: Any, right: Any, size: np.ndarray, what: str) -> None:
-    """Compare the fields of two outcomes or readings, 1e-5 of the value and of the requests in play, `size` (N,)."""
+    """Compare the fields of two outcomes or readings, to 1e-5 of the value and of the requests in play, `size` (N,)."""
     for field in fields(left):
         one, other = getattr(left, field.name), getattr(right, field.name)
         if not isinstance(one, np.ndarray):
@@ -44,7 +47,7 @@ def agree(left: Any, right: Any, size: np.ndarray, what: str) -> None:
         assert same.all(), f"{what}: {field.name} is unknown in one of them only"
         scale = 15.0 * size if field.name == "wait_seconds" else size
         off = np.nan_to_num(np.abs(other.numpy() - one)) / (np.nan_to_num(np.abs(one)) + scale)
-        assert off.max() < 1e-5, f"{what}: {field.name} is off by {off.max():.1e}"
+        assert off.max() < (3e-5 if field.name in TAILS else 1e-5), f"{what}: {field.name} is off by {off.max():.1e}"
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -63,7 +66,9 @@ def test_two_hundred_steps_agree(name: str) -> None:
         drawn = draws(ours, rng)
         state, outcome = step(ours, state, orders, rates, drawn, known)
         as_torch = {key: torch.as_tensor(value) for key, value in drawn.items()}
-        other, found = step(theirs, other, torch.as_tensor(orders), torch.as_tensor(rates), as_torch, torch.as_tensor(known))
+        other, found = step(
+            theirs, other, torch.as_tensor(orders), torch.as_tensor(rates), as_torch, torch.as_tensor(known)
+        )
         agree(outcome, found, outcome.arrivals + outcome.backlog, f"step {now}")
         agree(readings(ours, state, 0.0, known), readings(theirs, other, 0.0, torch.as_tensor(known)),
               outcome.arrivals, f"readings {now}")  # fmt: skip

@@ -16,23 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from rlscaler.artifact import Artifact, ArtifactError, dumps, load, loads, require, save
-
-MANIFEST: dict[str, Any] = {
-    "name": "small",
-    "kind": "mlp",
-    "observation_schema": "1",
-    "action_scheme": "step",
-    "fields": ["trend"],
-    "training_range": {"trend": [-1, 1.5]},
-}
-WEIGHTS = np.array([[0.5, -2.0], [3.0, 1e-30]], np.float32)
-SMALL = Artifact(MANIFEST, {"w": WEIGHTS})
-FILE = dumps(SMALL)
-
-
-def unpacked(data: bytes) -> dict[str, bytes]:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
+from small_artifact import FILE, MANIFEST, SMALL, WEIGHTS, unpacked
 
 
 def names(folder: Path) -> list[str]:

@@ -20,23 +20,7 @@ from hypothesis import strategies as st
 
 from rlscaler import artifact as module
 from rlscaler.artifact import Artifact, ArtifactError, dumps, load, loads
-
-MANIFEST: dict[str, Any] = {
-    "name": "small",
-    "kind": "mlp",
-    "observation_schema": "1",
-    "action_scheme": "step",
-    "fields": ["trend"],
-    "training_range": {"trend": [-1, 1.5]},
-}
-WEIGHTS = np.array([[0.5, -2.0], [3.0, 1e-30]], np.float32)
-SMALL = Artifact(MANIFEST, {"w": WEIGHTS})
-FILE = dumps(SMALL)
-
-
-def unpacked(data: bytes) -> dict[str, bytes]:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
+from small_artifact import FILE, MANIFEST, SMALL, WEIGHTS, unpacked
 
 
 def packed(entries: Sequence[tuple[str | zipfile.ZipInfo, bytes]], method: int = zipfile.ZIP_STORED) -> bytes:

@@ -1,5 +1,4 @@
-"""RLScaler resources from YAML: what is read, what stands where nothing is written, and how mistakes are "
-"named."""
+"""RLScaler resources from YAML: what is read, what stands where nothing is written, and how mistakes are named."""
 
 import io
 import json
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from minimal_resource import MINIMAL
 from rlscaler.behavior import DEFAULT, Behavior, ScalingPolicy, ScalingRules
 from rlscaler.custom_resource import (
     LARGEST,
@@ -25,15 +25,6 @@ from rlscaler.custom_resource import (
 from rlscaler.settings import MetricLoss, Objective, Settings, compiled
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-MINIMAL = """\
-apiVersion: rlscaler.io/v1alpha1
-kind: RLScaler
-metadata: {name: web}
-spec:
-  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: web}
-  maxReplicas: 10
-  metrics: {load: {query: up}}
-"""
 
 
 def resource(more: str = "", text: str = MINIMAL) -> Resource:
@@ -187,8 +178,7 @@ def test_what_the_api_server_keeps_is_ignored() -> None:
     only = resource(
         text=MINIMAL.replace(
             "{name: web}",
-            "{name: web, uid: 8d1, generation: 3, creationTimestamp: 2025-01-01T00:00:00Z, managedFields: "
-            "[{a: b}], "
+            "{name: web, uid: 8d1, generation: 3, creationTimestamp: 2025-01-01T00:00:00Z, managedFields: [{a: b}], "
             "labels: {app: web}, annotations: {note: hello}}",
         )
         + "status: {mode: Shadow, anything: [1, 2]}\n"

@@ -115,6 +115,9 @@ def test_one_of_many_does_what_one_does_to_the_bit(actions: str) -> None:
             np.testing.assert_array_equal(seen, all_seen[0])
     np.testing.assert_array_equal(seen, infos["final_obs"][0])
     assert infos["_final_obs"].tolist() == [True]
+    ended = infos["final_info"]
+    np.testing.assert_array_equal(ended["action_mask"][0], info["action_mask"])
+    assert (ended["replicas"][0], ended["cost"][0], ended["late"][0]) == (info["replicas"], info["cost"], info["late"])
     assert (all_seen[0] != seen).any(), "the observation after the cut is the new episode's"
 
 
@@ -188,9 +191,7 @@ def test_the_document_tells_the_sizes_of_the_spaces() -> None:
     assert f"`MultiDiscrete([{len(CORRECTIONS)}, {len(PATIENCES)}])`" in DOCUMENT
     assert re.search(r"(\d+) = none", DOCUMENT)
     assert CORRECTIONS[int(re.findall(r"(\d+) = none", DOCUMENT)[0])] == 0.0
-    env = ScalerEnv(**SMALL)
-    np.testing.assert_array_equal(env.observation_space.low, LOW)
-    np.testing.assert_array_equal(env.observation_space.high, HIGH)
+    assert ScalerEnv(**SMALL).observation_space == gymnasium.spaces.Box(LOW, HIGH, dtype=np.float32)
 
 
 @pytest.mark.parametrize("group", ["micro", "macro", "state"])
@@ -242,7 +243,7 @@ def test_masked_actions_are_those_beyond_a_bound_but_the_nearest() -> None:
             ]
             assert allowed.tolist() == expected, row
             assert allowed.any()
-            if 18 < row.min() and row.max() < 26:
+            if row.min() > 18 and row.max() < 26:
                 assert allowed.all(), "nothing is masked away from the bounds"
             decided = np.clip(np.ceil(row - 1e-6 * row), 18, 26)
             for masked in np.flatnonzero(~allowed):
@@ -255,10 +256,10 @@ def test_masked_actions_are_those_beyond_a_bound_but_the_nearest() -> None:
 
 def test_a_masked_step_would_cross_a_bound_and_the_mask_is_that_of_the_observation_returned() -> None:
     env = ScalerEnv(actions="step", hours=1.0, loads=1, episode=110)
-    observation, info = env.reset(seed=4)
+    env.reset(seed=4)
     bounds = set()
     for _ in range(110):
-        observation, _, _, truncated, info = env.step(2)
+        _, _, _, truncated, info = env.step(2)
         below, stay, above = info["action_mask"]
         assert stay
         assert below == (info["replicas"] > 1)
@@ -287,7 +288,9 @@ def test_the_reward_is_the_two_costs_and_the_bill_is_exact() -> None:
 @pytest.mark.parametrize("replicas", [11, 12, 15])
 def test_the_mean_reward_is_the_score_with_its_sign_changed(replicas: int) -> None:
     """A steady load of 100 requests/s, Poisson, on a fixed number of replicas: queueing theory's own case."""
-    settings = Settings(capacity_per_replica=10.0, min_replicas=replicas, max_replicas=replicas, objective=Objective(latency=0.5))
+    settings = Settings(
+        capacity_per_replica=10.0, min_replicas=replicas, max_replicas=replicas, objective=Objective(latency=0.5)
+    )
     config = world.WorldConfig(fano=1.0)
     ticks = np.full(5 * 400, 100.0, np.float32)
     load = Load("steady", 3.0, ticks, np.ones(2000, bool), np.ones(2000, bool))
@@ -323,10 +326,8 @@ def mean_cost(pool: Pool, config: Any, settings: Settings, how: Scheme | Own, ac
     batch = Batch(pool, config, settings, how, 24, 240, seed=5)  # type: ignore[arg-type]
     paid = 0.0
     for _ in range(240):
-        allowed = np.flatnonzero
-        mask = batch.mask()
-        chosen = [int(allowed(row)[np.abs(allowed(row) - action).argmin()]) for row in mask]
-        paid -= float(batch.step(np.array(chosen)).reward.mean()) / 240
+        distance = np.where(batch.mask(), np.abs(np.arange(how.branches[0]) - action), np.inf)
+        paid -= float(batch.step(distance.argmin(axis=1)).reward.mean()) / 240
     return paid
 
 
@@ -335,8 +336,8 @@ def test_doing_nothing_but_the_middle_action_is_a_sane_rule() -> None:
     growth = mean_cost(pool, config, STANDARD, Own(lambda view: Growth().propose(view, {})[0]), 0)
     middle = mean_cost(pool, config, STANDARD, scheme("headroom"), len(CORRECTIONS) // 2)
     lowest, highest = (mean_cost(pool, config, STANDARD, scheme("headroom"), a) for a in (0, len(CORRECTIONS) - 1))
-    assert middle < 1.25 * growth, (middle, growth)
-    assert middle < 0.85 * min(lowest, highest), (middle, lowest, highest)
+    assert middle < 1.15 * growth, (middle, growth)
+    assert middle < 0.75 * min(lowest, highest), (middle, lowest, highest)
 
 
 # --- the pool
@@ -345,7 +346,7 @@ def test_doing_nothing_but_the_middle_action_is_a_sane_rule() -> None:
 def test_draws_of_one_source_have_noise_of_their_own() -> None:
     pool, _ = pool_of(["sine-curve", "sine-curve"], 1.0, STANDARD, fano=3.0)
     factor = pool.rates[0] / np.maximum(pool.rates[1], 1e-9)
-    assert np.std(np.log(factor)) > 0.1
+    assert np.std(np.log(factor)) > 0.03
     busy = np.isfinite(pool.seen).all(axis=0)
     assert (pool.seen[0, busy] != pool.seen[1, busy]).mean() > 0.9
 

@@ -1,6 +1,7 @@
 """The history and its features, held against a plain one-workload computation over lists."""
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -145,7 +146,7 @@ def test_a_higher_price_never_lowers_the_cheapest_headroom() -> None:
     weights = rng.gamma(0.3, size=(200, 1, growth.BINS)).astype(np.float32)
     prices = [np.full(200, p) for p in (0.2, 1.0, 5.0, 20.0, 100.0, 2000.0)]
     found = [growth.summarize(np, weights, np.zeros(200), np.array([3600.0]), p)[:, 0, -2] for p in prices]
-    for low, high in zip(found, found[1:], strict=False):
+    for low, high in pairwise(found):
         assert (high >= low).all()
 
 

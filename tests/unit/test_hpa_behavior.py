@@ -1,8 +1,6 @@
 """HPA v2 `behavior`: named cases, and equality with a plain restatement of the controller."""
 
-import importlib.util
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -10,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import hpa_oracle as oracle
 from rlscaler import behavior
 from rlscaler.arrays import State
 from rlscaler.behavior import DEFAULT, IMMEDIATE, Behavior, ScalingPolicy, ScalingRules
@@ -21,18 +20,6 @@ UP, DOWN, LIMIT_UP, LIMIT_DOWN, FEW, MANY, OFF = (
     "ScaleUpStabilized", "ScaleDownStabilized", "ScaleUpLimit", "ScaleDownLimit", "TooFewReplicas",
     "TooManyReplicas", "ScalingDisabled",
 )  # fmt: skip
-
-
-def load_oracle() -> Any:
-    spec = importlib.util.spec_from_file_location("hpa_oracle", Path(__file__).with_name("hpa_oracle.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-oracle = load_oracle()
 
 
 def rules(*policies: tuple[Any, int, float], window: float = 0.0, select: Any = "Max") -> ScalingRules:

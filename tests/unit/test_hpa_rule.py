@@ -1,7 +1,5 @@
 """What an HPA recommends: named cases, and equality with a plain restatement of the controller."""
 
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,23 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import hpa_oracle as oracle
 from rlscaler.policy import Policy, View
 from rlscaler.reasons import Reason
 from rlscaler.rules.hpa import Hpa, Kind, Metric, desired_replicas
 
 NAN = float("nan")
-
-
-def load_oracle() -> Any:
-    spec = importlib.util.spec_from_file_location("hpa_oracle", Path(__file__).with_name("hpa_oracle.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-oracle = load_oracle()
 
 
 def asked(

@@ -1,6 +1,5 @@
 """The picture of a dry-run, and the looks that it shares with the page."""
 
-import runpy
 import struct
 import subprocess
 import sys
@@ -11,20 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dry_run_example import day, enlarged
 from rlscaler.errors import UserError
 from rlscaler_sim.palette import DARK, DASHES, LIGHT, MATPLOTLIB_DASHES, looks
 from rlscaler_sim.plot import HEIGHT, WIDTH, png, shown, write_plot
 from rlscaler_sim.result import DryRun
-
-example = runpy.run_path(str(Path(__file__).with_name("dry_run_example.py")))
-day, enlarged = example["day"], example["enlarged"]
-
-
-@pytest.fixture(scope="module")
-def run() -> DryRun:
-    """Return a made-up day: growth-quantile is under test and wins."""
-    result: DryRun = day()
-    return result
 
 
 def test_looks_tell_contenders_apart_and_stay_the_same(run: DryRun) -> None:

@@ -1,5 +1,7 @@
 """The queue of the world: Erlang's formula, both ends of the approximation that are exact, and conservation."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,11 +16,12 @@ LOADS = np.concatenate([np.linspace(0.01, 0.9, 60), 1.0 - np.geomspace(0.1, 0.00
 
 def run(arrivals: float | np.ndarray, servers: np.ndarray, capacity: np.ndarray, ticks: int, dtype: type) -> Ticks:
     """Run queues that start empty, each with a constant rate."""
-    n = len(servers)
-    zero = np.zeros(n, dtype)
-    shape = (ticks, n)
-    come = np.array(np.broadcast_to(arrivals, shape), dtype)
-    hands, room = (np.array(np.broadcast_to(value, shape), dtype) for value in (servers, capacity))
+    shape = (ticks, len(servers))
+    grids: list[np.ndarray] = [
+        np.array(np.broadcast_to(value, shape), dtype) for value in (arrivals, servers, capacity)
+    ]
+    come, hands, room = grids
+    zero = 0.0 * come[0]
     return run_ticks(np, zero, zero, zero + 1, come, come, hands, room)
 
 
@@ -104,7 +107,9 @@ def test_without_servers_all_wait_and_nothing_is_served() -> None:
 def test_nothing_stays_nothing() -> None:
     queue = run(0.0, np.array([0.0, 3.0]), np.array([0.0, 90.0]), 500, np.float32)
     assert queue.content == pytest.approx([0.0, 0.0], abs=1e-4)
-    again = run_ticks(np, queue.content, queue.variance, queue.ratio, *(np.full((5, 2), v, np.float32) for v in (9, 9, 2, 60)))
+    again = run_ticks(
+        np, queue.content, queue.variance, queue.ratio, *(np.full((5, 2), v, np.float32) for v in (9, 9, 2, 60))
+    )
     assert np.isfinite(again.tail.share_over(np, np.full((5, 2), 8.0, np.float32))).all()
 
 
@@ -148,7 +153,7 @@ class TestTail:
 
     def test_shares_fall_with_the_work(self) -> None:
         shares = [self.queue.tail.share_over(np, np.full((8, 40), work)) for work in (0.0, 1.0, 10.0, 100.0, 1e4)]
-        assert all((more >= less).all() for more, less in zip(shares, shares[1:], strict=False))
+        assert all((more >= less).all() for more, less in pairwise(shares))
         assert shares[0].max() <= 1.0
         assert shares[-1].min() >= 0.0
 

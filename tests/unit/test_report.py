@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import runpy
 import sys
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
@@ -15,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dry_run_example import day
 from rlscaler.errors import UserError
 from rlscaler_sim.chart_data import Thinning, chart_data, decimals_for, gaps, runs, windows
 from rlscaler_sim.decision_rows import changes, decision_rows, most_telling
@@ -22,16 +22,8 @@ from rlscaler_sim.report import render, write_report
 from rlscaler_sim.report_parts import text_of
 from rlscaler_sim.result import DryRun
 
-day = runpy.run_path(str(Path(__file__).with_name("dry_run_example.py")))["day"]
 NASTY = "<script>alert(1)</script>\"'&</script><!--"
 ENTRIES = ("replicas", "ready", "violations", "backlog", "cost")
-
-
-@pytest.fixture(scope="module")
-def run() -> DryRun:
-    """Return a made-up day: growth-quantile is under test and wins."""
-    result: DryRun = day()
-    return result
 
 
 @pytest.fixture(scope="module")

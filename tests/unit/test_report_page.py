@@ -4,7 +4,6 @@ Without a Chromium or playwright these tests are skipped and say so.
 """
 
 import re
-import runpy
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -13,18 +12,9 @@ from typing import Any
 
 import pytest
 
+from dry_run_example import day, enlarged
 from rlscaler_sim.report import write_report
 from rlscaler_sim.result import DryRun
-
-example = runpy.run_path(str(Path(__file__).with_name("dry_run_example.py")))
-day, enlarged = example["day"], example["enlarged"]
-
-
-@pytest.fixture(scope="module")
-def run() -> DryRun:
-    """Return a made-up day: growth-quantile is under test and wins."""
-    result: DryRun = day()
-    return result
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,4 @@
-"""Mistakes in RLScaler resources: each is named with file, line and field, and nothing ends in a "
-"traceback."""
+"""Mistakes in RLScaler resources: each is named with file, line and field, and nothing ends in a traceback."""
 
 import textwrap
 from collections.abc import Callable
@@ -10,19 +9,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minimal_resource import MINIMAL
 from rlscaler.custom_resource import ResourceError, parse_resources, resource_from_object
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FUZZ = settings(deadline=None, derandomize=True, max_examples=300)
-MINIMAL = """\
-apiVersion: rlscaler.io/v1alpha1
-kind: RLScaler
-metadata: {name: web}
-spec:
-  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: web}
-  maxReplicas: 10
-  metrics: {load: {query: up}}
-"""
 
 
 def messages(text: str | bytes) -> tuple[str, ...]:
@@ -127,14 +118,12 @@ MISTAKES: dict[str, tuple[str, str]] = {
     ),
     "latency-below-service-time": (
         'capacity: {perReplica: "2", concurrency: 4}\nobjective:\n  latency: 2s',
-        "10: spec.objective.latency: 2s is not above the 2 s that one request takes (concurrency 4 / "
-        "perReplica 2); "
+        "10: spec.objective.latency: 2s is not above the 2 s that one request takes (concurrency 4 / perReplica 2); "
         "expected a longer latency, or the right concurrency and perReplica",
     ),
     "default-latency-below-service-time": (
         "capacity: {perReplica: 1}",
-        "4: spec.objective.latency: 500ms is not above the 1 s that one request takes (concurrency 1 / "
-        "perReplica 1); "
+        "4: spec.objective.latency: 500ms is not above the 1 s that one request takes (concurrency 1 / perReplica 1); "
         "expected a longer latency, or the right concurrency and perReplica",
     ),
     "policy-both": (
@@ -147,8 +136,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     ),
     "policy-name": (
         "policy: {name: My_Policy}",
-        "8: spec.policy.name: My_Policy is not allowed; expected a DNS-1123 name: lower-case letters, "
-        "digits, '-' and "
+        "8: spec.policy.name: My_Policy is not allowed; expected a DNS-1123 name: lower-case letters, digits, '-' and "
         "'.', at most 253",
     ),
     "policy-no": ("policy: {name: no}", '8: spec.policy.name: no is a boolean to YAML; write "no" in quotes'),
@@ -224,8 +212,7 @@ WHOLE_DOCUMENTS: dict[str, tuple[str, str]] = {
     ),
     "no-name": (
         MINIMAL.replace("{name: web}", "{namespace: shop}", 1),
-        "web.yaml:3: metadata.name: missing; expected a DNS-1123 name: lower-case letters, digits, '-' and "
-        "'.', at "
+        "web.yaml:3: metadata.name: missing; expected a DNS-1123 name: lower-case letters, digits, '-' and '.', at "
         "most 253",
     ),
     "no-load": (

@@ -3,7 +3,6 @@
 import io
 import json
 import math
-import runpy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,10 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
+from dry_run_example import day
 from rlscaler_sim.result import Contender, DryRun, plain
 from rlscaler_sim.table import ASCII_BLOCKS, BLOCKS, peaks, print_table, sparkline
 from rlscaler_sim.verdict import clock, outcome, percent, seconds, verdict
-
-day = runpy.run_path(str(Path(__file__).with_name("dry_run_example.py")))["day"]
-
-
-@pytest.fixture(scope="module")
-def run() -> DryRun:
-    """Return a made-up day: growth-quantile is under test and wins."""
-    result: DryRun = day()
-    return result
 
 
 def printed(run: DryRun, width: int = 80, encoding: str = "utf-8", **console: Any) -> str:

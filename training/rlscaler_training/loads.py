@@ -66,8 +66,15 @@ def pools(names: Sequence[str], folder: str | None, hours: float, seed: int) -> 
         else:
             found = [scenarios.get(name) for name in (names or USUAL)]
             if varied := [s.name for s in found if s.world]:
-                raise UserError(f"--scenario {varied[0]}: is a variant of the world; expected a load, since policies are"
-                                " trained in the standard world")  # fmt: skip
+                raise UserError(
+                    f"--scenario {varied[0]}: is a variant of the world; expected a load, since policies are trained "
+                    "in the standard world"
+                )
+            if recorded := [s.name for s in found if isinstance(s.load, Path)]:
+                raise UserError(
+                    f"--scenario {recorded[0]}: is recorded load; name its folder by --traces, so that whole sources "
+                    "are kept for validation"
+                )
 
             def made(s: scenarios.Scenario, at: int) -> Load:
                 return realise(s.source, duration=min(seconds, s.duration), rng=generator(s.name, at))
@@ -87,7 +94,7 @@ def pools(names: Sequence[str], folder: str | None, hours: float, seed: int) -> 
 
 
 def batches(found: Pools, actions: str, envs: int, episode: int, seed: int) -> tuple[Batch, Batch, Batch]:
-    """Return the environments to train in, their twins (the same load at the same moments), and those to validate in."""
+    """Return environments to train in, their twins (the same load at the same moments), and those to validate in."""
     choice = scheme(actions)
     return (
         Batch(found.train, found.config, found.settings, choice, envs, episode, seed),

@@ -95,7 +95,8 @@ class Result:
 def _ranked(values: np.ndarray) -> np.ndarray:
     """Return the values with ties broken towards the middle action."""
     actions = values.shape[1]
-    return values - 1e-9 * np.abs(np.arange(actions) - (actions - 1) / 2)
+    ranked: np.ndarray = values - 1e-9 * np.abs(np.arange(actions) - (actions - 1) / 2)
+    return ranked
 
 
 def evaluate(batch: Batch, values: np.ndarray, bins: Bins, steps: int, seed: int) -> tuple[float, float, float]:
@@ -143,7 +144,7 @@ def train(
             config.epsilon + (config.epsilon_end - config.epsilon) * step / max(1, config.epsilon_share * config.steps),
         )
         if step % config.evaluate_every == 0 or step == config.steps:
-            greedy = sum(tables) / len(tables)
+            greedy: np.ndarray = np.sum(tables, axis=0) / len(tables)
             tried = []
             for margin in config.margins if step else (0.0,):
                 held = greedy.copy()
@@ -158,7 +159,7 @@ def train(
         if step == config.steps:
             break
 
-        valued = np.where(mask, _ranked(sum(tables))[state], -np.inf)
+        valued = np.where(mask, _ranked(np.sum(tables, axis=0))[state], -np.inf)
         random = np.where(mask, rng.random(mask.shape), -np.inf).argmax(axis=1)
         explored = np.where(rng.random(batch.n) < 1.0 / config.repeat, -1, explored)
         starts = (explored < 0) & (rng.random(batch.n) < epsilon / (config.repeat * (1.0 - epsilon) + epsilon))
@@ -174,7 +175,7 @@ def train(
         if len(past) == config.lookahead:
             chosen = int(rng.integers(len(tables)))
             learns, judges = tables[chosen], tables[-1 - chosen]
-            then = np.where(following | done.truncated[:, None], learns[after], -np.inf).argmax(axis=1)
+            then = np.where(following | done.truncated[:, None], _ranked(learns)[after], -np.inf).argmax(axis=1)
             target = judges[after, then]
             for _, _, earned in reversed(past):
                 target = earned + config.gamma * target
