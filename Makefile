@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 PYTHON ?= python3
 ARGS ?=
-COMPARE ?= hpa,keda,static
+COMPARE ?= hpa,hpa-tuned,keda
 
 run := $(PYTHON) scripts/environment.py run
 test := $(PYTHON) scripts/environment.py test

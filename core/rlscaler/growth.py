@@ -54,7 +54,8 @@ def _prior() -> np.ndarray:
     bulk = np.exp(-0.5 * ((middle - 0.06) / 0.08) ** 2) / 0.08
     tail = np.where(middle > 0, np.exp(-middle / 0.3) / 0.3, 0.0)
     density = width * (0.85 * bulk / np.sqrt(2 * np.pi) + 0.15 * tail)
-    return density / density.sum()
+    total: np.ndarray = density / density.sum()
+    return total
 
 
 PRIOR = _prior()

@@ -163,7 +163,8 @@ def completed(
     """
     spans = [slots(h, interval) for h in growth.LADDER]
     counted = xp.cumulative_sum(xp.astype(classes >= 0, xp.float32), axis=1)
-    tops, begin = [], 0
+    tops: list[Array] = []
+    begin = 0
     for span in spans:
         peak = xp.max(recent[:, begin:span], axis=1) if span > begin else tops[-1]
         tops.append(xp.maximum(tops[-1], peak) if tops else peak)

@@ -143,9 +143,9 @@ def _followed(
         which = np.flatnonzero(due)
         fresh = np.empty((len(which), high - low, len(growth.STATISTICS)), np.float32)
         for start in range(0, len(which), _BLOCK):
-            part = which[start : start + _BLOCK]
+            some = which[start : start + _BLOCK]
             fresh[start : start + _BLOCK] = growth.summarize(
-                np, weights[part, low:high], age[part], growth.HALF_LIVES[low:high], price[part]
+                np, weights[some, low:high], age[some], growth.HALF_LIVES[low:high], price[some]
             )
         summary[:, low:high] = fresh[np.cumsum(due) - 1]
     joined = tuple(np.concatenate([s[i] for s in seasons]) for i in range(3))

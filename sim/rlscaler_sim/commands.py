@@ -232,6 +232,7 @@ def read_traces(paths: Sequence[str], folder: str | None) -> "list[Trace]":
               " measured by, are always there.")  # fmt: skip
 @click.option("--seeds", default=10, show_default=True, type=click.IntRange(1), help="Draws of noise of each trace.")
 @click.option("--for", "duration", default="14d", type=Seconds(), show_default=True, help="At most this much of each.")
+@click.option("--jobs", default=1, show_default=True, type=click.IntRange(1, 64), help="Processes at work.")
 @click.option("--startup", default="60s", type=Seconds(), show_default=True, help="Start-up delay of the world.")
 @click.option("--scale-to", default=25.0, show_default=True, callback=_positive,
               help="95th percentile of demand, in replicas.")  # fmt: skip
@@ -241,7 +242,7 @@ def read_traces(paths: Sequence[str], folder: str | None) -> "list[Trace]":
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 def evaluate(
     policies: Sequence[str], files: Sequence[str], folder: str | None, rules: str, seeds: int, duration: float,
-    startup: float, scale_to: float, as_json: bool, output: str | None, markdown: str | None, quiet: bool,
+    jobs: int, startup: float, scale_to: float, as_json: bool, output: str | None, markdown: str | None, quiet: bool,
 ) -> None:  # fmt: skip
     """Score policies and rules on recorded load, in the standard world.
 
@@ -275,7 +276,7 @@ def evaluate(
         with progress_bar(quiet) as progress, known_policy():
             scored = evaluation.evaluate(
                 traces, policies, seeds=range(seeds), duration=duration, scale_to=scale_to,
-                settings=contenders.standard_settings(startup), rules=names, progress=progress,
+                settings=contenders.standard_settings(startup), rules=names, jobs=jobs, progress=progress,
             )  # fmt: skip
     except LoadError as error:
         raise UserError(str(error)) from error

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from rlscaler import Objective, Settings, tuned
+from rlscaler.artifact import ArtifactError
 from rlscaler.behavior import DEFAULT, Behavior, ScalingRules
-from rlscaler.policies import RULES, load_policy
+from rlscaler.policies import RULES, PolicyError, load_policy
 from rlscaler.rules.hpa import Hpa
 from rlscaler.rules.parameters import Parameter
 from rlscaler_sim.contest import Entrant
@@ -107,7 +108,12 @@ def tested(policy: str, settings: Settings, families: Sequence[str] | None = Non
     """
     if policy in ("hpa", REFERENCE):
         return entrant(policy, settings) if families is None else folded(policy, settings, families)
-    found = load_policy(policy)
+    try:
+        found = load_policy(policy)
+    except (PolicyError, ArtifactError) as error:
+        if policy in str(error):
+            raise
+        raise type(error)(f"{policy}: {error}") from error
     if families is not None and is_rule(policy):
         return replace(folded(found.name, settings, families), settings=settings)
     name = policy if found.name in NAMES and not is_rule(policy) else found.name

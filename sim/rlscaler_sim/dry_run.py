@@ -15,7 +15,7 @@ from rlscaler.errors import UserError
 from rlscaler.files import write_text_atomically
 from rlscaler.quantities import duration_text
 from rlscaler_sim import contenders, scenarios, world
-from rlscaler_sim.contest import Entrant, Traced, play
+from rlscaler_sim.contest import Entrant, play
 from rlscaler_sim.evaluation import (
     clairvoyant_plan,
     figures,
@@ -29,6 +29,7 @@ from rlscaler_sim.load import Load, LoadError, generator, realise, realise_many
 from rlscaler_sim.patterns import PatternError
 from rlscaler_sim.result import CLAIRVOYANT, REFERENCE, DecisionLog, DryRun, Series
 from rlscaler_sim.scenarios import Scenario, ScenarioError
+from rlscaler_sim.totals import Traced
 from rlscaler_sim.trace import Trace, TraceError, trace_name
 
 DEFAULT_CAPACITY = 10.0

@@ -6,6 +6,7 @@ env = gymnasium.make("rlscaler/Scaler-v0")    # or, without the import, "rlscale
 envs = gymnasium.make_vec("rlscaler/Scaler-v0", num_envs=64, vectorization_mode="vector_entry_point")
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -187,7 +188,7 @@ class ScalerVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         self._batch = Batch(pool, config, settings, self.scheme, num_envs, episode, seed=0)
 
     def reset(
-        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start N episodes; the same seed gives the same episodes to the bit, and a list counts as one seed."""
         super().reset(seed=_one_seed(seed))
@@ -208,9 +209,9 @@ class ScalerVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         return done.observation, done.reward, np.zeros(self.num_envs, bool), done.truncated, infos
 
 
-def _one_seed(seed: int | list[int | None] | None) -> int | None:
+def _one_seed(seed: int | Sequence[int | None] | None) -> int | None:
     """Return the seed of all environments where each may have been given its own; None for chance."""
-    if not isinstance(seed, list):
+    if not isinstance(seed, Sequence):
         return seed
     given = [s for s in seed if s is not None]
     if len(given) > 1:

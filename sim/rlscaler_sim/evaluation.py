@@ -5,20 +5,23 @@ source family out, and `hpa-own` alone is tuned on the very trace that it is sco
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
 
 from rlscaler import Settings
 from rlscaler_sim import clairvoyant, contenders, world
-from rlscaler_sim.contest import Entrant, Schedule, Totals, play, start_replicas
+from rlscaler_sim.contest import Entrant, Schedule, play, start_replicas
 from rlscaler_sim.load import Load, Loads, realise_many
-from rlscaler_sim.measure import measured
+from rlscaler_sim.measure import gridded, measured
 from rlscaler_sim.noise import Noise
 from rlscaler_sim.result import CLAIRVOYANT, LATE_WEIGHT, REFERENCE, Contender
 from rlscaler_sim.score_statistics import interval, iqm
+from rlscaler_sim.totals import Totals
 from rlscaler_sim.trace import Trace, events_per_bucket, family
 
 HEADLINE_EVENTS, HEADLINE_LATE = 1.0, 0.05
@@ -91,18 +94,11 @@ class Limit:
 def known_to_the_end(loads: Sequence[Load], seeds: Sequence[int], config: world.WorldConfig) -> Known:
     """Return what the draws of `contest.play` make of the loads, padded with unscored zeros to the longest."""
     params = world.compiled(config, len(loads))
-    per_step = params.ticks
-    total = max(-(-len(load.rates) // per_step) for load in loads)
-    rates = np.zeros((len(loads), total * per_step), np.float32)
-    scored = np.zeros((len(loads), total * per_step), np.float32)
-    for index, load in enumerate(loads):
-        rates[index, : len(load.rates)] = load.rates
-        scored[index, : len(load.rates)] = load.scored
+    rates, _, scored = gridded(loads, params.ticks)
     noise = Noise(params, [(load.name, seed) for load, seed in zip(loads, seeds, strict=True)], 1)
-    shape = (len(loads), total, per_step)
-    arrivals = measured(params, rates.reshape(shape), np.ones(shape[:2], bool), noise).rates * loads[0].tick
-    weight = scored.reshape(len(loads), total, per_step).mean(axis=2)
-    rate = rates.reshape(len(loads), total, per_step).mean(axis=2, dtype=np.float64)
+    arrivals = measured(params, rates, np.ones(rates.shape[:2], bool), noise).rates * loads[0].tick
+    weight = scored.mean(axis=2)
+    rate = rates.mean(axis=2, dtype=np.float64)
     needed = (weight * rate).sum(axis=1) * float(config.interval) / float(config.capacity_per_replica)
     return Known(arrivals, weight, needed)
 
@@ -199,29 +195,54 @@ def evaluate(
     settings: Settings,
     scale_to: float = 25.0,
     rules: Sequence[str] = contenders.NAMES,
+    jobs: int = 1,
     progress: Progress | None = None,
 ) -> list[Scored]:
     """Score policies and rules on recorded load.
 
     traces: with distinct names. policies: names or paths. seeds: of the noise, the same for every contender.
     duration: seconds of each trace at most. settings: of the workload, usually `contenders.standard_settings()`.
+    jobs: groups of traces that are scored at once, each in a process of its own.
     """
-    config = standard_world(settings)
-    capacity = float(settings.capacity_per_replica)
     order = sorted(range(len(traces)), key=lambda i: min(traces[i].duration, duration))
     per_trace = len(seeds) * (len(rules) + len(policies) + 4)
-    group = max(1, ROWS // per_trace)
-    scored: dict[int, Scored] = {}
-    for begin in range(0, len(order), group):
-        part = order[begin : begin + group]
-        loads = realise_many(
-            [traces[i] for i in part], seeds, interval=float(settings.interval), duration=duration, scale_to=scale_to,
-            capacity=capacity,
-        )  # fmt: skip
-        for place, result in zip(part, _score(loads, [traces[i] for i in part], policies, config, settings, rules,
-                                              progress), strict=True):  # fmt: skip
-            scored[place] = result
-    return [scored[i] for i in range(len(traces))]
+    group = max(1, min(ROWS // per_trace, -(-len(order) // jobs)))
+    parts = [order[begin : begin + group] for begin in range(0, len(order), group)]
+    work = [([traces[i] for i in part], policies, seeds, duration, settings, scale_to, rules) for part in parts]
+    if jobs > 1 and len(parts) > 1:
+        found: list[list[Scored]] = [[] for _ in parts]
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            waiting = {pool.submit(_scored, *arguments): index for index, arguments in enumerate(work)}
+            for done, future in enumerate(as_completed(waiting)):
+                found[waiting[future]] = future.result()
+                if progress is not None:
+                    progress("scoring groups of traces", done + 1, len(parts))
+    else:
+        found = [_scored(*arguments, progress=progress) for arguments in work]
+    by_place = {
+        place: result
+        for part, results in zip(parts, found, strict=True)
+        for place, result in zip(part, results, strict=True)
+    }
+    return [by_place[i] for i in range(len(traces))]
+
+
+def _scored(
+    traces: Sequence[Trace],
+    policies: Sequence[str],
+    seeds: Sequence[int],
+    duration: float,
+    settings: Settings,
+    scale_to: float,
+    rules: Sequence[str],
+    progress: Progress | None = None,
+) -> list[Scored]:
+    """Score one group of traces in one batch."""
+    loads = realise_many(
+        traces, seeds, interval=float(settings.interval), duration=duration, scale_to=scale_to,
+        capacity=float(settings.capacity_per_replica),
+    )  # fmt: skip
+    return _score(loads, traces, policies, standard_world(settings), settings, rules, progress)
 
 
 def _score(

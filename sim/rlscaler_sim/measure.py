@@ -3,12 +3,14 @@
 Neither depends on replicas (unless the load is counted at completion), so both can be told for a whole load at once.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from rlscaler.arrays import Array
 from rlscaler_sim import telemetry, world
+from rlscaler_sim.load import Load
 from rlscaler_sim.noise import Noise
 
 
@@ -19,6 +21,18 @@ class Measured:
 
     rates: np.ndarray
     seen: np.ndarray
+
+
+def gridded(loads: Sequence[Load], per_step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return rates (L, S, K) float32, known and scored (L, S, K) bool, padded to the longest by what is neither."""
+    steps = max(-(-len(load.rates) // per_step) for load in loads)
+    shape = (len(loads), steps * per_step)
+    rates, known, scored = np.zeros(shape, np.float32), np.zeros(shape, bool), np.zeros(shape, bool)
+    for row, load in enumerate(loads):
+        for target, values in ((rates, load.rates), (known, load.known), (scored, load.scored)):
+            target[row, : len(values)] = values
+    by_step = (len(loads), steps, per_step)
+    return rates.reshape(by_step), known.reshape(by_step), scored.reshape(by_step)
 
 
 def measured(params: world.Params, rates: np.ndarray, known: Array, noise: Noise) -> Measured:

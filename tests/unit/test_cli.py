@@ -163,9 +163,8 @@ MISTAKES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("body", "code", "ending"), MISTAKES.values(), ids=MISTAKES)
-def test_how_a_command_ends(install: Install, body: str, code: int, ending: str) -> None:
-    name = f"ends_{code}_{len(body)}"
+def run_command_of(install: Install, name: str, body: str) -> Result:
+    """Run a command of a new module whose function holds `body`."""
     folder = install({"tune": f"{name}:command"})
     module(folder, name, f"""\
         import click
@@ -174,7 +173,12 @@ def test_how_a_command_ends(install: Install, body: str, code: int, ending: str)
         def command():
             {body}
         """)  # fmt: skip
-    result = run("tune")
+    return run("tune")
+
+
+@pytest.mark.parametrize(("body", "code", "ending"), MISTAKES.values(), ids=MISTAKES)
+def test_how_a_command_ends(install: Install, body: str, code: int, ending: str) -> None:
+    result = run_command_of(install, f"ends_{code}_{len(body)}", body)
     assert result.exit_code == code
     assert result.stderr.endswith(ending)
     assert "Traceback" not in result.output
@@ -182,15 +186,8 @@ def test_how_a_command_ends(install: Install, body: str, code: int, ending: str)
 
 @pytest.mark.parametrize("body", ["raise ValueError('a defect')", "import no_such_module"])
 def test_a_defect_keeps_its_traceback(install: Install, body: str) -> None:
-    name = f"defect_{len(body)}"
-    folder = install({"tune": f"{name}:command"})
-    module(folder, name, f"""\
-        import click
-        @click.command()
-        def command():
-            {body}
-        """)  # fmt: skip
-    assert isinstance(run("tune").exception, (ValueError, ModuleNotFoundError))
+    result = run_command_of(install, f"defect_{len(body)}", body)
+    assert isinstance(result.exception, (ValueError, ModuleNotFoundError))
 
 
 def program(folder: Path, *arguments: str, options: tuple[str, ...] = ()) -> list[str]:

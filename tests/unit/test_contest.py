@@ -16,7 +16,8 @@ from rlscaler.rules.growth import Growth
 from rlscaler.rules.hpa import Hpa
 from rlscaler.rules.simple import Random, Static
 from rlscaler_sim import contest, patterns, world
-from rlscaler_sim.contest import WAIT_EDGES, Entrant, Schedule, Totals, Traced, play, start_replicas
+from rlscaler_sim.contest import Entrant, Schedule, play, start_replicas
+from rlscaler_sim.totals import WAIT_EDGES, Totals, Traced
 from rlscaler_sim.load import Load, realise
 from rlscaler_sim.noise import Noise
 from rlscaler_sim.queueing import erlang_c_exact

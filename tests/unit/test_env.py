@@ -25,6 +25,7 @@ pytest.importorskip("gymnasium")
 import gymnasium
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
+from gymnasium.wrappers.vector import DictInfoToList
 
 from rlscaler_sim.env import ID, LEGACY_ID, ScalerEnv, ScalerVectorEnv, register
 from rlscaler_sim.legacy_env import LegacyScalingEnv
@@ -104,6 +105,7 @@ def test_one_of_many_does_what_one_does_to_the_bit(actions: str) -> None:
     np.testing.assert_array_equal(first, firsts[0])
     np.testing.assert_array_equal(info["action_mask"], infos["action_mask"][0])
     many.action_space.seed(3)
+    seen, all_seen = first, firsts
     for step in range(1, SMALL["episode"] + 1):
         action = many.action_space.sample()
         seen, reward, terminated, truncated, info = one.step(action[0])
@@ -171,6 +173,39 @@ def test_a_seed_gives_many_the_same_episodes_whatever_was_played_before() -> Non
     np.testing.assert_array_equal(first, again)
     for one, two in zip(after, envs.step(np.arange(6))[:2], strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def test_every_seed_of_a_list_counts() -> None:
+    envs = ScalerVectorEnv(num_envs=3, **SMALL)
+    first, same, other = (envs.reset(seed=seeds)[0].tobytes() for seeds in ([1, 2, 3], [1, 2, 3], [1, 2, 4]))
+    assert first == same
+    assert first != other
+
+
+def test_the_infos_of_many_come_apart_by_gymnasiums_own_wrapper() -> None:
+    envs = DictInfoToList(ScalerVectorEnv(num_envs=3, **SMALL))
+    _, told = envs.reset(seed=1)
+    assert [info["action_mask"].shape for info in told] == [(len(CORRECTIONS),)] * 3
+    for _ in range(SMALL["episode"]):
+        *_, told = envs.step(np.full(3, 5))
+    assert [set(info) for info in told] == [{"action_mask", "replicas", "cost", "late", "final_obs", "final_info"}] * 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scenario": "working-days"}, "no scenario is called 'working-days'"),
+        ({"actions": "steps"}, "action scheme 'steps' is unknown"),
+        ({"episode": 0}, "episode is 0"),
+        ({"num_envs": 0}, "n is 0"),
+        ({"loads": 0}, "loads is 0"),
+        ({"hours": -1.0}, "duration is -3600"),
+        ({"hours": 15.0 / 3600.0}, "steps of the pool is 1"),
+    ],
+)
+def test_arguments_out_of_range_are_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ScalerVectorEnv(**(SMALL | arguments))
 
 
 @pytest.mark.parametrize(("actions", "wrong"), [("headroom", -1), ("headroom", 11), ("step", 3), ("branching", [0, 5])])
@@ -258,6 +293,7 @@ def test_a_masked_step_would_cross_a_bound_and_the_mask_is_that_of_the_observati
     env = ScalerEnv(actions="step", hours=1.0, loads=1, episode=110)
     env.reset(seed=4)
     bounds = set()
+    truncated = above = False
     for _ in range(110):
         _, _, _, truncated, info = env.step(2)
         below, stay, above = info["action_mask"]
