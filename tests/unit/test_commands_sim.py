@@ -63,7 +63,9 @@ FILES = {
     "bounds.yaml": TEXT.replace("maxReplicas: 100", "maxReplicas: 1").encode(),
     "latency.yaml": TEXT.replace("latency: 500ms", "latency: 100ms").encode(),
     "policy.yaml": TEXT.replace("name: default", "name: nobody").encode(),
-    "two.yaml": (TEXT + "---\n" + TEXT.replace("name: web", "name: api").replace("name: default", "name: missing")).encode(),
+    "two.yaml": (
+        TEXT + "---\n" + TEXT.replace("name: web", "name: api").replace("name: default", "name: missing")
+    ).encode(),
     "binary.yaml": b"\x89PNG\r\n\x1a\n\x00\x00\xff\xff",
     "empty.yaml": b"",
     "empty.csv": b"",
@@ -86,7 +88,10 @@ FILES = {
 
 DRY_RUN: dict[str, tuple[list[str], list[str]]] = {
     "unknown field": (["-f", "field.yaml"], ["field.yaml:12: spec.replicas", "unknown"]),
-    "min above max": (["-f", "bounds.yaml"], ["bounds.yaml:13: spec.minReplicas: 2 is above maxReplicas 1", "expected"]),
+    "min above max": (
+        ["-f", "bounds.yaml"],
+        ["bounds.yaml:13: spec.minReplicas: 2 is above maxReplicas 1", "expected"],
+    ),
     "latency below the service time": (["-f", "latency.yaml"], ["latency.yaml", "spec.objective.latency", "expected"]),
     "policy of the resource": (["-f", "policy.yaml"], ["'nobody' is unknown", "expected default"]),
     "no such file": (["-f", "none.yaml"], ["none.yaml: no such file", "expected"]),
@@ -101,12 +106,18 @@ DRY_RUN: dict[str, tuple[list[str], list[str]]] = {
     "from beyond the end of a trace": (["--trace", "load.csv", "--from", "2h"], ["load: 0 s are left from 7200 s on"]),
     "unknown policy": (["--policy", "nobody"], ["policy 'nobody' is unknown", "expected default, static"]),
     "no such artifact": (["--policy", "none.rlz"], ["none.rlz: no such artifact", "train one"]),
-    "artifact of another schema": (["--policy", "old.rlz"], ["old.rlz", "observation_schema", "'0'", f"expected '{SCHEMA}'"]),
+    "artifact of another schema": (
+        ["--policy", "old.rlz"],
+        ["old.rlz", "observation_schema", "'0'", f"expected '{SCHEMA}'"],
+    ),
     "artifact of another kind": (["--policy", "kind.rlz"], ["kind.rlz", "'oracle'", "q-table"]),
     "artifact with a field that is not observed": (["--policy", "bins.rlz"], ["bins.rlz", "no_such_field", "expected"]),
     "damaged artifact": (["--policy", "damaged.rlz"], ["damaged.rlz", "expected"]),
     "text for an artifact": (["--policy", "there.txt"], ["there.txt", "expected"]),
-    "unknown scenario": (["--trace", "worknig-day"], ["--trace worknig-day: no scenario", "did you mean 'working-day'"]),
+    "unknown scenario": (
+        ["--trace", "worknig-day"],
+        ["--trace worknig-day: no scenario", "did you mean 'working-day'"],
+    ),
     "unknown variant": (["--trace", "daily/slow"], ["--trace daily/slow", "slow-start"]),
     "bad expression": (["--trace", "daily(hours=3)"], ["--trace daily(hours=3)", "hours"]),
     "no such trace": (["--trace", "none.csv"], ["none.csv: cannot be read", "name a .csv"]),
@@ -119,7 +130,10 @@ DRY_RUN: dict[str, tuple[list[str], list[str]]] = {
     "binary trace": (["--trace", "binary.csv"], ["binary.csv", "expected a CSV file"]),
     "damaged trace": (["--trace", "damaged.csv.gz"], ["damaged.csv.gz: damaged gzip"]),
     "trace shorter than an interval": (["--trace", "short.csv"], ["short: 6 s are left", "one interval of 15 s"]),
-    "a stretch without data": (["--trace", "gap.csv", "--for", "45s"], ["gap: nothing is known from 0 to 45 s", "expected"]),
+    "a stretch without data": (
+        ["--trace", "gap.csv", "--for", "45s"],
+        ["gap: nothing is known from 0 to 45 s", "expected"],
+    ),
     "unknown contender": (["--compare", "hpa,vpa"], ["--compare vpa: no such contender", "expected static"]),
     "scale of nothing": (["--scale-to", "0"], ["--scale-to", "0 is out of range", "expected a number above 0"]),
     "negative scale": (["--scale-to", "-2"], ["--scale-to", "-2 is out of range", "expected a number above 0"]),
@@ -147,20 +161,29 @@ EVALUATE: dict[str, tuple[list[str], list[str]]] = {
     "a folder of nothing": (["--traces", "empty"], ["no trace is named", "give --trace FILE"]),
     "bad trace": (["--trace", "words.csv"], ["words.csv, line 4: value 'many'", "expected a number"]),
     "short trace": (["--trace", "short.csv"], ["short: 6 s are left", "one interval of 15 s"]),
-    "unknown policy": (["--trace", "load.csv", "--policy", "nobody"], ["policy 'nobody' is unknown", "expected default"]),
+    "unknown policy": (
+        ["--trace", "load.csv", "--policy", "nobody"],
+        ["policy 'nobody' is unknown", "expected default"],
+    ),
     "old artifact": (["--trace", "load.csv", "--policy", "old.rlz"], ["old.rlz", "observation_schema"]),
     "no unit": (["--trace", "load.csv", "--for", "15"], ["--for", "15 has no unit", "write 15s"]),
     "no time": (["--trace", "load.csv", "--for", "0s"], ["duration is 0", "expected a number above 0"]),
     "no seeds": (["--trace", "load.csv", "--seeds", "0"], ["--seeds", "0 is not in the range"]),
     "long start-up": (["--trace", "load.csv", "--startup", "3h"], ["--startup 10800s", "expected at most 3600s"]),
     "scale": (["--trace", "load.csv", "--scale-to", "0"], ["--scale-to", "0 is out of range"]),
-    "output in no folder": (["--trace", "load.csv", "--output", "none/o.json"], ["none/o.json: the folder", "create it"]),
+    "output in no folder": (
+        ["--trace", "load.csv", "--output", "none/o.json"],
+        ["none/o.json: the folder", "create it"],
+    ),
 }
 
 TUNE: dict[str, tuple[list[str], list[str]]] = {
     "no such folder": (["--traces", "none", "--output", "o.json"], ["none: no such folder"]),
     "too few families": (["--traces", "folder", "--output", "o.json"], ["folder: 2 source families", "expected 3"]),
-    "output in no folder": (["--traces", "folder", "--output", "none/o.json"], ["none/o.json: the folder", "create it"]),
+    "output in no folder": (
+        ["--traces", "folder", "--output", "none/o.json"],
+        ["none/o.json: the folder", "create it"],
+    ),
     "no budget": (["--traces", "folder", "--output", "o.json", "--budget", "1"], ["--budget", "1 is not in the range"]),
     "no output": (["--traces", "folder"], ["Missing option '--output'"]),
 }

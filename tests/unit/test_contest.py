@@ -17,10 +17,10 @@ from rlscaler.rules.hpa import Hpa
 from rlscaler.rules.simple import Random, Static
 from rlscaler_sim import contest, patterns, world
 from rlscaler_sim.contest import Entrant, Schedule, play, start_replicas
-from rlscaler_sim.totals import WAIT_EDGES, Totals, Traced
 from rlscaler_sim.load import Load, realise
 from rlscaler_sim.noise import Noise
 from rlscaler_sim.queueing import erlang_c_exact
+from rlscaler_sim.totals import WAIT_EDGES, Totals, Traced
 
 TOTALS = ("billed", "needed", "late", "arrivals", "rescales", "largest")
 STANDARD = Settings(capacity_per_replica=10.0, objective=Objective(latency=0.5, target=99.9))

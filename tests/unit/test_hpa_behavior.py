@@ -1,6 +1,5 @@
 """HPA v2 `behavior`: named cases, and equality with a plain restatement of the controller."""
 
-from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -9,29 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hpa_oracle as oracle
+from behavior_history import FREE, NAN, History, compiled, random_history, rules
 from rlscaler import behavior
-from rlscaler.arrays import State
 from rlscaler.behavior import DEFAULT, IMMEDIATE, Behavior, ScalingPolicy, ScalingRules
 from rlscaler.reasons import names
 
-NAN = float("nan")
-FREE = ScalingRules(0.0, "Max", ())
 UP, DOWN, LIMIT_UP, LIMIT_DOWN, FEW, MANY, OFF = (
     "ScaleUpStabilized", "ScaleDownStabilized", "ScaleUpLimit", "ScaleDownLimit", "TooFewReplicas",
     "TooManyReplicas", "ScalingDisabled",
 )  # fmt: skip
-
-
-def rules(*policies: tuple[Any, int, float], window: float = 0.0, select: Any = "Max") -> ScalingRules:
-    return ScalingRules(window, select, tuple(ScalingPolicy(*policy) for policy in policies))
-
-
-def compiled(behaviors: list[Behavior | None], low: Any = 1, high: Any = 100, interval: Any = 15.0) -> State:
-    n = len(behaviors)
-    plain = {"min_replicas": low, "max_replicas": high, "interval": interval}
-    return behavior.compiled(behaviors) | {
-        k: np.array(np.broadcast_to(np.asarray(v, float), (n,))) for k, v in plain.items()
-    }
 
 
 def reasons(bits: Any) -> set[str]:
@@ -181,84 +166,6 @@ def test_what_the_api_server_refuses_is_refused(make: Any, message: str) -> None
         make()
 
 
-# Histories: random behaviours, irregular times, failed metrics, failed writes, changes by others.
-@dataclass
-class History:
-    """Rows (N) and what happens to them at each step (T, N)."""
-
-    behaviors: list[Behavior | None]
-    low: np.ndarray
-    high: np.ndarray
-    interval: np.ndarray
-    start: np.ndarray
-    time: np.ndarray
-    desired: np.ndarray
-    lands: np.ndarray
-    foreign: np.ndarray
-
-    def settings(self) -> State:
-        return compiled(self.behaviors, self.low, self.high, self.interval)
-
-    def moved(self, step: int, current: np.ndarray, replicas: np.ndarray) -> np.ndarray:
-        """Return the counts before the next step; nobody sets a count back to what it was."""
-        lands, foreign = self.lands[step], self.foreign[step]
-        after = np.where(lands, replicas, current)
-        return np.where(lands & ~np.isnan(foreign) & (foreign != current), foreign, after)
-
-    def decided(self, xp: Any = np) -> tuple[np.ndarray, np.ndarray]:
-        """Return replicas and reasons (T, N) of all rows at once, whatever `resized` does meanwhile."""
-        options = {k: xp.asarray(v) for k, v in self.settings().items()}
-        memory = behavior.state(options, len(self.behaviors))
-        current, counts, why = self.start, [], []
-        for step, (now, want) in enumerate(zip(self.time, self.desired, strict=True)):
-            arguments = (xp.asarray(a) for a in (now, current, want))
-            replicas, bits, memory = behavior.apply(xp, options, memory, *arguments)
-            counts.append(np.asarray(replicas))
-            if step % 20 == 7:
-                memory = behavior.resized(memory, options)
-            why.append(np.asarray(bits))
-            current = self.moved(step, current, counts[-1])
-        return np.stack(counts), np.stack(why)
-
-
-def random_rules(rng: np.random.Generator) -> ScalingRules:
-    policies = [
-        (
-            ("Pods", "Percent")[rng.integers(2)],
-            int(rng.choice([1, 2, 4, 5, 10, 13, 33, 50, 100, 1000])),
-            period,
-        )
-        for period in rng.choice([1, 7, 15, 30, 60, 90, 300, 1800], rng.integers(1, 5)).tolist()
-    ]
-    select = ("Max", "Max", "Min", "Disabled")[rng.integers(4)]
-    return rules(*policies, window=float(rng.choice([0, 0, 15, 60, 100, 300, 3600])), select=select)
-
-
-def random_history(seed: int, n: int = 40, steps: int = 60) -> History:
-    rng = np.random.default_rng(seed)
-    mixed = [Behavior(random_rules(rng), random_rules(rng)) for _ in range(n)]
-    behaviors: list[Behavior | None] = [(None, DEFAULT)[rng.integers(2)] if rng.random() < 0.2 else b for b in mixed]
-    low = rng.choice([0, 1, 1, 5], n).astype(float)
-    high = low + rng.choice([1, 10, 100, 1000], n)
-    interval = rng.choice([5.0, 15.0, 30.0], n)
-    gaps = rng.choice([0.5, 0.75, 1.0, 1.0, 1.0, 1.5, 4.0, 20.0], (steps, n)) * interval
-    level = rng.uniform(0, 1.2 * high, n) + np.cumsum(rng.normal(0, 0.1, (steps, n)) * high, axis=0)
-    desired = np.floor(np.clip(level, 0, None))
-    desired[rng.random((steps, n)) < 0.07] = NAN
-    foreign = np.where(rng.random((steps, n)) < 0.05, np.floor(rng.uniform(0, high + 3, (steps, n))), NAN)
-    return History(
-        behaviors=behaviors,
-        low=low,
-        high=high,
-        interval=interval,
-        start=np.floor(rng.uniform(0, high + 2)),
-        time=1.7e9 + np.cumsum(gaps, axis=0) + rng.integers(0, 1000, n),
-        desired=desired,
-        lands=rng.random((steps, n)) < 0.9,
-        foreign=foreign,
-    )
-
-
 def check_against_controller(history: History) -> set[str]:
     """Hold every row to a controller of its own; return the reasons that occurred."""
     counts, bits = history.decided()
@@ -329,168 +236,6 @@ def test_any_row_decides_as_a_controller(
     check_against_controller(history)
 
 
-WIDEST = Behavior(rules(("Pods", 1, 1800), window=3600), rules(("Percent", 1, 1800), ("Pods", 1, 5), window=3600))
-
-
-def with_neighbour(options: State, memory: State, chosen: Behavior | None) -> tuple[State, State]:
-    """Return settings and memory with one more row."""
-    joined = compiled([chosen], interval=4.0)
-    for name, array in options.items():
-        other = joined[name]
-        if array.ndim == 2:
-            width = max(array.shape[1], other.shape[1])
-            array, other = (np.pad(a, [(0, 0), (0, width - a.shape[1])]) for a in (array, other))
-        joined[name] = np.concatenate([array, other])
-    memory = behavior.resized(memory, joined)
-    fresh = behavior.state(joined, 1)
-    return joined, {name: np.concatenate([memory[name], fresh[name]]) for name in memory}
-
-
-@settings(deadline=None, derandomize=True, max_examples=10)
-@given(st.integers(0, 2**32 - 1))
-def test_neighbours_that_come_and_go_change_no_decision(seed: int) -> None:
-    history = random_history(seed, n=12)
-    expected = history.decided()
-    options = history.settings()
-    memory, current = behavior.state(options, 12), history.start
-    widths = set()
-    for step, now in enumerate(history.time):
-        if step in (10, 40):
-            options, memory = with_neighbour(options, memory, WIDEST if step == 10 else None)
-            current = np.append(current, 7.0)
-        if step in (25, 50):
-            options = {k: v[:12] for k, v in options.items()}
-            memory = behavior.resized({k: v[:12] for k, v in memory.items()}, options)
-            current = current[:12]
-        extra = len(current) - 12
-        times, desired = (np.append(a, [a[0]] * extra) for a in (now, history.desired[step]))
-        replicas, bits, memory = behavior.apply(np, options, memory, times, current, desired)
-        np.testing.assert_array_equal(replicas[:12], expected[0][step], f"replicas at step {step}")
-        np.testing.assert_array_equal(bits[:12], expected[1][step], f"reasons at step {step}")
-        current = np.append(history.moved(step, current[:12], replicas[:12]), replicas[12:])
-        widths.add((memory["recommended_time"].shape[1], memory["scaled_time"].shape[2]))
-    assert len(widths) > 1, "the neighbour never made the memory wider, so nothing was shown"
-
-
-@settings(deadline=None, derandomize=True, max_examples=10)
-@given(st.integers(0, 2**32 - 1))
-def test_changed_settings_mean_the_same_in_any_company(seed: int) -> None:
-    """Windows, periods, the interval of a live workload change; it decides the same alone or not."""
-    first, second = random_history(seed, n=8), random_history(seed + 1, n=8)
-    for history in (first, second):
-        history.low, history.high, history.start = np.ones(8), np.full(8, 50.0), np.full(8, 20.0)
-        history.desired = np.where(np.isnan(first.desired), NAN, np.round(first.desired % 60))
-        history.time, history.lands, history.foreign = first.time, first.lands, first.foreign
-
-    def decided(rows: slice) -> np.ndarray:
-        before, after = ({k: v[rows] for k, v in h.settings().items()} for h in (first, second))
-        options, memory = before, behavior.state(before, len(first.start[rows]))
-        current, counts = first.start, []
-        for step, now in enumerate(first.time):
-            if step == 30:
-                options, memory = after, behavior.resized(memory, after)
-            part = (now[rows], current[rows], first.desired[step, rows])
-            replicas, _, memory = behavior.apply(np, options, memory, *part)
-            counts.append(replicas)
-            whole = current.copy()
-            whole[rows] = replicas
-            current = first.moved(step, current, whole)
-        return np.stack(counts)
-
-    together = decided(slice(None))
-    for row in range(8):
-        alone = decided(slice(row, row + 1))
-        np.testing.assert_array_equal(alone[:, 0], together[:, row], f"row {row}")
-
-
-def test_a_wider_memory_keeps_what_it_holds() -> None:
-    options, wide = compiled([DEFAULT], interval=15.0), compiled([WIDEST], interval=5.0)
-    memory = behavior.state(options, 1)
-    for time in range(0, 1500, 15):
-        _, _, memory = behavior.apply(np, options, memory, *(np.array([float(x)]) for x in (time, 9, 9 - time % 4)))
-    held = memory["recommended_time"][memory["recommended_time"] > 1200].tolist()
-    memory = behavior.resized(memory, wide) | {"other": np.array([3])}
-    assert memory["recommended_time"].shape[1] > 1000
-    assert set(held) <= set(memory["recommended_time"].ravel().tolist())
-    memory = behavior.resized(memory, options)
-    assert memory["recommended_time"].shape == behavior.state(options, 1)["recommended_time"].shape
-    assert sorted(held) == sorted(memory["recommended_time"][memory["recommended_time"] > 1200].tolist())
-    assert memory["other"].tolist() == [3], "keys of others are kept"
-
-
-def test_no_workloads_need_no_special_case() -> None:
-    options = compiled([])
-    memory = behavior.resized(behavior.state(options, 0), options)
-    replicas, bits, memory = behavior.apply(np, options, memory, *(np.zeros(0) for _ in range(3)))
-    assert replicas.shape == bits.shape == memory["recommended_slot"].shape == (0,)
-
-
-@settings(deadline=None, derandomize=True, max_examples=40)
-@given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 50)), min_size=30, max_size=200))
-def test_decisions_closer_than_half_an_interval_look_back_that_much_further(
-    steps: list[tuple[int, int]],
-) -> None:
-    """A window of 60 s at an interval of 15 s then acts like one of 60 s up to 67.5 s."""
-    options = compiled([Behavior(FREE, rules(window=60))])
-    memory, now = behavior.state(options, 1), 0.0
-    shorter, longer = (oracle.Controller(Behavior(FREE, rules(window=window)), 1, 100) for window in (60.0, 67.5))
-    for gap, desired in steps:
-        now += gap
-        arguments = (np.array([x]) for x in (now, 100.0, float(desired)))
-        replicas, _, memory = behavior.apply(np, options, memory, *arguments)
-        least, most = (c.reconcile(now, 100, desired)[0] for c in (shorter, longer))
-        assert least <= replicas[0] <= most, f"at {now} s"
-
-
-def test_events_closer_than_half_an_interval_are_all_counted() -> None:
-    options = compiled([Behavior(rules(("Pods", 10, 60)), FREE)])
-    memory, current = behavior.state(options, 1), 10.0
-    for now in range(30):
-        arguments = (np.array([float(x)]) for x in (now, current, current + 1))
-        replicas, _, memory = behavior.apply(np, options, memory, *arguments)
-        current = float(replicas[0])
-    assert current == 20.0
-
-
-def run(options: State, memory: State, steps: list[tuple[float, float, float]]) -> tuple[list[float], State]:
-    """Return the replicas of row 0 at each (time, current, desired), given to all rows, and the memory."""
-    counts = []
-    for step in steps:
-        arguments = (np.full(len(options["interval"]), x) for x in step)
-        replicas, _, memory = behavior.apply(np, options, memory, *arguments)
-        counts.append(float(replicas[0]))
-    return counts, memory
-
-
-@pytest.mark.parametrize("neighbours", [[], [WIDEST]], ids=["alone", "beside a wide row"])
-def test_a_longer_interval_keeps_the_newest_recommendations(neighbours: list[Behavior]) -> None:
-    before, after = (compiled([DEFAULT, *neighbours], interval=interval) for interval in (5.0, 30.0))
-    climb = [(5.0 * i, 2.0 if i < 30 else 9.0, 2.0 if i < 30 else 9.0) for i in range(40)]
-    _, memory = run(before, behavior.state(before, len(neighbours) + 1), climb)
-    late = [(230, 9, 2), (494, 9, 2), (495, 9, 2)]
-    counts, _ = run(after, behavior.resized(memory, after), [(float(t), float(c), float(d)) for t, c, d in late])
-    assert counts == [9.0, 9.0, 2.0]
-
-
-def test_changes_made_without_a_behavior_are_no_events_of_a_later_one() -> None:
-    before, after = compiled([None]), compiled([DEFAULT])
-    _, memory = run(before, behavior.state(before, 1), [(0, 10, 20)])
-    counts, _ = run(after, behavior.resized(memory, after), [(5, 20, 50)])
-    assert counts == [40.0]
-
-
-@pytest.mark.parametrize("neighbours", [[], [WIDEST]], ids=["alone", "beside a wide row"])
-def test_a_longer_interval_keeps_the_newest_events_that_fit(neighbours: list[Behavior]) -> None:
-    """Of 20 events 5 s apart 13 fit at an interval of 30 s and a period of 150 s; more join the newest."""
-    before = compiled([Behavior(rules(("Pods", 999, 100)), FREE), *neighbours], interval=5.0)
-    after = compiled([Behavior(rules(("Pods", 15, 150)), FREE), *neighbours], interval=30.0)
-    climb = [(5.0 * i, 10.0 + i, 11.0 + i) for i in range(20)]
-    _, memory = run(before, behavior.state(before, len(neighbours) + 1), climb)
-    _, memory = run(before, memory, [(100, 30, 30)])
-    counts, _ = run(after, behavior.resized(memory, after), [(130, 30, 99), (145, 32, 99), (160, 32, 99)])
-    assert counts == [32.0, 32.0, 32.0]
-
-
 def test_torch_decides_the_same() -> None:
     pytest.importorskip("torch", reason="torch is not installed")
     import array_api_compat.torch as xp
@@ -499,6 +244,3 @@ def test_torch_decides_the_same() -> None:
         history = random_history(seed, n=24)
         for mine, theirs in zip(history.decided(xp), history.decided(), strict=True):
             np.testing.assert_array_equal(mine, theirs)
-    options, wide = ({k: xp.asarray(v) for k, v in compiled([b, b], interval=5).items()} for b in (None, WIDEST))
-    memory = behavior.resized(behavior.resized(behavior.state(options, 2), wide), options)
-    assert memory["recommended_time"].shape == (2, 3)

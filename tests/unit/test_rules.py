@@ -1,6 +1,5 @@
 """The rules that policies must beat: what each does in named cases, and what all of them hold to."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -8,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlscaler.erlang import late_share, normal_tail, replicas_needed, wait_probability
-from rlscaler.policy import Policy, View
+from rlscaler.policy import Policy
 from rlscaler.reasons import Reason
 from rlscaler.rules.erlang import Erlang
 from rlscaler.rules.keda import Keda
@@ -17,8 +15,8 @@ from rlscaler.rules.lcp import Lcp
 from rlscaler.rules.mpc import Mpc
 from rlscaler.rules.parameters import Parameter
 from rlscaler.rules.simple import Churn, Constant, Random, Static, Threshold, hashed
+from views import NAN, make_view, random_views, run
 
-NAN = float("nan")
 RULES: dict[str, Any] = {
     "static": Static,
     "constant": Constant,
@@ -31,61 +29,6 @@ RULES: dict[str, Any] = {
     "lcp": Lcp,
 }
 READ_LOAD = ("threshold", "keda", "erlang", "mpc", "lcp")
-
-
-def make_view(xp: Any = np, n: Any = 1, **given: Any) -> View:
-    """Return a view of n workloads of the standard world; any setting, reading or feature can be given."""
-
-    def take(names: dict[str, float]) -> dict[str, Any]:
-        return {
-            name: xp.asarray(np.array(np.broadcast_to(np.asarray(given.pop(name, value), np.float64), (n,))))
-            for name, value in names.items()
-        }
-
-    options = take({
-        "min_replicas": 1, "max_replicas": 100, "interval": 15, "lag": 15, "startup": 60,
-        "capacity_per_replica": 10, "concurrency": 1, "latency": 0.5, "price": 20,
-    })  # fmt: skip
-    readings = take({"time": 0, "load": NAN, "backlog": NAN, "utilization": NAN, "ready": NAN})
-    current = take({"current": 10})["current"]
-    demand = readings["load"] / options["capacity_per_replica"]
-    ahead = np.array(np.broadcast_to(np.asarray(given.pop("ahead", 0.0), np.float32), (n, 8)))
-    features = take({"noise_5m": 0.1, "noise_1h": 0.1})
-    features = {k: xp.asarray(v, dtype=xp.float32) for k, v in (features | {"level": demand}).items()}
-    features["ahead"] = xp.asarray(ahead)
-    assert not given, f"no such setting, reading or feature: {sorted(given)}"
-    return View(xp=xp, settings=options, snapshot=readings, features=features, demand=demand, current=current)
-
-
-def run(rule: Any, views: list[View], state: Any = None) -> np.ndarray:
-    """Return the proposals of successive views, (steps, n)."""
-    state = rule.state(views[0].demand.shape[0]) if state is None else state
-    out = []
-    for view in views:
-        proposal, state = rule.propose(view, state)
-        out.append(np.asarray(proposal.replicas))
-    return np.stack(out)
-
-
-def random_views(xp: Any, seed: int, steps: int, n: int, rows: Any = slice(None), **fixed: Any) -> list[View]:
-    """Return successive views of n workloads with random readings, some unknown, of the picked `rows`."""
-    rng = np.random.default_rng(seed)
-    count = len(np.arange(n)[rows])
-    views = []
-    for step in range(steps):
-        load = rng.gamma(2.0, 60.0, n)
-        load[rng.random(n) < 0.15] = NAN
-        load[rng.random(n) < 0.05] = 0.0
-        backlog = np.where(rng.random(n) < 0.5, NAN, rng.gamma(0.5, 30.0, n))
-        more = {"current": np.round(rng.uniform(0, 60, n)), "ready": np.round(rng.uniform(0, 60, n))}
-        more |= {
-            "utilization": np.where(rng.random(n) < 0.7, NAN, rng.random(n)),
-            "ahead": rng.normal(0, 0.2, (n, 8)),
-        }
-        readings = {"load": load, "backlog": backlog} | more | fixed
-        picked = {k: np.asarray(v)[rows] if np.ndim(v) else v for k, v in readings.items()}
-        views.append(make_view(xp, count, time=15.0 * step, **picked))
-    return views
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -339,55 +282,6 @@ def test_keda_looks_at_activity_only_when_it_polls() -> None:
 def test_keda_activation_is_strictly_above() -> None:
     views = [make_view(load=load, current=0, min_replicas=0, time=60 * i) for i, load in enumerate((5, 5.01))]
     np.testing.assert_array_equal(run(Keda(activation=0.5), views)[:, 0], [0, 1])
-
-
-def exact_erlang_c(servers: int, offered: float) -> float:
-    """Return Erlang C by the recursion over servers, on the inverse of Erlang B."""
-    inverse = 1.0
-    for k in range(1, servers + 1):
-        inverse = 1.0 + inverse * k / offered
-    rho = offered / servers
-    return 1.0 / (rho + (1.0 - rho) * inverse)
-
-
-@pytest.mark.parametrize("servers", [1, 2, 3, 5, 10, 30, 100, 1000, 10_000])
-def test_the_wait_probability_equals_the_recursion(servers: int) -> None:
-    worst = 0.0
-    for rho in (0.001, 0.05, 0.3, 0.6, 0.8, 0.9, 0.95, 0.979, 0.981, 0.99, 0.999, 0.99999):
-        exact = exact_erlang_c(servers, servers * rho)
-        found = wait_probability(np, np.array([float(servers)]), np.array([servers * rho]))[0]
-        worst = max(worst, abs(found / exact - 1.0) if exact > 1e-200 else abs(found))
-    assert worst < (0.003 if servers < 10 else 1e-4)
-
-
-def test_the_wait_probability_at_its_ends() -> None:
-    servers, offered = np.array([4.0, 4.0, 4.0, 4.0]), np.array([0.0, 4.0, 5.0, 1e-12])
-    np.testing.assert_allclose(wait_probability(np, servers, offered), [0, 1, 1, 0], atol=1e-30)
-    assert late_share(np, np.array([3.0]), np.array([3.5]), np.array([9.0]))[0] == 1.0
-
-
-def test_the_normal_tail_equals_the_error_function() -> None:
-    z = np.linspace(-7, 7, 301)
-    exact = np.array([0.5 * math.erfc(value / math.sqrt(2)) for value in z])
-    np.testing.assert_allclose(normal_tail(np, z), exact, atol=1e-7)
-
-
-@pytest.mark.parametrize("demand", [0.0, 0.01, 0.5, 1.0, 1.5, 5.0, 24.0, 24.99, 300.0, 9_990.0])
-@pytest.mark.parametrize(
-    ("concurrency", "times", "late"), [(1, 4.0, 1e-3), (8, 0.01, 1e-3), (1, 0.0, 1e-6), (3, 1.0, 0.2)]
-)
-def test_replicas_needed_are_the_fewest(demand: float, concurrency: int, times: float, late: float) -> None:
-    parts = [np.array([x]) for x in (demand, float(concurrency), times, late)]
-    found = int(replicas_needed(np, *parts)[0])
-
-    def share(replicas: int) -> float:
-        servers = replicas * concurrency
-        if replicas <= demand:
-            return 1.0 if demand > 0 else 0.0
-        return exact_erlang_c(servers, demand * concurrency) * math.exp(-(servers - demand * concurrency) * times)
-
-    assert share(found) <= late * 1.003, "too few"
-    assert found == 0 or share(found - 1) > late * 0.997, "one fewer would do"
 
 
 @pytest.mark.parametrize(

@@ -172,16 +172,17 @@ def train(
         following = batch.mask()
 
         past.append((state, action, merit))
-        if len(past) == config.lookahead:
+        cut = bool(done.truncated.any())
+        if len(past) == config.lookahead and not cut:  # what may be done after a cut is not known
             chosen = int(rng.integers(len(tables)))
             learns, judges = tables[chosen], tables[-1 - chosen]
-            then = np.where(following | done.truncated[:, None], _ranked(learns)[after], -np.inf).argmax(axis=1)
+            then = np.where(following, _ranked(learns)[after], -np.inf).argmax(axis=1)
             target = judges[after, then]
             for _, _, earned in reversed(past):
                 target = earned + config.gamma * target
             began, took, _ = past.popleft()
             _learn(learns, visits, began * actions + took, target, config)
-        if done.truncated.any():
+        if cut:
             past.clear()
         state, mask = bins.index(np, done.observation), following
     return Result(values=best, visits=visits, bins=bins, curve=curve, score=best_score)
