@@ -8,7 +8,7 @@ COMPARE ?= hpa,hpa-tuned,keda
 run := $(PYTHON) scripts/environment.py run
 test := $(PYTHON) scripts/environment.py test
 
-.PHONY: help dry-run test lint format bench constraints
+.PHONY: help dry-run test lint format bench constraints results
 
 help: ## Show what there is to do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r target text; do \
@@ -41,3 +41,7 @@ bench: ## Measure the speed against named peers
 
 constraints: ## Pin every package anew (ARGS="--upgrade" for the newest)
 	@$(PYTHON) scripts/environment.py build scripts/constraints.sh $(ARGS)
+
+TRACES ?= ../shared/traces
+results: ## Score everyone on the recorded loads of TRACES, and write docs/results.md (takes some ten minutes)
+	@$(run) rlscaler evaluate --traces $(TRACES) --seeds 5 --for 7d --jobs 2 --output out/results.json --markdown docs/results.md $(ARGS)

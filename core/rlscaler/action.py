@@ -21,8 +21,6 @@ PATIENCES = (0.0, 30.0, 120.0, 300.0, 600.0)
 """Seconds of patience that the second branch of `branching` stands for."""
 DRAIN = 15.0
 """Seconds within which a proposal drains the backlog."""
-
-
 HOLD = 30.0
 """Seconds for which a headroom is kept where the scheme has no branch for it: two decisions of the standard world."""
 

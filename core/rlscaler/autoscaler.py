@@ -91,6 +91,7 @@ class Autoscaler:
         fallback: Policy | None = None,
         remembers: bool = True,
     ) -> None:
+        """Start with `workloads` rows; see the class."""
         self.policy: Policy = load_policy(policy) if isinstance(policy, (str, Path)) else policy
         self.fallback: Policy = fallback if fallback is not None else Growth()
         self.remembers = remembers
@@ -193,9 +194,7 @@ class Autoscaler:
         values = np.asarray(values, np.float64)
         times = np.asarray(times, np.float64)
         if values.shape != (len(rows), len(times)):
-            raise ValueError(
-                f"values has shape {values.shape}; expected {(len(rows), len(times))}, rows by times"
-            )
+            raise ValueError(f"values has shape {values.shape}; expected {(len(rows), len(times))}, rows by times")
         for column, time in enumerate(times):
             self._remember(rows, np.full(len(rows), time), values[:, column])
 
@@ -222,9 +221,7 @@ class Autoscaler:
             for begin in range(0, len(same), _BLOCK):
                 mine = same[begin : begin + _BLOCK]
                 settings = taken(self._settings, rows[mine])
-                part = _features.features(
-                    np, self._history, rows[mine], time[mine], settings, float(interval)
-                )
+                part = _features.features(np, self._history, rows[mine], time[mine], settings, float(interval))
                 if len(mine) == len(rows):
                     return part
                 for name, array in part.items():
@@ -253,9 +250,7 @@ class Autoscaler:
             current=current,
         )
 
-    def decide(
-        self, snapshot: Snapshot, rows: Any = None, *, features: Mapping[str, Array] | None = None
-    ) -> Decisions:
+    def decide(self, snapshot: Snapshot, rows: Any = None, *, features: Mapping[str, Array] | None = None) -> Decisions:
         """Decide for the rows that are due (None: all live rows), whose readings the snapshot holds in that order."""
         which = self._which(rows)
         return self.decide_on(self.view(snapshot, which, features), which)
@@ -274,9 +269,7 @@ class Autoscaler:
         try:
             proposal, memory = self.policy.propose(view, memory)
             if np.shape(proposal.replicas) != view.demand.shape:
-                raise ValueError(
-                    f"the policy proposed {np.shape(proposal.replicas)}, not {view.demand.shape}"
-                )
+                raise ValueError(f"the policy proposed {np.shape(proposal.replicas)}, not {view.demand.shape}")
             put(self._policy, which, memory)
         except Exception as problem:
             error = f"{type(problem).__name__}: {problem}"
@@ -312,14 +305,10 @@ class Autoscaler:
         """
         for key in self.keys:
             if key is not None and not isinstance(key, (str, int)):
-                raise ValueError(
-                    f"key {key!r} is a {type(key).__name__}; only strings and integers can be saved"
-                )
+                raise ValueError(f"key {key!r} is a {type(key).__name__}; only strings and integers can be saved")
         about = {"saved": _SAVED, "policy": self.policy.name, "keys": self.keys, "free": self._free,
                  "remembers": self.remembers}  # fmt: skip
-        arrays = {
-            f"{part}/{name}": array for part, state in self._parts().items() for name, array in state.items()
-        }
+        arrays = {f"{part}/{name}": array for part, state in self._parts().items() for name, array in state.items()}
         arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
@@ -354,9 +343,7 @@ class Autoscaler:
                     **{f"rule/{k}": v.shape[1:] for k, v in scaler.fallback.state(1).items()}}  # fmt: skip
         found = {name: a.shape[1:] for name, a in arrays.items() if name.startswith(("policy/", "rule/"))}
         if expected != found:
-            raise ValueError(
-                f"{path}: saved with policy {about['policy']!r}, whose state another policy cannot take"
-            )
+            raise ValueError(f"{path}: saved with policy {about['policy']!r}, whose state another policy cannot take")
         return scaler
 
 

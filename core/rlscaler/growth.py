@@ -22,7 +22,7 @@ HOUR, DAY = 3600.0, 86400.0
 TREND_CUTS = (-0.15, -0.04, 0.04, 0.15)
 LEVEL_CUTS = (0.5, 0.9, 1.3)
 TRENDS, LEVELS = len(TREND_CUTS) + 1, len(LEVEL_CUTS) + 1
-HALF_LIVES = np.array([HOUR, 6 * HOUR, DAY, 7 * DAY] + [2 * DAY] * (TRENDS + LEVELS))
+HALF_LIVES = np.array([HOUR, 6 * HOUR, DAY, 7 * DAY, *[2 * DAY] * (TRENDS + LEVELS)])
 """Half-lives in seconds of the histograms: four windows, then one for each class of trend and of level."""
 WINDOWS = 4
 HISTOGRAMS = len(HALF_LIVES)
@@ -37,7 +37,7 @@ BINS = len(EDGES) - 1
 QUANTILES = (0.5, 0.8, 0.9, 0.97, 0.99)
 KAPPAS = (0.25, 1.0)
 """Multiples of the price of violations for which the cheapest headroom is told."""
-STATISTICS = tuple(f"q{int(100 * q)}" for q in QUANTILES) + ("lean", "cheap", "cost")
+STATISTICS = (*(f"q{int(100 * q)}" for q in QUANTILES), "lean", "cheap", "cost")
 """Columns of a summary: quantiles of G, the headroom that is cheapest at each of KAPPAS, and the latter's cost."""
 
 PRIOR_SAMPLES = 30.0
@@ -81,9 +81,7 @@ def horizon_index(xp: Any, settings: State) -> Array:
     return index
 
 
-def record(
-    xp: Any, state: State, rows: Array, time: Array, growth: Array, valid: Array, classes: Array
-) -> None:
+def record(xp: Any, state: State, rows: Array, time: Array, growth: Array, valid: Array, classes: Array) -> None:
     """Add completed growth to the histograms, in place.
 
     growth: (N, horizons). valid: (N, horizons) bool. classes: (N, horizons) int64, trend + TRENDS * level at the
@@ -105,7 +103,7 @@ def record(
     bins = xp.searchsorted(edges, xp.reshape(growth, (-1,)), side="right")
     bins = xp.reshape(bins, growth.shape)
     weights = xp.astype(2.0 ** ((time - ref)[:, None] / half_lives[None, : WINDOWS + 1]), xp.float32)
-    n, horizons = growth.shape
+    horizons = growth.shape[1]
     trend, level = classes % TRENDS, classes // TRENDS
     base = (rows[:, None] * horizons + xp.arange(horizons, device=device)[None, :]) * HISTOGRAMS
     flat = xp.reshape(state["growth"], (-1,))
@@ -134,6 +132,7 @@ def summarize(xp: Any, weights: Array, age: Array, half_lives: Array, price: Arr
         columns.append(upper[xp.clip(xp.count_nonzero(below < q * total, axis=-1), 0, BINS - 1)])
     bill = xp.exp(upper)
     above = 1.0 - below / total
+    cost = bill
     for kappa in KAPPAS:
         cost = bill + kappa * xp.astype(price, xp.float32)[:, None, None] * above
         best = xp.argmin(cost, axis=-1)

@@ -75,9 +75,7 @@ def _whole(xp: Any, replicas: Array) -> Array:
     return xp.ceil(replicas - 1e-6 * xp.clip(replicas, 1.0, None))
 
 
-def settle(
-    xp: Any, view: View, state: State, proposal: Proposal, recommendation: Array
-) -> tuple[Array, Array, State]:
+def settle(xp: Any, view: View, state: State, proposal: Proposal, recommendation: Array) -> tuple[Array, Array, State]:
     """Return the decided replicas (N,) float64, the reasons (N,) int64 and the guard's state after it.
 
     recommendation: (N,) the fallback rule's replicas, NaN where it has none. Replicas are NaN only where the

@@ -76,7 +76,6 @@ def record(xp: Any, state: State, rows: Array, time: Array, load: Array, setting
     rows: (N,) int64. time: (N,) seconds, absolute. load: (N,) requests/s, NaN = unknown. settings: of these rows.
     A second sample within the same slot of `interval` seconds is ignored.
     """
-    device = getattr(time, "device", None)
     slot = xp.astype(xp.floor(time / interval + 1e-6), xp.int64)
     before = state["slot"][rows]
     fresh = slot > before

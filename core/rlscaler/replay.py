@@ -39,7 +39,7 @@ def _untold(time: np.ndarray, settings: State, interval: float) -> State:
 
 
 def _windows(series: np.ndarray, before: Any, count: int) -> np.ndarray:
-    """Return (T, count) the newest entries at each tick, newest first, contiguous; `before` stands where there are none."""
+    """Return (T, count) the newest entries at each tick, newest first; `before` stands where there are none."""
     padded = np.concatenate([np.full(count - 1, before, series.dtype), series])
     return np.ascontiguousarray(sliding_window_view(padded, count)[:, ::-1])
 

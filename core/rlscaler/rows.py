@@ -16,8 +16,7 @@ def widened(array: np.ndarray, like: np.ndarray) -> np.ndarray:
 def stacked(first: State, second: State) -> State:
     """Return the rows of `second` after those of `first`, padding the shorter trailing axes by zeros."""
     return {
-        name: np.concatenate([widened(first[name], second[name]), widened(second[name], first[name])])
-        for name in first
+        name: np.concatenate([widened(first[name], second[name]), widened(second[name], first[name])]) for name in first
     }
 
 

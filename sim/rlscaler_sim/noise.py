@@ -22,14 +22,11 @@ class Noise:
 
     def __init__(self, params: world.Params, loads: Sequence[tuple[str, int]], copies: int) -> None:
         """Prepare the generators. loads: (name, seed) of each load, seeds 0 or more. Rows are copies x loads."""
-        self._kinds = {
-            name: (kind, len(shape) > 1) for name, (kind, shape) in world.draw_kinds(params).items()
-        }
+        self._kinds = {name: (kind, len(shape) > 1) for name, (kind, shape) in world.draw_kinds(params).items()}
         self._ticks = params.ticks
         self._copies = copies
         self._rngs = [
-            np.random.default_rng(np.random.SeedSequence([_STREAM, seed, crc32(name.encode())]))
-            for name, seed in loads
+            np.random.default_rng(np.random.SeedSequence([_STREAM, seed, crc32(name.encode())])) for name, seed in loads
         ]
         self._block: dict[str, np.ndarray] = {}
         self._at = BLOCK

@@ -1,16 +1,14 @@
 """Q-learning finds the optimum where it is known, and what it exports decides as what was trained."""
 
 import json
-import runpy
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import Result
 
+from command_line import WEB, install, mistakes, run
 from rlscaler import Autoscaler
 from rlscaler.action import CORRECTIONS, HEADROOM
 from rlscaler.artifact import dumps, load, loads, save
@@ -22,10 +20,6 @@ from rlscaler_sim.batch import Batch, Transition
 from rlscaler_training import loads as training_load
 from rlscaler_training import q_learning
 from rlscaler_training.q_learning import Config
-
-line = runpy.run_path(str(Path(__file__).parents[1] / "unit" / "command_line.py"))
-run: Callable[..., Result] = line["run"]
-mistakes: Callable[[Result], list[str]] = line["mistakes"]
 
 # --- a queue whose optimum is known
 
@@ -65,7 +59,7 @@ def worth(policy: np.ndarray) -> np.ndarray:
 
 def optimum() -> tuple[np.ndarray, np.ndarray]:
     """Return the least discounted costs and the best policy, by value iteration."""
-    value = np.zeros(ROOM + 1)
+    value, costs = np.zeros(ROOM + 1), np.zeros((ROOM + 1, 3))
     for _ in range(400):
         costs = np.full((ROOM + 1, 3), np.inf)
         for jobs in JOBS:
@@ -373,7 +367,7 @@ TINY = (
 @pytest.fixture
 def folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     installed = tmp_path_factory.mktemp("installed")
-    line["install"](installed)
+    install(installed)
     monkeypatch.syspath_prepend(str(installed))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -411,7 +405,7 @@ def test_the_command_again_gives_the_same_artifact(folder: Path) -> None:
 
 def test_what_was_trained_can_be_tried_at_once(folder: Path) -> None:
     assert run("train", "q-learning", *TINY, "--out", "a.rlz", "-q").exit_code == 0
-    result = run("dry-run", "-f", line["WEB"], "--policy", "a.rlz", "--for", "5m", "--json", "-q")
+    result = run("dry-run", "-f", WEB, "--policy", "a.rlz", "--for", "5m", "--json", "-q")
     assert json.loads(result.stdout)["contenders"][0]["name"] == "q-learning"
 
 

@@ -2,33 +2,26 @@
 
 import json
 import os
-import runpy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import pytest
-from click.testing import Result
 
+from command_line import WEB, install, mistakes, run
 from rlscaler.artifact import Artifact, save
 from rlscaler.observation import SCHEMA
 from rlscaler_sim import patterns, scenarios, tuner, world
 from rlscaler_sim.commands import Seconds
-
-line = runpy.run_path(str(Path(__file__).with_name("command_line.py")))
-run: Callable[..., Result] = line["run"]
-mistakes: Callable[[Result], list[str]] = line["mistakes"]
-ROOT: Path = line["ROOT"]
-WEB: str = line["WEB"]
 
 
 @pytest.fixture
 def folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder, with everything in it that the cases name."""
     installed = tmp_path_factory.mktemp("installed")
-    line["install"](installed)
+    install(installed)
     monkeypatch.syspath_prepend(str(installed))
     monkeypatch.chdir(tmp_path)
     for name, text in FILES.items():

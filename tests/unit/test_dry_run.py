@@ -1,16 +1,14 @@
 """A dry-run tells what a resource would have done: the same figures in every form, and the same again with the seed."""
 
 import json
-import runpy
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import Result
 
+from command_line import ROOT, WEB, install, run
 from rlscaler.action import CORRECTIONS
 from rlscaler.artifact import Artifact, save
 from rlscaler.custom_resource import load_resources
@@ -23,10 +21,6 @@ from rlscaler_sim.evaluation import own_constants
 from rlscaler_sim.load import Load, realise_many
 from rlscaler_sim.result import CLAIRVOYANT, REFERENCE, DryRun
 
-line = runpy.run_path(str(Path(__file__).with_name("command_line.py")))
-run: Callable[..., Result] = line["run"]
-ROOT: Path = line["ROOT"]
-WEB: str = line["WEB"]
 SHORT = ("--for", "20m", "-q")
 KEYS = {"resource", "trace", "world", "contenders", "lower_bound", "decisions", "elapsed_s"}
 FIGURES = {
@@ -40,7 +34,7 @@ TOLD = {"time", "demand", "recommendation", "proposal", "replicas", "reasons", "
 def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "installed"
     folder.mkdir()
-    line["install"](folder)
+    install(folder)
     monkeypatch.syspath_prepend(str(folder))
 
 
