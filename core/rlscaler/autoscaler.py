@@ -74,6 +74,7 @@ class Autoscaler:
 
     policy: the name of a built-in policy, the path of an artifact, or any object with the shape of `Policy`.
     settings: of the rows that it starts with; workloads: how many (keys 0 to workloads - 1).
+    fallback: the rule that steps in for the policy, and whose recommendation stands beside it (None: `default`).
     remembers: keep a history of each row; without one, `decide` needs the features handed in.
 
     >>> settings = Settings(capacity_per_replica=50.0)
@@ -93,7 +94,7 @@ class Autoscaler:
     ) -> None:
         """Start with `workloads` rows; see the class."""
         self.policy: Policy = load_policy(policy) if isinstance(policy, (str, Path)) else policy
-        self.fallback: Policy = fallback if fallback is not None else Growth()
+        self.fallback: Policy = fallback if fallback is not None else load_policy("default")
         self.remembers = remembers
         self.keys: list[Hashable | None] = []
         self._free: list[int] = []

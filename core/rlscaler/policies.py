@@ -56,17 +56,22 @@ def from_artifact(artifact: Artifact) -> Policy:
     return _KINDS[kind](artifact)
 
 
-def load_policy(policy: str | Path) -> Policy:
+def load_policy(policy: str | Path, digest: str | None = None) -> Policy:
     """Return the policy: a rule with its tuned constants (by name; `default` is the best of them) or an artifact.
 
+    digest: what an artifact's must be (None: any); rules have none.
     Raises PolicyError or ArtifactError with a sentence.
     """
     name = DEFAULT_RULE if policy == "default" else str(policy)
     if name in RULES:
         return RULES[name](**constants(name))
     path = Path(policy)
-    if path.exists():
-        return from_artifact(load(path))
+    try:
+        there = path.exists()
+    except OSError:  # a name that no file can have, such as one of over 255 characters
+        there = False
+    if there:
+        return from_artifact(load(path, expect_digest=digest))
     if "/" in name or path.suffix:
         raise PolicyError(
             f"{name}: no such artifact; train one with 'rlscaler train', or name a rule: {', '.join(RULES)}"

@@ -100,16 +100,19 @@ def folded(name: str, settings: Settings, families: Sequence[str]) -> Entrant:
     return entrant(name, settings, constants)
 
 
-def tested(policy: str, settings: Settings, families: Sequence[str] | None = None) -> Entrant:
+def tested(
+    policy: str, settings: Settings, families: Sequence[str] | None = None, digest: str | None = None
+) -> Entrant:
     """Return the policy under test behind the whole guard; an artifact called as a rule is goes by its path.
 
-    families: of the loads, where a rule's constants are to be those tuned without them (see `folded`).
+    digest: what an artifact's must be (None: any). families: of the loads, where a rule's constants are to be those
+    tuned without them (see `folded`).
     Raises PolicyError or ArtifactError.
     """
     if policy in ("hpa", REFERENCE):
         return entrant(policy, settings) if families is None else folded(policy, settings, families)
     try:
-        found = load_policy(policy)
+        found = load_policy(policy, digest)
     except (PolicyError, ArtifactError) as error:
         if policy in str(error):
             raise

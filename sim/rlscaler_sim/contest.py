@@ -69,7 +69,7 @@ class Schedule:
 
 def start_replicas(loads: Sequence[Load], settings: Settings) -> np.ndarray:
     """Return the replicas that each load starts with: the first demand at START_TARGET, within the bounds."""
-    first = np.array([float(load.rates[: 1 + int(60 / load.tick)].mean()) for load in loads])
+    first = np.array([float(load.rates[: max(1, int(60 / load.tick))].mean()) for load in loads])
     needed = np.ceil(first / float(np.max(settings.capacity_per_replica)) / START_TARGET)
     return np.clip(needed, max(1.0, float(np.max(settings.min_replicas))), float(np.max(settings.max_replicas)))
 
@@ -141,9 +141,10 @@ def play(
     memory = None if config.completions or replayed else Autoscaler("growth-quantile", settings, count)
 
     state = world.initial(params, np.tile(start_replicas(loads, settings), many))
+    before: np.ndarray | None = None
     sums = Totals.empty(many, count)
     which = np.tile(np.arange(count), many)
-    before = None
+    row = 0 if watch is None else count * sum(e.copies for e in entrants[:watch])
     for step in range(total):
         seen = np.asarray(known[:, step].all(axis=1))
         time = clock + step * per_step * tick
@@ -164,9 +165,9 @@ def play(
         if traced is not None:
             traced.add(float(time[0]), float(rates[0, step].mean()), bool(seen[0]), outcome, orders, count)
             if watch is not None:
-                entry: dict[str, Any] = decisions.explain(watch * count)
+                entry: dict[str, Any] = decisions.explain(row)
                 if traced.observe:
-                    entry["observation"] = _observed(view, watch * count)
+                    entry["observation"] = _observed(view, row)
                 traced.decisions.append(entry)
         if progress is not None:
             progress(step + 1, total)

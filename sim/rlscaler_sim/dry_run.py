@@ -122,12 +122,12 @@ def _span(scenario: Scenario, start: float, duration: float | None) -> float | N
     return None if span == float("inf") else span
 
 
-def entrants_for(names: Sequence[str], policy: str, settings: Settings) -> list[Entrant]:
+def entrants_for(names: Sequence[str], policy: str, settings: Settings, digest: str | None = None) -> list[Entrant]:
     """Return the policy under test and whom it is compared with, REFERENCE always among them."""
     unknown = sorted(set(names) - set(contenders.NAMES))
     if unknown:
         raise UserError(f"--compare {unknown[0]}: no such contender; expected {', '.join(contenders.NAMES)} or all")
-    found = [contenders.tested(policy, settings)]
+    found = [contenders.tested(policy, settings, digest=digest)]
     for name in contenders.NAMES:
         wanted = name in names or name == REFERENCE
         if wanted and name not in (CLAIRVOYANT, contenders.OWN, found[0].name):
@@ -160,7 +160,10 @@ def dry_run(
     chosen = policy or (wanted.name if wanted is not None and wanted.name else "default")
     if policy is None and wanted is not None and wanted.server:
         notes.append(f"spec.policy.server {wanted.server} is not asked in a dry-run: the policy default decides")
-    entrants = entrants_for(compare, chosen, settings)
+    pinned = wanted.digest if policy is None and wanted is not None else None
+    if pinned and contenders.is_rule(chosen):
+        notes.append(f"spec.policy.digest is not checked: {chosen} is a rule of this version, and no artifact")
+    entrants = entrants_for(compare, chosen, settings, pinned)
     tested = entrants[0].name
     if contenders.OWN in compare:
         single = realise_many(

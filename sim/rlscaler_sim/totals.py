@@ -48,7 +48,7 @@ class Totals:
     """Sums over the scored steps, arrays (entrants, loads) float64; an entrant's copies follow each other.
 
     billed, needed: pod-seconds. late, arrivals: requests. waits: (edges, entrants, loads) requests that waited
-    longer than each of WAIT_EDGES. rescales: changes of the count. largest: most replicas asked for.
+    longer than each of WAIT_EDGES. rescales: changes from one order to the next. largest: most replicas asked for.
     """
 
     billed: np.ndarray

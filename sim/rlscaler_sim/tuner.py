@@ -8,6 +8,7 @@ the candidate that is best on the traces outside of it.
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
 from zlib import crc32
@@ -90,18 +91,46 @@ def costs(
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What was tried of a rule.
+
+    tried: name -> (candidates,) values. score: (candidates, loads) J. made_for: (candidates,) index of the selection of
+    training loads that a candidate was made for, -1 for all of them.
+    """
+
+    tried: dict[str, np.ndarray]
+    score: np.ndarray
+    made_for: np.ndarray
+
+
 def searched(
-    rule: str, loads: Sequence[Load], budget: int, seed: int, progress: Callable[[int, int], None] | None = None
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return the candidates of a rule, name -> (budget,), and J of each on each load, (budget, loads)."""
+    rule: str,
+    loads: Sequence[Load],
+    selections: np.ndarray,
+    budget: int,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Search:
+    """Search a rule's constants for each selection of training loads, (selections, loads) bool.
+
+    Half of the budget is drawn over the whole ranges, for all selections; the rest around the best of those on each
+    selection's own loads, for that selection alone, so that what a fold holds out decides nothing about its candidates.
+    """
     rng = np.random.default_rng([seed, crc32(rule.encode())])
     space = search_space(rule)
     first = candidates(space, budget // 2, rng)
     score = costs(rule, first, loads, progress)
-    middle = int(np.median(score / score[:1], axis=1).argmin())
-    second = candidates(space, budget - budget // 2, rng, {k: float(v[middle]) for k, v in first.items()})
-    tried = {k: np.concatenate([first[k], second[k]]) for k in first}
-    return tried, np.concatenate([score, costs(rule, second, loads, progress)])
+    each = max(1, (budget - budget // 2) // len(selections))
+    parts, made_for = [first], [np.full(budget // 2, -1)]
+    for index, mask in enumerate(selections):
+        middle = int(np.median((score / score[:1])[:, mask], axis=1).argmin())
+        parts.append(candidates(space, each, rng, {k: float(v[middle]) for k, v in first.items()}))
+        made_for.append(np.full(each, index))
+    later = {k: np.concatenate([part[k] for part in parts[1:]]) for k in first}
+    score = np.concatenate([score, costs(rule, later, loads, progress)])
+    tried = {k: np.concatenate([first[k], later[k]]) for k in first}
+    return Search(tried, score, np.concatenate(made_for))
 
 
 def tune(
@@ -135,15 +164,17 @@ def tune(
             f"{idle[0]}: no load within the last {duration:g} s; expected some, so leave it out or run longer"
         )
     rules = [REFERENCE, *(r for r in RULES if r not in ("hpa", "random") and search_space(r))]
-    tables: dict[str, tuple[dict[str, np.ndarray], np.ndarray]] = {}
+    held_out = folds_of(families)
+    selections = np.array([[True] * len(used), *([f not in out for f in families] for out in held_out)])
+    found: dict[str, Search] = {}
     if jobs > 1:
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            waiting = {pool.submit(searched, rule, loads, budget, seed): rule for rule in rules}
+            waiting = {pool.submit(searched, rule, loads, selections, budget, seed): rule for rule in rules}
             for done, future in enumerate(as_completed(waiting)):
-                tables[waiting[future]] = future.result()
+                found[waiting[future]] = future.result()
                 if progress is not None:
                     progress(f"tuned {waiting[future]}", done + 1, len(rules))
-        tables = {rule: tables[rule] for rule in rules}
+        found = {rule: found[rule] for rule in rules}
     else:
         for rule in rules:
 
@@ -151,24 +182,20 @@ def tune(
                 if progress is not None:
                     progress(f"tuning {rule}", done, total)
 
-            tables[rule] = searched(rule, loads, budget, seed, told)
-    best = np.min([score.min(axis=0) for _, score in tables.values()], axis=0)
-    default = tables[REFERENCE][1][0]
+            found[rule] = searched(rule, loads, selections, budget, seed, told)
+    best = np.min([search.score.min(axis=0) for search in found.values()], axis=0)
+    default = found[REFERENCE].score[0]
     span = np.maximum(default - best, 0.02)
 
-    def pick(mask: np.ndarray) -> dict[str, dict[str, float]]:
+    def pick(index: int) -> dict[str, dict[str, float]]:
         chosen = {}
-        for rule, (tried, score) in tables.items():
-            excess = ((score - best) / span)[:, mask].mean(axis=1)
-            index = int(excess.argmin())
-            chosen[rule] = {k: float(f"{v[index]:.4g}") for k, v in tried.items()}
+        for rule, search in found.items():
+            excess = ((search.score - best) / span)[:, selections[index]].mean(axis=1)
+            place = int(np.where((search.made_for == -1) | (search.made_for == index), excess, np.inf).argmin())
+            chosen[rule] = {k: float(f"{v[place]:.4g}") for k, v in search.tried.items()}
         return chosen
 
-    everything = np.ones(len(used), bool)
-    folds = []
-    for held_out in folds_of(families):
-        mask = np.array([f not in held_out for f in families])
-        folds.append({"held_out": held_out, "constants": pick(mask)})
+    folds = [{"held_out": out, "constants": pick(index + 1)} for index, out in enumerate(held_out)]
     return {
         "provenance": {
             "command": f"rlscaler tune --budget {budget} --for {duration / 86400:g}d --seed {seed}",
@@ -179,6 +206,6 @@ def tune(
             "traces": [t.name for t in used],
             "world": "standard: 15 s interval, 60 s start-up, 95th percentile of demand 25 replicas",
         },
-        "constants": pick(everything),
+        "constants": pick(0),
         "folds": folds,
     }

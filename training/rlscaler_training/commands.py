@@ -118,21 +118,34 @@ def q_learning(
 
 
 @contextmanager
-def _progress(steps: int, quiet: bool) -> "Iterator[Callable[[Progress], None] | None]":
-    """Show a progress bar with the last evaluation on the standard error, while it is a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
+def _progress(steps: int, quiet: bool) -> "Iterator[Callable[[Progress], None]]":
+    """Show a progress bar with the last evaluation on the standard error, while it is a terminal.
 
-    text = "epsilon {task.fields[epsilon]:.2f}  score {task.fields[score]:.3f} (best {task.fields[best]:.3f})"
-    with Bar(TextColumn("training"), BarColumn(), TextColumn(text), TimeRemainingColumn(),
-             console=Console(stderr=True), transient=True) as bar:  # fmt: skip
-        task = bar.add_task("", total=steps, epsilon=1.0, score=float("nan"), best=float("nan"))
+    Ctrl-C is told with what was done.
+    """
+    last: list[int] = [0]
 
-        def report(p: "Progress") -> None:
-            bar.update(task, completed=p.step, epsilon=p.epsilon, score=p.score, best=p.best)
+    def note(p: "Progress") -> None:
+        last[0] = p.step
 
-        yield report
+    try:
+        if quiet or not sys.stderr.isatty():
+            yield note
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        text = "epsilon {task.fields[epsilon]:.2f}  score {task.fields[score]:.3f} (best {task.fields[best]:.3f})"
+        with Bar(TextColumn("training"), BarColumn(), TextColumn(text), TimeRemainingColumn(),
+                 console=Console(stderr=True), transient=True) as bar:  # fmt: skip
+            task = bar.add_task("", total=steps, epsilon=1.0, score=float("nan"), best=float("nan"))
+
+            def report(p: "Progress") -> None:
+                note(p)
+                bar.update(task, completed=p.step, epsilon=p.epsilon, score=p.score, best=p.best)
+
+            yield report
+    except KeyboardInterrupt:
+        click.echo(f"stopped at step {last[0]} of {steps}; no artifact was written", err=True)
+        raise
