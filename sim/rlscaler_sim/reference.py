@@ -211,6 +211,7 @@ def _poisson_below(mean: float, logs: np.ndarray) -> np.ndarray:
 def by_requests(case: Case, runs: int, seed: int) -> Measures:
     """Simulate every request with Ciw, `runs` times with fresh arrivals of the same rates."""
     import ciw
+    from ciw import dists
 
     rng = np.random.default_rng(seed)
     length = len(case.rates) * TICK
@@ -225,8 +226,8 @@ def by_requests(case: Case, runs: int, seed: int) -> Measures:
         times = np.sort(begins + rng.uniform(0.0, TICK, len(begins)))
         gaps = [*np.diff(times, prepend=0.0).tolist(), math.inf]
         network = ciw.create_network(
-            arrival_distributions=[ciw.dists.Sequential(gaps)],
-            service_distributions=[ciw.dists.Exponential(rate=case.service_rate)],
+            arrival_distributions=[dists.Sequential(gaps)],
+            service_distributions=[dists.Exponential(rate=case.service_rate)],
             number_of_servers=[
                 ciw.Schedule(numbers_of_servers=numbers, shift_end_dates=ends) if len(numbers) > 1 else numbers[0]
             ],

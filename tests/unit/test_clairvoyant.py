@@ -227,7 +227,11 @@ def test_the_programme_finds_the_cheapest_orders_of_all(
 def test_a_load_in_a_batch_is_planned_as_alone() -> None:
     cases = [made(seed, steps=40, level=level) for seed, level in ((1, 2.0), (2, 20.0), (3, 5.0))]
     arrivals = np.concatenate([case.arguments["arrivals"] for case in cases])
-    shared = cases[0].arguments | {"arrivals": arrivals, "high": np.array([4, 60, 20]), "start": np.array([2, 20, 5])}
+    shared: dict[str, Any] = cases[0].arguments | {
+        "arrivals": arrivals,
+        "high": np.array([4, 60, 20]),
+        "start": np.array([2, 20, 5]),
+    }
     together = clairvoyant.plan(**shared)
     for row, case in enumerate(cases):
         alone = clairvoyant.plan(**case.arguments | {"high": shared["high"][row], "start": shared["start"][row]})
