@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from rlscaler.arrays import Array, State, namespace
+from rlscaler.arrays import Array, State
 
 METRICS = ("load", "backlog", "utilization", "latency", "errors")
 COUNTS = ("ready", "starting", "desired")
@@ -58,6 +58,3 @@ def cleaned(xp: Any, snapshot: Snapshot, n: int, like: Array, stale_after: float
         out[name] = xp.where(known, value, nan)
     out["age"] = age
     return out
-
-
-__all__ = ["COUNTS", "METRICS", "Snapshot", "cleaned", "namespace"]

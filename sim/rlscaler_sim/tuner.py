@@ -198,7 +198,8 @@ def tune(
     folds = [{"held_out": out, "constants": pick(index + 1)} for index, out in enumerate(held_out)]
     return {
         "provenance": {
-            "command": f"rlscaler tune --budget {budget} --for {duration / 86400:g}d --seed {seed}",
+            "command": "rlscaler tune --traces FOLDER --output core/rlscaler/data/tuned.json"
+            f" --budget {budget} --for {duration / 86400:g}d --seed {seed}",
             "budget": budget,
             "seconds": duration,
             "seed": seed,
