@@ -1,0 +1,158 @@
+"""What the rooms of the operator tell each other: plain values, no behaviour.
+
+Times are decision times (`clock.Clock.now`): seconds since the epoch that neither jump nor run backwards.
+Unknown numbers are NaN.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from rlscaler.custom_resource import Resource
+
+
+class Key(NamedTuple):
+    """Names one RLScaler."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        """Return namespace/name."""
+        return f"{self.namespace}/{self.name}"
+
+
+class TargetKey(NamedTuple):
+    """Names what is scaled, whatever API version it is spoken of in. group: "" is the core group."""
+
+    namespace: str
+    group: str
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        """Return Kind namespace/name."""
+        return f"{self.kind} {self.namespace}/{self.name}"
+
+
+class Note(NamedTuple):
+    """Something that a person should know: a typed reason in CamelCase, and a sentence that says what to do."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A scale target as its watch shows it.
+
+    desired: spec.replicas (left out means 1). replicas: pods that exist. ready: pods that serve.
+    manager: the field manager that last set spec.replicas, "" where nobody says so; managed_at: epoch seconds.
+    selector: the pods' label selector as text, "" where unknown.
+    """
+
+    key: TargetKey
+    uid: str
+    desired: int
+    replicas: int
+    ready: int
+    selector: str = ""
+    manager: str = ""
+    managed_at: float = math.nan
+
+    @property
+    def starting(self) -> int:
+        """Replicas asked for that do not serve yet."""
+        return max(0, self.desired - self.ready)
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One RLScaler as its watch shows it.
+
+    resource: what its spec says; None where it cannot be used, and `problem` says why.
+    paused, force: the annotations rlscaler.io/paused and rlscaler.io/force-replicas (None: not set).
+    annotation_problem: what is wrong with one of them. status: the last status that the API server showed.
+    """
+
+    key: Key
+    uid: str
+    generation: int
+    created: float
+    resource: Resource | None
+    problem: Note | None = None
+    paused: bool = False
+    force: int | None = None
+    annotation_problem: Note | None = None
+    status: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """What the metrics of one workload were at one tick; problems: by field of the resource (spec.metrics.load)."""
+
+    time: float
+    load: float = math.nan
+    backlog: float = math.nan
+    latency: float = math.nan
+    errors: float = math.nan
+    utilization: float = math.nan
+    problems: Mapping[str, Note] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was decided for one workload.
+
+    replicas: -1 where nothing can be decided. bits: of `rlscaler.reasons.Reason`. proposal, recommendation,
+    demand: replicas. capacity: requests/s of a replica and startup: seconds, as stated or learned (NaN: unknown).
+    coverage: seconds of load that are known of this workload. error: what the policy raised, "" if nothing.
+    """
+
+    time: float
+    replicas: int
+    proposal: float
+    recommendation: float
+    demand: float
+    bits: int
+    capacity: float
+    startup: float
+    coverage: float
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyInUse:
+    """Which policy decides. digest: "sha256:..." of an artifact, "" of a rule. schema: of its observation."""
+
+    name: str
+    digest: str = ""
+    schema: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """All that is known of one workload after a tick: status, events, metrics and log lines are made from it.
+
+    target_problem, source_problem, policy_problem, conflict: None where all is well. write_problem: the last write
+    to the target failed. wanted: replicas that the target should have after all (decision, force, pause), None where
+    nothing is wanted of it. wrote: the target was changed at this tick, from `target.desired` to `wanted`.
+    virtual: what Shadow's own replicas would be. yielding: seconds for which another owner is given way.
+    """
+
+    time: float
+    workload: Workload
+    target: Target | None = None
+    readings: Readings | None = None
+    decision: Decision | None = None
+    policy: PolicyInUse | None = None
+    target_problem: Note | None = None
+    source_problem: Note | None = None
+    policy_problem: Note | None = None
+    conflict: Note | None = None
+    write_problem: Note | None = None
+    wanted: int | None = None
+    wrote: bool = False
+    last_scale: float = math.nan
+    comparison: Mapping[str, Any] | None = None
