@@ -9,7 +9,7 @@ All of them take some 15 minutes on two cores; a second clone finds them there. 
 
 import sys
 
-if __name__ == "__main__" and sys.version_info < (3, 11):  # noqa: UP036 - as in environment.py
+if __name__ == "__main__" and sys.version_info < (3, 11):
     sys.exit("components.py needs Python 3.11 or newer")
 
 import contextlib

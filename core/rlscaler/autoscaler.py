@@ -6,67 +6,30 @@ The same object decides in training, dry-run, backtest and cluster; only where s
 decisions go differs.
 """
 
-import io
-import json
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
-from rlscaler import behavior, guard, history
+from rlscaler import archive, behavior, growth, guard, history
 from rlscaler import features as _features
 from rlscaler.arrays import Array, State
-from rlscaler.files import write_bytes_atomically
+from rlscaler.decisions import Decisions as Decisions
+from rlscaler.memory import PARTS, adopted, regrid, require_alike
+from rlscaler.panel import Panel as Panel
 from rlscaler.policies import load_policy
 from rlscaler.policy import Policy, Proposal, View
-from rlscaler.reasons import names, sentence
-from rlscaler.rows import Picked, put, stacked, taken, widened
+from rlscaler.rows import put, stacked, taken, widened
 from rlscaler.rules.growth import Growth
 from rlscaler.settings import Settings, compiled
 from rlscaler.snapshot import Snapshot, cleaned
 
-_SAVED = 1
 _BLOCK = 512
 """Rows whose features are computed at once: few enough that the intermediate arrays stay in the cache."""
-
-
-@dataclass(frozen=True, slots=True)
-class Decisions:
-    """What was decided for N rows at one time, every array of shape (N,).
-
-    rows: int64. replicas: int64, -1 where the present count is unknown and nothing can be decided.
-    proposal: float64, what the policy wanted (NaN: no answer). recommendation: float64, what the fallback rule
-    wanted. demand: float64 replicas, NaN = unknown. reasons: int64 bits of `Reason`. error: what the policy raised.
-    """
-
-    time: np.ndarray
-    rows: np.ndarray
-    replicas: np.ndarray
-    proposal: np.ndarray
-    recommendation: np.ndarray
-    demand: np.ndarray
-    reasons: np.ndarray
-    error: str = ""
-
-    def explain(self, index: int = 0) -> dict[str, Any]:
-        """Return the decision at `index` as plain values: JSON-ready, unknown numbers as None."""
-
-        def plain(value: float) -> float | None:
-            return round(float(value), 6) if np.isfinite(value) else None
-
-        bits = int(self.reasons[index])
-        return {
-            "time": float(self.time[index]),
-            "demand": plain(self.demand[index]),
-            "recommendation": plain(self.recommendation[index]),
-            "proposal": plain(self.proposal[index]),
-            "replicas": int(self.replicas[index]),
-            "reasons": list(names(bits)),
-            "sentence": sentence(bits),
-        }
+_SUMMARY_SPAN = 2 * len(growth.PHASES) * growth.PHASE_SECONDS
+"""Seconds within which every summary of a history is made anew."""
 
 
 class Autoscaler:
@@ -143,6 +106,15 @@ class Autoscaler:
         self.reset(rows)
         return rows
 
+    def reserve(self, rows: int) -> None:
+        """Make room for so many more rows at once: to add rows one by one copies everything each time."""
+        extra = rows - len(self._free)
+        if extra > 0:
+            begin = len(self.keys)
+            self.keys.extend([None] * extra)
+            self._extend(compiled(Settings(), extra), extra)
+            self._free.extend(range(len(self.keys) - 1, begin - 1, -1))
+
     def _fresh(self, n: int) -> tuple[State, State, State, State]:
         past = history.state(n) if self.remembers else {}
         return past, guard.state(self._settings, n), self.policy.state(n), self.fallback.state(n)
@@ -167,7 +139,31 @@ class Autoscaler:
     def update(self, rows: Any, settings: Settings) -> None:
         """Give the rows new settings; what is remembered of them stays."""
         rows = np.atleast_1d(np.asarray(rows, np.int64))
-        self._set(rows, compiled(settings, len(rows)))
+        arrays = compiled(settings, len(rows))
+        if self.remembers:
+            regrid(np, self._history, rows, self._settings["interval"][rows], arrays["interval"])
+        self._set(rows, arrays)
+
+    def learn(self, rows: Any, *, capacity_per_replica: Any = None, startup: Any = None) -> None:
+        """Give the rows the requests/s of a replica (NaN = unknown) and the seconds of its start, where not None.
+
+        Raises SettingsError as `update`.
+        """
+        rows = np.atleast_1d(np.asarray(rows, np.int64))
+        given = {"capacity_per_replica": capacity_per_replica, "startup": startup}
+        given = {name: value for name, value in given.items() if value is not None}
+        arrays = compiled(Settings(**given), len(rows))
+        for name in given:
+            self._settings[name][rows] = arrays[name]
+
+    def settings(self, rows: Any) -> State:
+        """Return the compiled settings of the rows (a copy)."""
+        return taken(self._settings, np.atleast_1d(np.asarray(rows, np.int64)))
+
+    def known_seconds(self, rows: Any) -> np.ndarray:
+        """Return the seconds of load that are known of the rows, float64."""
+        rows = np.atleast_1d(np.asarray(rows, np.int64))
+        return self._history["known_seconds"][rows] if self.remembers else np.zeros(len(rows))
 
     def reset(self, rows: Any) -> None:
         """Forget all that is remembered of the rows."""
@@ -189,15 +185,21 @@ class Autoscaler:
     def fill(self, rows: Any, times: Any, values: Any) -> None:
         """Take in load read back from a store, oldest first, as if it had been seen tick by tick.
 
-        times: (T,) seconds, ascending. values: (N, T) requests/s, NaN = unknown.
+        times: (T,) or (N, T) seconds, ascending. values: (N, T) requests/s, NaN = unknown.
         """
         rows = np.atleast_1d(np.asarray(rows, np.int64))
         values = np.asarray(values, np.float64)
         times = np.asarray(times, np.float64)
-        if values.shape != (len(rows), len(times)):
-            raise ValueError(f"values has shape {values.shape}; expected {(len(rows), len(times))}, rows by times")
-        for column, time in enumerate(times):
-            self._remember(rows, np.full(len(rows), time), values[:, column])
+        if values.shape != (len(rows), times.shape[-1]) or times.shape not in (values.shape, values.shape[1:]):
+            raise ValueError(
+                f"values has shape {values.shape}, times {times.shape}; expected {len(rows)} rows by times"
+            )
+        for column in range(values.shape[1]):
+            now = np.broadcast_to(times[..., column], (len(rows),))
+            self._remember(rows, now, values[:, column])
+            # The summaries that `decide` would have made at these ticks; earlier ones are made over.
+            if now[0] > times[..., -1].flat[0] - _SUMMARY_SPAN:
+                growth.refresh(np, self._history, rows, now, taken(self._settings, rows))
 
     def _remember(self, rows: np.ndarray, time: np.ndarray, load: np.ndarray) -> None:
         load = np.where((load >= 0) & np.isfinite(load), load, np.nan)
@@ -264,18 +266,20 @@ class Autoscaler:
 
     def decide_on(self, view: View, rows: np.ndarray | None = None) -> Decisions:
         """Decide on a view that was taken for these rows (None: all, none free)."""
-        which = rows
-        error = ""
-        memory = taken(self._policy, which)
+        proposal, error = self.propose(view, rows)
+        return replace(self.settle(view, proposal, rows), error=error)
+
+    def propose(self, view: View, rows: np.ndarray | None = None) -> tuple[Proposal, str]:
+        """Return what the policy wants, NaN where it raises, and what it raised ("": nothing)."""
         try:
-            proposal, memory = self.policy.propose(view, memory)
+            proposal, memory = self.policy.propose(view, taken(self._policy, rows))
             if np.shape(proposal.replicas) != view.demand.shape:
                 raise ValueError(f"the policy proposed {np.shape(proposal.replicas)}, not {view.demand.shape}")
-            put(self._policy, which, memory)
+            put(self._policy, rows, memory)
         except Exception as problem:
-            error = f"{type(problem).__name__}: {problem}"
-            proposal = Proposal(replicas=np.full(view.demand.shape, np.nan))
-        return replace(self.settle(view, proposal, which), error=error)
+            nothing = Proposal(replicas=np.full(view.demand.shape, np.nan))
+            return nothing, f"{type(problem).__name__}: {problem}"
+        return proposal, ""
 
     def settle(self, view: View, proposal: Proposal, rows: np.ndarray | None = None) -> Decisions:
         """Put a proposal for the rows of `view` through the guard; for callers whose policy is elsewhere."""
@@ -299,6 +303,39 @@ class Autoscaler:
             reasons=bits,
         )
 
+    def write_failed(self, rows: Any) -> None:
+        """Take note that the last decision for the rows did not reach the target: `behavior` then counts no event."""
+        self._guard["pending_to"][np.atleast_1d(np.asarray(rows, np.int64))] = np.nan
+
+    def memory(self, rows: Any, parts: Iterable[str] = PARTS) -> dict[str, State]:
+        """Return a copy of what is remembered of the rows; parts: of `memory.PARTS`."""
+        rows = np.atleast_1d(np.asarray(rows, np.int64))
+        return {part: taken(self._parts()[part], rows) for part in parts}
+
+    def recall(self, rows: Any, memory: Mapping[str, State]) -> None:
+        """Put back what `memory` returned, of these rows or of another autoscaler's; parts left out stay as they are.
+
+        The rows decide from then on as those did; where the settings differ, windows and policies apply to what was
+        remembered. History must be of the same interval. Raises ValueError, with nothing changed, where a part does
+        not fit.
+        """
+        rows = np.atleast_1d(np.asarray(rows, np.int64))
+        new = dict(memory)
+        if "guard" in new:
+            try:
+                new["guard"] = adopted(new["guard"], taken(self._settings, rows), self._settings)
+            except (KeyError, IndexError, TypeError) as problem:
+                raise ValueError(f"the memory of the guard is not whole: {problem!r}") from problem
+        for part, state in new.items():
+            require_alike(part, state, self._parts()[part], len(rows))
+        for part, state in new.items():
+            put(self._parts()[part], rows, state)
+
+    def follow(self, policy: Policy) -> None:
+        """Let another policy decide from now on, with a fresh state of its own; history and guard stay."""
+        self._policy = policy.state(len(self.keys))
+        self.policy = policy
+
     def save(self, path: str | Path) -> None:
         """Write all that is remembered, settings and keys included, to one file (arrays and JSON, no code).
 
@@ -307,13 +344,8 @@ class Autoscaler:
         for key in self.keys:
             if key is not None and not isinstance(key, (str, int)):
                 raise ValueError(f"key {key!r} is a {type(key).__name__}; only strings and integers can be saved")
-        about = {"saved": _SAVED, "policy": self.policy.name, "keys": self.keys, "free": self._free,
-                 "remembers": self.remembers}  # fmt: skip
-        arrays = {f"{part}/{name}": array for part, state in self._parts().items() for name, array in state.items()}
-        arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **arrays)
-        write_bytes_atomically(Path(path), buffer.getvalue())
+        about = {"policy": self.policy.name, "keys": self.keys, "free": self._free, "remembers": self.remembers}
+        archive.write(path, about, self._parts())
 
     def _parts(self) -> dict[str, State]:
         return {"settings": self._settings, "history": self._history, "guard": self._guard,
@@ -327,68 +359,15 @@ class Autoscaler:
 
         Raises ValueError naming the file where it is no saved autoscaler or the policy's state differs.
         """
-        try:
-            with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as saved:
-                arrays = {name: saved[name] for name in saved.files}
-            about = json.loads(arrays.pop("about").tobytes())
-            if about["saved"] != _SAVED:
-                raise ValueError(f"saved format {about['saved']!r}; expected {_SAVED}")
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as problem:
-            raise ValueError(f"{path}: no saved autoscaler ({problem})") from problem
+        about, parts = archive.read(path)
         scaler = cls(policy, remembers=about["remembers"], fallback=fallback)
         scaler.keys, scaler._free = list(about["keys"]), list(about["free"])
-        for name, array in arrays.items():
-            part, _, key = name.partition("/")
-            scaler._parts()[part][key] = array
-        expected = {**{f"policy/{k}": v.shape[1:] for k, v in scaler.policy.state(1).items()},
-                    **{f"rule/{k}": v.shape[1:] for k, v in scaler.fallback.state(1).items()}}  # fmt: skip
-        found = {name: a.shape[1:] for name, a in arrays.items() if name.startswith(("policy/", "rule/"))}
-        if expected != found:
-            raise ValueError(f"{path}: saved with policy {about['policy']!r}, whose state another policy cannot take")
+        for part, state in parts.items():
+            scaler._parts()[part].update(state)
+        for part, kept in (("policy", scaler.policy.state(1)), ("rule", scaler.fallback.state(1))):
+            try:
+                require_alike(part, scaler._parts()[part], kept, len(scaler.keys))
+            except ValueError as problem:
+                text = f"saved with policy {about['policy']!r}, whose state another policy cannot take"
+                raise ValueError(f"{path}: {text} ({problem})") from problem
         return scaler
-
-
-@dataclass(slots=True)
-class Panel:
-    """Several policies side by side, each for its own rows: how contenders are compared on the same draws.
-
-    members: (policy, rows) pairs; rows are positions in the view, (n,) int64, disjoint and complete.
-    """
-
-    members: Sequence[tuple[Policy, np.ndarray]]
-    name: str = "panel"
-    _sizes: tuple[int, ...] = field(init=False, default=())
-
-    def state(self, n: int) -> State:
-        """Return the members' states side by side, each as long as the panel (only its own rows are used)."""
-        out: State = {}
-        for index, (policy, _) in enumerate(self.members):
-            out |= {f"{index}/{name}": array for name, array in policy.state(n).items()}
-        return out
-
-    def propose(self, view: View, state: State) -> tuple[Proposal, State]:
-        """Ask each member about its own rows."""
-        n = view.demand.shape[0]
-        replicas, patience = np.full(n, np.nan), np.zeros(n)
-        reasons, trained, tolerated = np.zeros(n, np.int64), np.ones(n, bool), np.zeros(n, bool)
-        for index, (policy, rows) in enumerate(self.members):
-            part = View(
-                xp=view.xp,
-                settings=Picked(view.settings, rows),
-                snapshot=Picked(view.snapshot, rows),
-                features=Picked(view.features, rows),
-                demand=view.demand[rows],
-                current=view.current[rows],
-            )
-            prefix = f"{index}/"
-            memory = {k.removeprefix(prefix): v[rows] for k, v in state.items() if k.startswith(prefix)}
-            proposal, memory = policy.propose(part, memory)
-            for name, array in memory.items():
-                state[prefix + name][rows] = array
-            replicas[rows] = proposal.replicas
-            for target, value in ((patience, proposal.patience), (reasons, proposal.reasons),
-                                  (trained, proposal.trained), (tolerated, proposal.tolerated)):  # fmt: skip
-                if value is not None:
-                    target[rows] = value
-        return Proposal(replicas=replicas, patience=patience, reasons=reasons, trained=trained,
-                        tolerated=tolerated), state  # fmt: skip

@@ -28,6 +28,14 @@ SECTIONS: tuple[tuple[str, dict[str, str]], ...] = (
         },
     ),
     (
+        "In a cluster",
+        {
+            "run": "Scale the workloads of a cluster.",
+            "explain": "Tell the last decision on a workload in words.",
+            "status": "List all RLScalers, those that need somebody first.",
+        },
+    ),
+    (
         "Resources",
         {
             "validate": "Check RLScaler resources.",
@@ -52,6 +60,8 @@ EXTRAS = {
     "kopf": "operator",
     "kubernetes": "operator",
     "prometheus_api_client": "operator",
+    "prometheus_client": "operator",
+    "aiohttp": "operator",
 }
 """Module -> the extra that installs it."""
 

@@ -72,12 +72,23 @@ def validate(ctx: click.Context, files: Sequence[str], as_json: bool) -> None:
 
 
 @click.command()
+@click.option("--crd", is_flag=True, help="Print the CustomResourceDefinition of RLScaler instead, as YAML.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def schema(as_json: bool) -> None:
+def schema(crd: bool, as_json: bool) -> None:
     """Show what a policy sees of a workload, and the reasons that a decision can give.
 
     Everything a policy sees is relative to the workload's own demand and capacity; unknown values read 0.
+
+    \b
+    Examples:
+      rlscaler schema
+      rlscaler schema --crd | kubectl apply --server-side -f -
     """
+    if crd:
+        from rlscaler import crd as definition
+
+        click.echo(json.dumps(definition.crd(), indent=2) if as_json else definition.crd_yaml().rstrip("\n"))
+        return
     from rlscaler.observation import FIELDS, SCHEMA
     from rlscaler.reasons import SENTENCES
 

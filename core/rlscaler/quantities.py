@@ -69,7 +69,15 @@ def quantity(value: str | float) -> float:
         if not math.isfinite(value):
             raise QuantityError(f"{value} is not finite; expected a quantity such as 50, 500m, 1k or 2.5")
         return float(value)
-    text = "" if isinstance(value, bool) else str(value)
+    return float(exact_quantity(value))
+
+
+def exact_quantity(value: str | bool) -> Decimal:
+    """Return a Kubernetes quantity that is written as text, with all its digits: bounds are compared with these.
+
+    Raises QuantityError for anything else.
+    """
+    text = "" if isinstance(value, bool) else value
     found = re.fullmatch(QUANTITY_PATTERN, text) if len(text) <= _LONGEST else None
     if not found:
         raise QuantityError(f"{shown(value)} is not a quantity; expected one such as 50, 500m, 1k, 1Ki or 2.5")
@@ -78,7 +86,7 @@ def quantity(value: str | float) -> float:
         amount *= 1024 ** _BINARY[suffix]
     else:
         amount = amount.scaleb(_DECIMAL[suffix] if suffix in _DECIMAL else int(suffix[1:]))
-    return float(-amount if text[0] == "-" else amount)
+    return -amount if text[0] == "-" else amount
 
 
 def number(value: str | float) -> float:

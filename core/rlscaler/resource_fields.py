@@ -34,6 +34,15 @@ LABEL_NAME = Text("a DNS-1123 label: lower-case letters, digits and '-', at most
 OBJECT_NAME = Text(
     "a DNS-1123 name: lower-case letters, digits, '-' and '.', at most 253", rf"^{_LABEL}(\.{_LABEL})*$", 253
 )
+_NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
+_KEY = "a name of at most 63 letters, digits, '-', '_' and '.', after a DNS-1123 name and '/' where it has a prefix"
+_PREFIX = rf"(?=[^/]{{1,253}}/){_LABEL}(\.{_LABEL})*/"
+LABEL_KEY = Text(_KEY, rf"^({_PREFIX})?(?=[^/]{{1,63}}$){_NAME}$", 317)
+# The API server looks at annotations in lower case.
+ANNOTATION_KEY = Text(_KEY, rf"^((?i:{_PREFIX}))?(?=[^/]{{1,63}}$){_NAME}$", 317)
+LABEL_VALUE = Text(
+    "at most 63 letters, digits, '-', '_' and '.', none of these three first or last", rf"^({_NAME})?$", 63
+)
 _PROMQL = Text("a PromQL query", r"[^ \t\r\n]", 8192)
 
 
@@ -193,14 +202,15 @@ def _min_within_max(values: Mapping[str, Any]) -> str | None:
 def _latency_feasible(values: Mapping[str, Any]) -> str | None:
     """Return what is wrong where even a request that never waits is late.
 
-    Compared in whole milliseconds, as fine as CEL counts a duration.
+    Compared in whole milliseconds, as fine as CEL counts a duration, and with a billionth to spare, by which the API
+    server's arithmetic on quantities may be off (0.3 is 3 * 0.1 there): equal is refused by both.
     """
     objective: Objective = values["objective"]
     capacity: Capacity = values["capacity"]
     if capacity.per_replica is None:
         return None
     milliseconds = math.floor(objective.latency * 1000.0 + 1e-6)
-    if milliseconds * capacity.per_replica > 1000.0 * capacity.concurrency:
+    if milliseconds * capacity.per_replica > 1000.000001 * capacity.concurrency:
         return None
     return (
         f"{duration_text(milliseconds / 1000.0)} is not above the "
@@ -330,7 +340,7 @@ SPEC = Block(
         Rule(
             "!has(self.capacity.perReplica) || double(duration(self.objective.latency).getMilliseconds()) * "
             "quantity(string(self.capacity.perReplica)).asApproximateFloat() > "
-            "1000.0 * double(self.capacity.concurrency)",
+            "1000.000001 * double(self.capacity.concurrency)",
             "objective.latency must be above the time that one request takes, concurrency / perReplica seconds",
             _latency_feasible,
             needs=("objective", "capacity"),
@@ -348,8 +358,8 @@ METADATA = Block(
     (
         Field("name", OBJECT_NAME, "Name of the resource.", required=True),
         Field("namespace", LABEL_NAME, "Namespace of the resource and of its target.", default="default"),
-        Field("labels", TextMap(1000, 63), "Labels."),
-        Field("annotations", TextMap(1000, 262_144), "Annotations."),
+        Field("labels", TextMap(1000, 63, LABEL_KEY, LABEL_VALUE), "Labels."),
+        Field("annotations", TextMap(1000, 262_144, ANNOTATION_KEY), "Annotations."),
         *(Field(name, Ignored(), "Kept by the API server.") for name in _KEPT_BY_SERVER),
     ),
     _metadata,

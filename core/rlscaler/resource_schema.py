@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from rlscaler.quantities import shown
-from rlscaler.resource_values import BAD, Kind, Place, Report, text_of, wrong_kind
+from rlscaler.resource_values import BAD, Kind, Place, Report, Text, matches, text_of, wrong_kind
 from rlscaler.yaml_nodes import Node, from_object
 
 _NULL: Final = Node("null")
@@ -59,10 +59,15 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class TextMap:
-    """A mapping of text to text; read as a dict, without entries that are null."""
+    """A mapping of text to text; read as a dict, without entries that are null.
+
+    keys, values: what they must be; the schema does not say it, so only for what the API server checks by itself.
+    """
 
     most: int
     longest: int
+    keys: Text | None = None
+    values: Text | None = None
     expected: str = "a mapping of text to text"
 
     def schema(self) -> dict[str, Any]:
@@ -74,16 +79,21 @@ class TextMap:
         """Return the mapping."""
         if node.kind != "mapping":
             return report.add(place, wrong_kind(node, self.expected))
-        if len(node.entries) > self.most:
-            return report.add(place, f"{len(node.entries)} entries; expected at most {self.most}")
+        count = sum(value.kind != "null" for _, value in node.entries)
+        if count > self.most:
+            return report.add(place, f"{count} entries; expected at most {self.most}")
         out: dict[str, Any] = {}
         for name, (line, value) in _entries(node, place, report).items():
             if value.kind == "null":
                 continue
             inner = place.inner(shown(name), line)
+            if self.keys and not matches(self.keys.pattern, name):
+                report.add(inner, f"the key is not allowed; expected {self.keys.expected}")
             text = text_of(value, inner, report, "text")
             if text is not BAD and len(text) > self.longest:
                 text = report.add(inner, f"{len(text)} characters; expected at most {self.longest}")
+            elif text is not BAD and self.values and not matches(self.values.pattern, text):
+                text = report.add(inner, f"{shown(text)} is not allowed; expected {self.values.expected}")
             out[name] = text
         return BAD if any(value is BAD for value in out.values()) else out
 

@@ -8,6 +8,7 @@ made of it.
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Final, NamedTuple, Protocol
 
 from rlscaler import quantities
@@ -122,7 +123,7 @@ class Text:
             return BAD
         if len(text) > self.longest:
             return report.add(place, f"{len(text)} characters; expected at most {self.longest}")
-        if not text.strip():
+        if not text.strip(" \t\r\n"):  # the spaces that the patterns know, not all of Unicode's
             return report.add(place, f"empty text; expected {self.expected}")
         if not matches(self.pattern, text):
             return report.add(place, f"{shown(text)} is not allowed; expected {self.expected}")
@@ -191,7 +192,7 @@ class Unit(NamedTuple):
     """How an amount is written. cel: (operator, bound as text) -> the comparison of `self` with it."""
 
     noun: str
-    parse: Callable[[str], float]
+    parse: Callable[[str], float | Decimal]
     write: Callable[[float], str]
     pattern: str
     whole_too: bool
@@ -203,7 +204,7 @@ DURATION = Unit(
     lambda operator, bound: f"duration(self) {operator} duration('{bound}')",
 )  # fmt: skip
 QUANTITY = Unit(
-    "a quantity", quantities.quantity, "{:.15g}".format, quantities.QUANTITY_PATTERN, True,
+    "a quantity", quantities.exact_quantity, "{:.15g}".format, quantities.QUANTITY_PATTERN, True,
     lambda operator, bound: f"quantity(string(self)).compareTo(quantity('{bound}')) {operator} 0",
 )  # fmt: skip
 NUMBER = Unit(
@@ -261,6 +262,8 @@ class Amount:
             return report.add(place, wrong_kind(node, self.expected))
         if node.kind == "number" and self.unit.whole_too:
             return report.add(place, f'{shown(node.text)} is a bare fraction; write "{node.text[:64]}" in quotes')
+        if node.kind == "whole number" and (len(node.text) > 20 or not -(2**63) <= int(node.text) < 2**63):
+            return report.add(place, f"{shown(node.text)} is out of bounds; expected {self.bounds}")
         try:
             value = self.unit.parse(node.text)
         except QuantityError as error:
@@ -273,4 +276,4 @@ class Amount:
             return report.add(
                 place, f"{node.text} is out of bounds; expected {self.bounds}", self.rule if by_rule else None
             )
-        return value
+        return float(value)

@@ -204,7 +204,7 @@ BROKEN_RULES: dict[str, list[tuple[tuple[Any, ...], Any]]] = {
     "self.minReplicas <= self.maxReplicas": [(("spec", "minReplicas"), 11)],
     "!has(self.capacity.perReplica) || double(duration(self.objective.latency).getMilliseconds()) * "
     "quantity(string(self.capacity.perReplica)).asApproximateFloat() > "
-    "1000.0 * double(self.capacity.concurrency)": [(("spec", "objective", "latency"), "80ms")],
+    "1000.000001 * double(self.capacity.concurrency)": [(("spec", "objective", "latency"), "80ms")],
 }
 
 

@@ -1,0 +1,179 @@
+"""HTTP for the Prometheus client under a total deadline, whatever the server does.
+
+A time-out of requests is per read: a server that sends a byte now and then holds a call for ever, and a name server
+that is gone holds it for half a minute. Here each wait (look-up, connection, TLS, header, body) ends at the call's own
+deadline, and the body at a number of bytes. `request` goes to urllib3's pool directly, because what requests does
+before that (cookies, netrc, proxies from the environment, anew for each call) is three quarters of the CPU of a small
+query. Redirects are not followed: the credentials belong to one server.
+"""
+
+import functools
+import json
+import ssl
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+from urllib.parse import urlencode, urlsplit
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from requests.utils import get_environ_proxies
+
+from rlscaler.prometheus_config import SourceConfig
+from rlscaler.prometheus_connection import Dialer
+from rlscaler.prometheus_credentials import Credentials, Keys
+
+LONGEST_GET = 2000
+"""Characters of an encoded query above which it goes into the body of a POST. Proxies limit the length of a URL; below
+it is a GET, since what stands before a Prometheus may let readers GET only (kube-rbac-proxy: POST is `create`)."""
+CHUNK = 65536
+LARGEST_ERROR = 65536
+"""Bytes that are read of an answer other than 200."""
+_NEVER = urllib3.Retry(total=False, redirect=False)
+_CUT_OFF = (ConnectionResetError, BrokenPipeError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+
+
+class AnswerTooLargeError(Exception):
+    """The body is longer than is read."""
+
+
+class Answer:
+    """An answer with its body read whole, as much of requests' own as the client looks at."""
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """Take what came."""
+        self.status_code, self.headers, self.content = status, headers, body
+
+    @functools.cached_property
+    def payload(self) -> Any:
+        """The body as JSON; None where it is none."""
+        try:
+            return json.loads(self.content)
+        except (ValueError, RecursionError):
+            return None
+
+    def json(self, **kwargs: Any) -> Any:
+        """Return the body as JSON; None where it is none."""
+        return self.payload
+
+
+class DeadlineSession(requests.Session):
+    """The session that a `PrometheusConnect` is given. Threads may share it; each call has its own deadline."""
+
+    def __init__(self, config: SourceConfig, monotonic: Callable[[], float], pool_size: int) -> None:
+        """Take the configuration; pool_size: connections that are kept. Nothing is opened or read yet."""
+        super().__init__()
+        self.credentials = Credentials(config)
+        self._config, self._monotonic = config, monotonic
+        self._turn = threading.local()
+        self._adapter = HTTPAdapter(pool_maxsize=pool_size, max_retries=urllib3.Retry(total=0))
+        proxies = get_environ_proxies(config.url)
+        first = requests.Request("GET", config.url).prepare()
+        self._pool = self._adapter.get_connection_with_tls_context(first, verify=True, proxies=proxies)
+        self._pool.ConnectionCls = cast(
+            Any, Dialer(config, self.left, lambda: bool(self._turn.wary)).connection_class(str(self._pool.scheme))
+        )
+        whole = self._adapter.request_url(first, proxies).startswith("http")  # what a proxy of plain HTTP is told
+        parts = urlsplit(config.url)
+        self._origin = "" if whole else f"{parts.scheme}://{parts.netloc}"
+
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """Give the calls of this thread, until the block ends, so many seconds in all."""
+        self._turn.end = self._monotonic() + seconds
+        self._turn.answer = self._turn.keys = None
+        self._turn.wary = False
+        try:
+            yield
+        finally:
+            del self._turn.end
+
+    def left(self) -> float:
+        """Return the seconds that are left to this thread's block; raises TimeoutError where there are none."""
+        left: float = self._turn.end - self._monotonic()
+        if left <= 0.0:
+            raise TimeoutError("the call's time is up")
+        return left
+
+    @property
+    def answer(self) -> Answer | None:
+        """The last answer that this thread got, since the client drops most of it."""
+        found: Answer | None = self._turn.answer
+        return found
+
+    @property
+    def keys(self) -> Keys:
+        """What this thread's last call was let in with."""
+        return self._turn.keys or Keys({}, ())
+
+    def request(self, method: Any, url: Any, params: Any = None, **_: Any) -> Answer:  # type: ignore[override]
+        """Return the answer to a query, whatever its status.
+
+        Raises TimeoutError, AnswerTooLargeError, UnreadableError, OSError, or one of urllib3's errors.
+        """
+        self._turn.answer = None
+        self._turn.keys = keys = self.credentials.keys()
+        text = urlencode({**params, **self._config.query_parameters})
+        target = str(url).removeprefix(self._origin)
+        headers = {
+            "Accept": "application/json",
+            # Packing a small answer costs both sides more than sending it.
+            "Accept-Encoding": "gzip" if target.endswith("query_range") else "identity",
+            "User-Agent": "rlscaler",
+            **keys.headers,
+        }
+        if len(text) <= LONGEST_GET:
+            send = functools.partial(self._send, "GET", f"{target}?{text}", headers, None)
+        else:
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+            send = functools.partial(self._send, "POST", target, headers, text.encode("ascii"))
+        try:
+            response = send()
+        except (urllib3.exceptions.ProtocolError, urllib3.exceptions.SSLError) as error:
+            # A connection that was kept may have been closed by the server just now; queries change nothing, so ask
+            # once more.
+            if not any(isinstance(cause, _CUT_OFF) for cause in error.args):
+                raise
+            self._turn.wary = True
+            response = send()
+        self._turn.answer = answer = self._read(response)
+        return answer
+
+    def _send(self, method: str, target: str, headers: dict[str, str], body: bytes | None) -> urllib3.BaseHTTPResponse:
+        return self._pool.urlopen(
+            method,
+            target,
+            body=body,
+            headers=headers,
+            retries=_NEVER,
+            redirect=False,
+            assert_same_host=False,
+            timeout=self.left(),
+            preload_content=False,
+        )
+
+    def _read(self, response: urllib3.BaseHTTPResponse) -> Answer:
+        """Return the answer with its body; the connection is closed where that is not read to its end."""
+        good = response.status == 200
+        most = self._config.max_bytes if good else LARGEST_ERROR
+        parts, size = [], 0
+        try:
+            while size <= most and (part := response.read(CHUNK, decode_content=True)):
+                parts.append(part)
+                size += len(part)
+        except BaseException:
+            response.close()
+            raise
+        if size > most:
+            response.close()
+            if good:
+                raise AnswerTooLargeError
+        return Answer(response.status, response.headers, b"".join(parts))
+
+    def close(self) -> None:
+        """Close the connections that no call is using."""
+        super().close()
+        self._pool.close()
+        self._adapter.close()

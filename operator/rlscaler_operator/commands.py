@@ -1,0 +1,243 @@
+"""The commands that speak to a cluster.
+
+Everything but click is imported inside the commands, so that each starts as fast as what it needs.
+"""
+
+import contextlib
+import json
+import shutil
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from rlscaler.errors import UserError
+
+if TYPE_CHECKING:
+    from rlscaler_operator.cluster import Cluster
+    from rlscaler_operator.logs import Form
+
+T = TypeVar("T")
+
+WIDEST = 100
+"""Columns of prose; longer lines are hard to read."""
+
+
+def _cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--context", metavar="NAME", help="Context of the kubeconfig."),
+        click.option("--kubeconfig", metavar="FILE", help="The kubeconfig; KUBECONFIG or ~/.kube/config by default."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="The operator's configuration, YAML.")
+@click.option("--policies", type=click.Path(path_type=Path), metavar="DIR", help="Folder of policies, NAME.rlz.")
+@click.option("--namespace", "namespaces", multiple=True, metavar="NS", help="Watch this namespace only; repeatable.")
+@click.option("--listen", default="127.0.0.1:8080", show_default=True, help="Where /metrics, /healthz, /readyz are.")
+@click.option("--lease-namespace", default="default", show_default=True, metavar="NS",
+              help="Namespace of the Lease, of what is kept, and of policies in ConfigMaps.")  # fmt: skip
+@click.option("--lease-name", default="rlscaler", show_default=True, metavar="NAME", help="Name of the Lease.")
+@click.option("--lease-duration", default=15.0, show_default=True, type=click.FloatRange(1.0, 300.0), metavar="SECONDS",
+              help="Time after which another replica takes over from one that is gone.")  # fmt: skip
+@click.option("--identity", default="", envvar="POD_NAME", metavar="NAME", help="Who holds the Lease; the host's name.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info",
+              show_default=True)  # fmt: skip
+@_cluster_options
+def run(log_format: "Form", log_level: str, lease_duration: float, **given: Any) -> None:
+    """Scale the workloads of a cluster: the operator.
+
+    Watches RLScaler resources, reads their load from Prometheus, decides and, where mode is Active, writes replicas.
+    In a pod it takes the pod's service account; elsewhere a kubeconfig.
+
+    \b
+    Examples:
+      rlscaler run --config config.yaml
+      rlscaler run --config config.yaml --namespace shop --kubeconfig ~/.kube/config
+    """
+    import asyncio
+
+    from rlscaler_operator.logs import configure
+    from rlscaler_operator.running import Options
+    from rlscaler_operator.running import run as run_operator
+
+    options = Options(lease_seconds=lease_duration, **given)
+    configure(log_format, log_level)
+    asyncio.run(run_operator(options))
+
+
+@click.command()
+@click.argument("name")
+@click.option("-n", "--namespace", metavar="NS", help="Its namespace; the context's by default.")
+@click.option("-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text", show_default=True)
+@_cluster_options
+def explain(name: str, namespace: str | None, output: str, kubeconfig: str | None, context: str | None) -> None:
+    """Tell the last decision on a workload in words: what was seen, wanted, allowed and done.
+
+    NAME is that of the RLScaler.
+
+    \b
+    Examples:
+      rlscaler explain web -n shop
+      rlscaler explain web -n shop -o json | jq .decision
+    """
+    from rlscaler_operator.explaining import explained, told
+    from rlscaler_operator.model import Key
+
+    cluster, here = _connected(kubeconfig, context)
+    key = Key(namespace or here, name)
+    found = explained(_asked(cluster, lambda: cluster.get_rlscaler(key)), time.time())
+    if output == "json":
+        click.echo(json.dumps(found, indent=2))
+    elif output == "yaml":
+        import yaml
+
+        click.echo(yaml.safe_dump(found, sort_keys=False, allow_unicode=True).rstrip("\n"))
+    else:
+        _print_told(told(found))
+
+
+@click.command()
+@click.option("-n", "--namespace", metavar="NS", help="Of this namespace; the context's by default.")
+@click.option("-A", "--all-namespaces", is_flag=True, help="Of all namespaces.")
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@_cluster_options
+def status(
+    namespace: str | None, all_namespaces: bool, output: str, kubeconfig: str | None, context: str | None
+) -> None:
+    """List all RLScalers, those that need somebody first.
+
+    \b
+    Examples:
+      rlscaler status -n shop
+      rlscaler status -A -o json | jq '.[] | select(.urgency < 6)'
+    """
+    from rlscaler_operator.explaining import sorted_overviews
+
+    if all_namespaces and namespace is not None:
+        raise UserError(f"both --namespace {namespace} and --all-namespaces are given; expected one of them")
+    cluster, here = _connected(kubeconfig, context)
+    where = None if all_namespaces else namespace or here
+    rows = sorted_overviews(_asked(cluster, lambda: cluster.list_rlscalers(where)), time.time())
+    if output == "json":
+        click.echo(json.dumps(rows, indent=2))
+    elif rows:
+        _print_overview(rows, namespaced=all_namespaces)
+    else:
+        place = "any namespace" if where is None else f"namespace {where}"
+        click.echo(f"There is no RLScaler in {place}.", err=True)
+
+
+def _connected(kubeconfig: str | None, context: str | None) -> "tuple[Cluster, str]":
+    """Return the cluster, and the namespace that is meant where none is named."""
+    from rlscaler_operator.cluster import Cluster
+
+    return Cluster.connect(kubeconfig, context), _namespace(kubeconfig, context)
+
+
+def _namespace(kubeconfig: str | None, context: str | None) -> str:
+    """Return the namespace of the context, or of the pod that we run in; `default` where neither says one."""
+    from kubernetes import config
+
+    try:
+        contexts, active = config.list_kube_config_contexts(kubeconfig)  # type: ignore[no-untyped-call]
+    except (config.ConfigException, OSError):  # in a pod
+        with contextlib.suppress(OSError):
+            return Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace").read_text().strip() or "default"
+        return "default"
+    chosen = next((each for each in contexts if each["name"] == context), active)
+    return str((chosen or {}).get("context", {}).get("namespace") or "default")
+
+
+def _asked(cluster: "Cluster", ask: Callable[[], T]) -> T:
+    """Return the answer; raises UserError, in one line, where there is none."""
+    from rlscaler_operator.api_errors import ClusterError
+    from rlscaler_operator.cluster import GROUP, PLURAL
+
+    try:
+        return ask()
+    except ClusterError as error:
+        message = " ".join(error.message.split())
+        if error.reason == "NotFound" and not _served(cluster, GROUP, PLURAL):
+            raise UserError(
+                f"this cluster has no RLScalers: {PLURAL}.{GROUP} is not installed; see `helm install` in the README"
+            ) from error
+        raise UserError(message) from error
+
+
+def _served(cluster: "Cluster", group: str, plural: str) -> bool:
+    from rlscaler_operator.api_errors import ClusterError
+
+    try:
+        return cluster.served(group, plural)
+    except ClusterError:
+        return True
+
+
+def _width() -> int | None:
+    """Return the columns of the terminal, None for a pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _print_told(lines: Sequence[tuple[str, str]]) -> None:
+    """Print an explanation: labels stand in a column of their own, text is wrapped to what is readable."""
+    width = min(_width() or WIDEST, WIDEST)
+    column = 2 + max(len(label) for label, _ in lines)
+    margin = 0
+    for label, text in lines:
+        if label or not text:
+            margin = {"": 0, "!": 2, "-": 2}.get(label, column)
+        wrapped = textwrap.wrap(
+            "".join(c if c.isprintable() else " " for c in text),  # it comes from anybody who may write a status
+            width,
+            initial_indent=label.ljust(margin),
+            subsequent_indent=" " * margin,
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
+        click.echo("\n".join(wrapped))
+
+
+def _print_overview(rows: Sequence[Mapping[str, Any]], *, namespaced: bool) -> None:
+    """Print the table of all: fitted to the terminal, whole for a pipe."""
+    from rlscaler_operator.explaining import COLUMNS, cells
+
+    lines = [COLUMNS, *(cells(row, namespaced=namespaced) for row in rows)]
+    table = dict(zip(COLUMNS, zip(*lines, strict=True), strict=True))
+    columns = _fitted({name: max(map(len, column)) for name, column in table.items()}, _width())
+    for index in range(len(lines)):
+        shown = []
+        for name, size in columns.items():
+            cell = table[name][index]
+            cell = cell if len(cell) <= size else f"{cell[: size - 1]}…"
+            cell = cell.rjust(size) if name in _NUMBERS else cell.ljust(size)
+            urgency = rows[index - 1]["urgency"] if index and name == "REASON" else 9
+            shown.append(click.style(cell, fg=_COLOUR.get(urgency), bold=index == 0 or None))
+        click.echo("  ".join(shown).rstrip())
+
+
+_NUMBERS = frozenset({"MIN", "MAX", "NOW", "WANTED", "FOR"})
+_COLOUR = dict.fromkeys(range(6), "red") | dict.fromkeys((6, 7), "yellow")
+
+
+def _fitted(sizes: Mapping[str, int], width: int | None) -> dict[str, int]:
+    """Return the columns that fit into `width` (None: all of them) and their sizes; names are shortened last."""
+    kept = dict(sizes)
+
+    def excess() -> int:
+        return sum(kept.values()) + 2 * (len(kept) - 1) - (width or 0)
+
+    if width is None:
+        return kept
+    for name in ("TARGET", "MIN", "MAX", "FOR"):
+        if excess() > 0:
+            del kept[name]
+    kept["WORKLOAD"] = max(12, kept["WORKLOAD"] - max(0, excess()))
+    return kept

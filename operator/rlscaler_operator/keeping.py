@@ -1,0 +1,279 @@
+"""What a leader starts from and leaves behind: the checkpoint in ConfigMaps, and the past read back from Prometheus.
+
+A workload that is new here, be it new to the cluster or to this process, is first given its memory: the guard's from
+the checkpoint, the last hour of load from its source, and the decisions of the ticks that were missed, made again
+without acting on them. Then it is decided. The rest of its past follows in the background.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from rlscaler.resource_objects import Query
+from rlscaler_operator import checkpoint, past
+from rlscaler_operator.api_errors import ClusterError
+from rlscaler_operator.checkpoint import Kept
+from rlscaler_operator.cluster import Cluster
+from rlscaler_operator.collecting import Line
+from rlscaler_operator.leading import Leader
+from rlscaler_operator.model import Key, Note, Readings
+from rlscaler_operator.queries import Group
+
+GATHER = 0.2
+"""Seconds for which new workloads are gathered before their past is read together."""
+AT_ONCE = 512
+"""Workloads whose past is taken in together."""
+SAVE_EVERY = 60.0
+"""Seconds between two checkpoints."""
+PIECE = 6 * past.HOUR
+"""Seconds of the older past that are read at a time."""
+SLICE = 32
+"""Samples of the older past that are taken in at a stretch."""
+DUTY = 4.0
+"""Seconds of rest for each second of work on the older past."""
+LABEL = "rlscaler.io/state"
+"""Label of the ConfigMaps that hold a checkpoint; its value is the Lease's name."""
+
+log = logging.getLogger("rlscaler.keeping")
+
+
+class Shelf:
+    """The ConfigMaps that hold the checkpoint, one chunk in each."""
+
+    def __init__(self, cluster: Cluster, namespace: str, name: str, valid: Callable[[], bool]) -> None:
+        """Take where they lie. name: the Lease's. valid: whether we lead, asked before each write."""
+        self._cluster, self._namespace, self._name, self._valid = cluster, namespace, name, valid
+        self._there: dict[str, int] = {}
+
+    def read(self) -> list[tuple[str, bytes]]:
+        """Return name and content of each chunk. Raises ClusterError."""
+        found = self._cluster.list_config_maps(self._namespace, f"{LABEL}={self._name}")
+        self._there = {each.name: 0 for each in found}
+        return [(f"ConfigMap {each.name}", blob) for each in found for blob in each.binary_data.values()]
+
+    def write(self, blobs: Sequence[bytes]) -> None:
+        """Put the chunks where those before lay; chunks that are as they were are not written. Raises ClusterError."""
+        names = [f"{self._name}-state-{number}" for number in range(len(blobs))]
+        for name, blob in zip(names, blobs, strict=True):
+            if self._there.get(name) != hash(blob) and self._valid():
+                self._cluster.put_config_map(self._namespace, name, {LABEL: self._name}, {"state": blob})
+                self._there[name] = hash(blob)
+        for name in sorted(self._there.keys() - set(names)):
+            if self._valid():
+                self._cluster.delete_config_map(self._namespace, name)
+                del self._there[name]
+
+
+class Loads(NamedTuple):
+    """Past load of one workload: times and values, both (T,), ascending."""
+
+    times: np.ndarray
+    values: np.ndarray
+
+
+class Keeper:
+    """Gives workloads their memory, and keeps it."""
+
+    def __init__(self, leader: Leader, shelf: Shelf, history: Callable[[], float]) -> None:
+        """Take the leader and where its checkpoint lies. history: seconds of past load to read back."""
+        self._leader, self._shelf, self._history = leader, shelf, history
+        self._kept: dict[Key, Kept] = {}
+        self._older: list[Key] = []
+        self._offsets: dict[str, float] = {}
+        self._saving = asyncio.Lock()
+
+    async def restore(self) -> None:
+        """Read the checkpoint; what cannot be read is told and left out."""
+        try:
+            blobs = await asyncio.to_thread(self._shelf.read)
+        except ClusterError as error:
+            log.warning("no checkpoint: %s", error.message)
+            return
+        found = []
+        for called, blob in blobs:
+            kept, note = checkpoint.unpacked(blob, called)
+            found.append(kept)
+            if note is not None:
+                log.warning(note.message, extra={"context": {"reason": note.reason}})
+        self._kept = checkpoint.newest(found)
+        if self._kept:
+            log.info("the checkpoint has %d workloads", len(self._kept))
+
+    async def save_regularly(self) -> None:
+        """Keep the state once a minute, until cancelled."""
+        while True:
+            await asyncio.sleep(SAVE_EVERY)
+            await self.save()
+
+    async def save(self) -> None:
+        """Keep the state as it is now."""
+        async with self._saving:
+            leader = self._leader
+            blobs = []
+            # Those that are not decided yet have no memory but the one that was kept before.
+            ready = [key for key, ledger in leader.ledgers.items() if ledger.ready and key in leader.decider]
+            for keys in checkpoint.chunks([*ready, *self._kept]).values():
+                waiting = {key: self._kept[key] for key in keys if key in self._kept}
+                mine = [key for key in keys if key not in waiting]
+                batches = [*leader.decider.memory(mine), *checkpoint.joined(waiting, math.inf)]
+                notes = {key: leader.notes(key) for key in mine} | {key: kept.notes for key, kept in waiting.items()}
+                blobs.append(checkpoint.packed(batches, notes))
+                await asyncio.sleep(0)
+            try:
+                await asyncio.to_thread(self._shelf.write, blobs)
+            except ClusterError as error:
+                log.warning("the state is not kept: %s", error.message)
+
+    async def read_recent(self) -> None:
+        """Give new workloads their memory and their last hour, then let them be decided, until cancelled."""
+        while True:
+            await asyncio.sleep(GATHER)
+            if unread := [key for key in self._leader.unread if self._leader.target(key) is not None]:
+                await self._remember(unread)
+
+    async def _remember(self, keys: Sequence[Key]) -> None:
+        leader = self._leader
+        now = leader.clock.now()
+        found = await self._loads(keys, now - past.HOUR, now)
+        for begin in range(0, len(keys), AT_ONCE):
+            some = [key for key in keys[begin : begin + AT_ONCE] if key in leader.unread and key in leader.decider]
+            self._give(some, found, leader.clock.now())
+            leader.begin(some)
+            self._older += some
+            await asyncio.sleep(0)
+
+    def _give(self, keys: Sequence[Key], loads: Mapping[Key, Loads], now: float) -> None:
+        """Recall the guard's memory, then take in the last hour and decide again what was missed of it."""
+        leader = self._leader
+        kept = {key: self._kept.pop(key) for key in keys if key in self._kept}
+        last: dict[Key, float] = {}
+        for batch in checkpoint.joined(kept, now):
+            try:
+                leader.decider.recall(batch)
+                last |= {key: time for key, time in zip(batch.keys, batch.time.tolist(), strict=True) if time <= now}
+            except ValueError as error:
+                log.warning("%d workloads begin with an empty memory: %s", len(batch.keys), error)
+        for key, one in kept.items():
+            leader.recall_notes(key, one.notes)
+        for known, times, values in _matrices({key: loads[key] for key in keys if key in loads}):
+            fresh = np.array([key not in last for key in known])
+            if fresh.any():
+                leader.decider.fill([key for key in known if key not in last], times[fresh], values[fresh])
+            if not fresh.all():
+                again = [key for key in known if key in last]
+                seen = np.array([last[key] for key in again])
+                self._decide_again(again, times[~fresh], values[~fresh], seen)
+
+    def _decide_again(self, keys: Sequence[Key], times: np.ndarray, values: np.ndarray, seen: np.ndarray) -> None:
+        """Take in load up to the last decision, and make the decisions after it without acting on them.
+
+        The target is taken to have had its present replicas since: a change of them would have been kept at once.
+        """
+        leader = self._leader
+        old = int((times <= seen[:, None]).sum(axis=1).min())
+        leader.decider.fill(keys, times[:, :old], values[:, :old])
+        for column in range(old, times.shape[1]):
+            missed = times[:, column] > seen
+            if not missed.all():
+                rows = np.flatnonzero(~missed).tolist()
+                one = slice(column, column + 1)
+                leader.decider.fill([keys[row] for row in rows], times[rows, one], values[rows, one])
+            rows = np.flatnonzero(missed).tolist()
+            due = {keys[row]: float(times[row, column]) for row in rows}
+            loads = {keys[row]: float(values[row, column]) for row in rows}
+            targets = {key: target for key in due if (target := leader.target(key)) is not None}
+            due = {key: time for key, time in due.items() if key in targets}
+            leader.decider.decide(due, {key: Readings(due[key], loads[key]) for key in due}, targets)
+
+    async def _loads(self, keys: Iterable[Key], start: float, end: float) -> dict[Key, Loads]:
+        """Return the loads of workloads in (start, end], without those whose source has no answer."""
+        groups: dict[Group, dict[Key, Query]] = {}
+        for key in keys:
+            workload = self._leader.fleet.workloads.get(key)
+            if workload is not None and workload.resource is not None and key in self._leader.roster:
+                groups.setdefault(self._leader.roster.group(key), {})[key] = workload.resource.spec.metrics.load
+        found: dict[Key, Loads] = {}
+        sizes = {group: len(members) for group, members in groups.items()}
+        parts = await asyncio.gather(*(self._group_loads(group, groups[group], start, end) for group in sizes))
+        for part in parts:
+            found |= part
+        return found
+
+    async def _group_loads(
+        self, group: Group, members: Mapping[Key, Query], start: float, end: float
+    ) -> dict[Key, Loads]:
+        line = self._leader.collector.lines.get(group.load.source)
+        if line is None:
+            return {}
+        offset = await self._offset(line)
+        pieces: dict[Key, list[np.ndarray]] = {key: [] for key in members}
+        times: list[np.ndarray] = []
+        series = len(members)
+        while start < end:
+            (since, until), *_ = past.spans(group, start, end, series)
+            found = await past.loads(line, group, members, since, until, offset)
+            if isinstance(found, Note):
+                return {}
+            times.append(found[0])
+            for key, values in found[1].items():
+                pieces[key].append(values)
+            start, series = until, max(found[2], 1)
+        grid = np.concatenate(times)
+        return {key: Loads(grid, np.concatenate(values)) for key, values in pieces.items()} if len(grid) else {}
+
+    async def _offset(self, line: Line) -> float:
+        """Return the source's time less decision time, asked once."""
+        if line.name not in self._offsets:
+            self._offsets[line.name] = await line.offset(line.timeout)
+        return self._offsets[line.name]
+
+    async def read_older(self) -> None:
+        """Read what lies before the last hour, a few workloads at a time, until cancelled."""
+        while True:
+            await asyncio.sleep(GATHER)
+            if self._older:
+                some, self._older = self._older[:AT_ONCE], self._older[AT_ONCE:]
+                await self._read_older([key for key in some if key in self._leader.decider])
+
+    async def _read_older(self, keys: Sequence[Key]) -> None:
+        leader = self._leader
+        intervals: dict[float, list[Key]] = {}
+        for key in keys:
+            if key in leader.roster:
+                intervals.setdefault(leader.roster.group(key).interval, []).append(key)
+        for members in intervals.values():
+            await self._fill_attic(members)
+
+    async def _fill_attic(self, keys: Sequence[Key]) -> None:
+        """Make the whole history of workloads of one interval, oldest first, and let them have it."""
+        leader = self._leader
+        start = leader.clock.now() - self._history()
+        known: set[Key] = set()
+        attic = leader.decider.attic(keys)
+        while (end := min(start + PIECE, leader.clock.now())) - start > leader.roster.group(keys[0]).interval:
+            loads = await self._loads(attic.keys, start, end)
+            known |= loads.keys()
+            for members, times, values in _matrices(loads):
+                for begin in range(0, times.shape[1], SLICE):
+                    began = leader.clock.monotonic()
+                    attic.fill(members, times[:, begin : begin + SLICE], values[:, begin : begin + SLICE])
+                    await asyncio.sleep(DUTY * (leader.clock.monotonic() - began))
+            start = end
+            keys = [key for key in keys if key in leader.roster]
+            if not keys:
+                return
+        attic.adopt(known)
+
+
+def _matrices(loads: Mapping[Key, Loads]) -> Iterator[tuple[list[Key], np.ndarray, np.ndarray]]:
+    """Yield workloads with times and loads as matrices (N, T): those whose samples are as many at the same interval."""
+    alike: dict[tuple[int, float], list[Key]] = {}
+    for key, (times, _) in loads.items():
+        step = float(times[1] - times[0]) if len(times) > 1 else 0.0
+        alike.setdefault((len(times), round(step, 6)), []).append(key)
+    for keys in alike.values():
+        yield keys, np.array([loads[key].times for key in keys]), np.array([loads[key].values for key in keys])

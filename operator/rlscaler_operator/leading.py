@@ -1,0 +1,354 @@
+"""What the leader does: everyone who is due is read, decided in one batch, written on change and reported.
+
+One loop for all workloads. Nothing in it waits for a source, the API server or a policy's file: reads and writes are
+tasks of their own under deadlines, and their results are taken in when they are there. A follower runs none of it;
+when it becomes the leader it starts as a fresh process does: checkpoint, the last hour, the ticks that were missed.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import Coroutine, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from rlscaler.policies import load_policy
+from rlscaler.policy import Policy
+from rlscaler_operator import accounts, conflicts
+from rlscaler_operator.clock import Clock
+from rlscaler_operator.collecting import Collector
+from rlscaler_operator.deciding import Decider
+from rlscaler_operator.fleet import Fleet
+from rlscaler_operator.model import Account, Decision, Key, Note, PolicyInUse, Readings, Target, TargetKey, Workload
+from rlscaler_operator.policy_store import PolicyRefused, PolicyStore
+from rlscaler_operator.queries import Group, group_of
+from rlscaler_operator.reporting import Reporter
+from rlscaler_operator.roster import Roster
+from rlscaler_operator.telemetry import Telemetry
+from rlscaler_operator.writing import Actuator, Outcome
+
+BATCH = 0.1
+"""Seconds for which readings are gathered before they are decided together."""
+IDLE = 1.0
+"""Seconds after which the loop looks around though nothing has happened."""
+
+log = logging.getLogger("rlscaler.loop")
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What the leader keeps of one workload beside the decision's own memory."""
+
+    version: tuple[str, int] = ("", 0)
+    conflict: conflicts.Memory = field(default_factory=conflicts.Memory)
+    ready: bool = False
+    last_scale: float = math.nan
+    readings: Readings | None = None
+    decision: Decision | None = None
+    in_use: PolicyInUse | None = None
+    policy_problem: Note | None = None
+    write_problem: Note | None = None
+
+
+class Leader:
+    """Decides for all workloads of a fleet while it may."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        collector: Collector,
+        store: PolicyStore,
+        actuator: Actuator,
+        reporter: Reporter,
+        telemetry: Telemetry,
+        clock: Clock,
+        watched: frozenset[tuple[str, str]],
+    ) -> None:
+        """Take the parts. watched: group and kind of all targets that are watched."""
+        self.watched = watched
+        self.fleet, self.collector, self.store = fleet, collector, store
+        self.actuator, self.reporter, self.telemetry, self.clock = actuator, reporter, telemetry, clock
+        self.decider = Decider()
+        self.roster = Roster()
+        self.ledgers: dict[Key, Ledger] = {}
+        self.unread: set[Key] = set()
+        self._resting = False
+        self._collecting: set[Group] = set()
+        self._collected: dict[Key, tuple[float, Readings]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def ticks(self) -> None:
+        """Decide until cancelled."""
+        self.take_in(list(self.fleet.workloads))
+        after = 0.0
+        try:
+            while not self._resting:
+                self.take_in(self.fleet.take_changed())
+                for due, group in self.roster.due(self.clock.now()):
+                    self._collect(due, group, self.roster.members(group))
+                monotonic = self.clock.monotonic()
+                if self._collected and monotonic >= after:
+                    self._decide()
+                    after = self.clock.monotonic() + BATCH
+                self.telemetry.beat(self.clock.monotonic())
+                pause = self.roster.next_due() - self.clock.now()
+                if self._collected:
+                    pause = min(pause, after - self.clock.monotonic())
+                await self._pause(min(max(pause, 0.0), IDLE))
+        finally:
+            for task in self._tasks:
+                task.cancel()
+
+    async def _pause(self, seconds: float) -> None:
+        wake = self.fleet.wake
+        if self._collected:  # more may come, and nothing is gained by waking for each
+            await asyncio.sleep(seconds)
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await wake.wait()
+        except TimeoutError:
+            pass
+        wake.clear()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a task of the loop failed", exc_info=error)
+
+    def take_in(self, changed: Iterable[Key]) -> None:
+        """Admit, update or drop workloads whose resource, target or other owners have changed."""
+        for key in changed:
+            workload = self.fleet.workloads.get(key)
+            if workload is None:
+                self._drop(key)
+                continue
+            ledger = self.ledgers.setdefault(key, Ledger())
+            version = (workload.uid, workload.generation)
+            if workload.resource is None:
+                self._stop(key)
+            elif key not in self.decider or ledger.version != version:
+                self._admit(workload, ledger)
+            ledger.version = version
+            if workload.force is not None:  # whoever forces a count waits for no tick
+                self._settle(workload, ledger)
+            else:
+                self._tell(self._account(workload, ledger))
+
+    def _drop(self, key: Key) -> None:
+        self._stop(key)
+        self.ledgers.pop(key, None)
+        self.reporter.forget(key)
+        self.telemetry.forget(key)
+
+    def _stop(self, key: Key) -> None:
+        self.roster.remove(key)
+        self.unread.discard(key)
+        if key in self.decider:
+            self.decider.drop(key)
+
+    def _admit(self, workload: Workload, ledger: Ledger) -> None:
+        assert workload.resource is not None
+        key, spec = workload.key, workload.resource.spec
+        policy = self._policy(workload, ledger)
+        if key not in self.decider:
+            self.unread.add(key)
+            ledger.ready = False
+        if ledger.in_use is None:
+            raise RuntimeError(f"{key}: no policy is in use")
+        self.decider.put(key, workload.resource, policy, ledger.in_use)
+        self.decider.compare(key, spec.mode == "Shadow")
+        self.roster.place(key, group_of(spec), self.clock.now())
+
+    def _policy(self, workload: Workload, ledger: Ledger) -> Policy:
+        """Return the policy that decides: the one asked for, else the one that decided before, else the rule."""
+        assert workload.resource is not None
+        wanted = workload.resource.spec.policy
+        try:
+            if wanted.server is not None:
+                raise PolicyRefused(Note("PolicyNotFound", f"spec.policy.server: {wanted.server!r} is no inference "
+                                                           f"server of the operator's configuration"))  # fmt: skip
+            policy, ledger.in_use = self.store.get(wanted.name or "default", wanted.digest)
+            ledger.policy_problem = None
+            return policy
+        except PolicyRefused as refused:
+            ledger.policy_problem = refused.note
+        policy = load_policy("default")
+        ledger.in_use = PolicyInUse("default")
+        return policy
+
+    def policies_changed(self, names: Iterable[str]) -> None:
+        """Ask the store again for the workloads whose policy is one of these, and for those that were refused."""
+        named = set(names)
+        for key, workload in self.fleet.workloads.items():
+            ledger = self.ledgers.get(key)
+            if workload.resource is None or ledger is None:
+                continue
+            if ledger.policy_problem is not None or workload.resource.spec.policy.name in named:
+                self._admit(workload, ledger)
+                self._tell(self._account(workload, ledger))
+
+    def rest(self) -> None:
+        """Begin nothing any more; what has been decided may still be written."""
+        self._resting = True
+
+    def target(self, key: Key) -> Target | None:
+        """Return what is known of a workload's target, None where it is not there."""
+        workload = self.fleet.workloads.get(key)
+        target = None if workload is None else self.fleet.target_of(workload)
+        return None if target is None else self.fleet.targets.get(target)
+
+    def notes(self, key: Key) -> dict[str, Any]:
+        """Return what must outlive this process beside the guard's memory, as plain JSON."""
+        ledger = self.ledgers[key]
+        found: dict[str, Any] = {"conflict": conflicts.saved(ledger.conflict)}
+        if math.isfinite(ledger.last_scale):
+            found["lastScale"] = ledger.last_scale
+        if (comparison := self.decider.comparison_memory(key)) is not None:
+            found["comparison"] = comparison
+        return found
+
+    def recall_notes(self, key: Key, notes: Mapping[str, Any]) -> None:
+        """Put back what `notes` returned."""
+        ledger = self.ledgers[key]
+        ledger.conflict = conflicts.restored(notes.get("conflict"))
+        last = notes.get("lastScale")
+        ledger.last_scale = float(last) if isinstance(last, (int, float)) else math.nan
+        if isinstance(comparison := notes.get("comparison"), Mapping):
+            self.decider.recall_comparison(key, comparison)
+
+    def begin(self, keys: Iterable[Key]) -> None:
+        """Decide for workloads whose past has been read: at once, then at the moments of their group."""
+        groups: dict[Group, list[Key]] = {}
+        for key in keys:
+            self.unread.discard(key)
+            if key in self.roster:
+                self.ledgers[key].ready = True
+                groups.setdefault(self.roster.group(key), []).append(key)
+        for group, members in groups.items():
+            self._collect(self.clock.now(), group, members)
+
+    def _collect(self, due: float, group: Group, members: Iterable[Key]) -> None:
+        workloads = [self.fleet.workloads[key] for key in members if self._is_decided(key)]
+        if not workloads:
+            return
+        if group in self._collecting:
+            self.telemetry.late(len(workloads))
+            return
+        self._collecting.add(group)
+        self._start(self._read(due, group, workloads))
+
+    def _is_decided(self, key: Key) -> bool:
+        workload, ledger = self.fleet.workloads.get(key), self.ledgers.get(key)
+        return (
+            workload is not None
+            and ledger is not None
+            and ledger.ready
+            and workload.resource is not None
+            and self.fleet.target_of(workload) in self.fleet.targets
+        )
+
+    async def _read(self, due: float, group: Group, workloads: list[Workload]) -> None:
+        try:
+            found = await self.collector.collect(due, workloads, self.clock)
+        finally:
+            self._collecting.discard(group)
+        self._collected |= {key: (due, readings) for key, readings in found.items()}
+        self.fleet.wake.set()
+
+    def _decide(self) -> None:
+        """Decide for all whose readings are there."""
+        collected, self._collected = self._collected, {}
+        began = self.clock.monotonic()
+        due = {key: at for key, (at, _) in collected.items() if self._is_decided(key)}
+        readings = {key: collected[key][1] for key in due}
+        targets = {key: target for key in due if (target := self.target(key)) is not None}
+        decisions = self.decider.decide(due, readings, targets)
+        self.telemetry.decided(len(decisions), self.clock.monotonic() - began)
+        now = self.clock.now()
+        for key, decision in decisions.items():
+            ledger = self.ledgers[key]
+            ledger.readings, ledger.decision = readings[key], decision
+            self.telemetry.on_time(now - due[key] <= self.roster.group(key).interval)
+            self._settle(self.fleet.workloads[key], ledger)
+
+    def _settle(self, workload: Workload, ledger: Ledger) -> None:
+        """Report a workload, and write to its target where that is wanted."""
+        account = self._account(workload, ledger)
+        target = account.target
+        if target is not None and workload.resource is not None:
+            if accounts.is_active(workload) and account.wanted not in (None, target.desired):
+                ref = workload.resource.spec.scale_target_ref
+                self._start(self._written(account, ledger, self.actuator.submit(account, ref)))
+            else:
+                self.actuator.withdraw(target.key)
+        self._tell(account)
+
+    def _account(self, workload: Workload, ledger: Ledger) -> Account:
+        """Return all that is known of a workload now."""
+        now = self.clock.now()
+        key, target_key = workload.key, self.fleet.target_of(workload)
+        target = self.fleet.targets.get(target_key) if target_key is not None else None
+        verdict = conflicts.Verdict()
+        if target is not None:
+            rivals = self.fleet.rivals(workload)
+            verdict, ledger.conflict = conflicts.judge(ledger.conflict, now, target, rivals, accounts.mode_of(workload))
+        decision = ledger.decision if ledger.ready else None
+        return Account(
+            time=now,
+            workload=workload,
+            target=target,
+            readings=ledger.readings if ledger.ready else None,
+            decision=decision,
+            policy=ledger.in_use,
+            target_problem=self._target_problem(target_key) if target is None and target_key is not None else None,
+            source_problem=_source_problem(ledger.readings),
+            policy_problem=ledger.policy_problem,
+            conflict=verdict.conflict,
+            write_problem=ledger.write_problem,
+            wanted=accounts.wanted(workload, target, decision, verdict) if target is not None else None,
+            last_scale=ledger.last_scale,
+            comparison=self.decider.comparison(key) if key in self.decider else None,
+        )
+
+    def _target_problem(self, target: TargetKey) -> Note:
+        if (target.group, target.kind) in self.watched:
+            return Note("TargetNotFound", f"spec.scaleTargetRef: there is no {target}; create it, or correct the name")
+        known = ", ".join(f"{kind} ({group})" for group, kind in sorted(self.watched))
+        return Note("TargetNotWatched", f"spec.scaleTargetRef: {target.kind} of {target.group or 'the core group'} is "
+                                        f"not watched; expected one of {known}; others are named under targets in the "
+                                        f"operator's configuration")  # fmt: skip
+
+    async def _written(self, account: Account, ledger: Ledger, done: asyncio.Future[Outcome]) -> None:
+        """Take in what became of a write."""
+        outcome = await done
+        key, target = account.workload.key, account.target
+        self.telemetry.wrote(outcome.result)
+        ledger.write_problem = outcome.problem
+        if target is None or account.wanted is None:
+            return
+        now = self.clock.now()
+        if outcome.wrote:
+            ledger.conflict = conflicts.wrote(ledger.conflict, now, account.wanted, target)
+            ledger.last_scale = now
+            self._tell(replace(account, time=now, wrote=True, write_problem=None, last_scale=now))
+            return
+        if outcome.result == "Failed":
+            ledger.conflict = conflicts.tried(ledger.conflict, now, account.wanted, target)
+        if key in self.decider and key in self.ledgers:
+            self.decider.write_failed([key])
+            self._tell(replace(account, time=now, write_problem=outcome.problem))
+
+    def _tell(self, account: Account) -> None:
+        status = self.reporter.report(account)
+        self.telemetry.told(account, status)
+
+
+def _source_problem(readings: Readings | None) -> Note | None:
+    """Return what is wrong with the load's reading."""
+    return None if readings is None else readings.problems.get("spec.metrics.load")

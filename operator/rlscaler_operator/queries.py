@@ -1,0 +1,140 @@
+"""Which queries a workload needs, when they are asked, and which series of an answer is the workload's.
+
+Workloads that share a query share one request: `match` picks each one's series. Requests are spread over the
+interval by a stable hash of the query, so that the same query is asked at the same moments by every operator that
+ever runs, and history samples sit on one grid.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from rlscaler.resource_objects import Metrics, Query, Spec
+from rlscaler_operator.model import Note
+
+METRICS = ("load", "backlog", "latency", "errors", "utilization")
+"""The readings of a workload, by the names of spec.metrics."""
+
+
+class Ask(NamedTuple):
+    """One PromQL query to one source."""
+
+    source: str
+    query: str
+
+
+class Group(NamedTuple):
+    """Workloads that are decided at the same moments: those with the same load query and interval (seconds)."""
+
+    load: Ask
+    interval: float
+
+    @property
+    def phase(self) -> float:
+        """Seconds after each multiple of the interval at which the group is due, in [0, interval)."""
+        text = f"{self.load.source}\0{self.load.query}".encode()
+        share = int.from_bytes(hashlib.blake2b(text, digest_size=6).digest()) / 2.0**48
+        return share * self.interval
+
+    def due_after(self, time: float) -> float:
+        """Return the first moment above `time` (seconds since the epoch) at which the group is due."""
+        phase, interval = self.phase, self.interval
+        due = (math.floor((time - phase) / interval) + 1) * interval + phase
+        return due if due > time else due + interval
+
+
+class Labelled(Protocol):
+    """A series of an instant answer."""
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Its labels."""
+        ...
+
+    @property
+    def value(self) -> float:
+        """Its value, NaN where it is not finite."""
+        ...
+
+
+def group_of(spec: Spec) -> Group:
+    """Return the group that a resource belongs to."""
+    return Group(Ask(spec.metrics.source, spec.metrics.load.query), float(spec.interval))
+
+
+def asked(metrics: Metrics) -> dict[str, tuple[Ask, Query]]:
+    """Return what is asked for a workload, by the reading's name."""
+    found = {name: getattr(metrics, name) for name in METRICS}
+    return {name: (Ask(metrics.source, query.query), query) for name, query in found.items() if query is not None}
+
+
+class Index:
+    """The series of one answer, found by the labels of `match` without a look at each for each workload."""
+
+    def __init__(self, series: Sequence[Labelled]) -> None:
+        """Take the answer."""
+        self._series = series
+        self._by: dict[tuple[str, ...], dict[tuple[str, ...], list[Labelled]]] = {}
+
+    def __len__(self) -> int:
+        """Return the number of series."""
+        return len(self._series)
+
+    def matching(self, match: Mapping[str, str]) -> Sequence[Labelled]:
+        """Return the series whose labels have all the values of `match`; a label that is left out is ""."""
+        if not match:
+            return self._series
+        names = tuple(sorted(match))
+        table = self._by.get(names)
+        if table is None:
+            table = {}
+            for one in self._series:
+                table.setdefault(tuple(one.labels.get(name, "") for name in names), []).append(one)
+            self._by[names] = table
+        return table.get(tuple(match[name] for name in names), ())
+
+
+def picked(index: Index, query: Query, field: str) -> tuple[float, Note | None]:
+    """Return the workload's value in an answer, NaN where it is unknown, and then why.
+
+    field: the field of the resource that asks, such as spec.metrics.load; the note's message names it.
+    """
+    found = index.matching(query.match)
+    if len(found) == 1:
+        value = float(found[0].value)
+        if not math.isfinite(value):
+            return math.nan, Note("NotANumber", f"{field}: the query returns no finite number; is it a ratio with 0 "
+                                                f"below? `... or vector(0)` says what that means")  # fmt: skip
+        if value < 0.0:
+            return math.nan, Note("NegativeValue", f"{field}: the query returns {value:g}; expected 0 or more")
+        return value, None
+    wanted = ", ".join(f'{name}="{value}"' for name, value in sorted(query.match.items()))
+    if found:
+        return math.nan, Note("AmbiguousSeries", f"{field}: the query returns {len(found)} series"
+                              f"{' with ' + wanted if wanted else ''}, which differ in {_differing(found)}; aggregate "
+                              f"them in the query (sum by ...), or add the label to match")  # fmt: skip
+    if not wanted or not len(index):
+        return math.nan, Note("NoData", f"{field}: the query returns no series; does the metric exist, and is its "
+                                        f"exporter up? Without data the load is unknown, not 0")  # fmt: skip
+    return math.nan, Note("NoMatch", f"{field}: none of the {len(index)} series of the query has {wanted}; "
+                                     f"{_nearest(index, query.match)}")  # fmt: skip
+
+
+def _differing(found: Sequence[Labelled]) -> str:
+    names = sorted({name for one in found[:20] for name in one.labels})
+    several = [name for name in names if len({one.labels.get(name) for one in found[:20]}) > 1]
+    return ", ".join(several[:4]) or "no label (the same series twice)"
+
+
+def _nearest(index: Index, match: Mapping[str, str]) -> str:
+    """Return what the series have instead, for the first label of match that none of them fits."""
+    for name in sorted(match):
+        present = sorted({one.labels.get(name, "") for one in index.matching({})})
+        if match[name] not in present:
+            shown = [value for value in present if value][:3]
+            if not shown:
+                have = sorted({label for one in index.matching({}) for label in one.labels})[:6]
+                return f"they have no label {name}, only {', '.join(have) or 'none'}"
+            return f"{name} is there as {', '.join(shown)}{', ...' if len(present) > 3 else ''}"
+    return "no series has all of these labels at once"

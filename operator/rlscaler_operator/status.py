@@ -1,0 +1,222 @@
+"""The status of a workload, and which differences are worth a write to the API server. Pure.
+
+What people and alerts act on (replicas, mode, policy, conditions) is written at once; what shapes a decision at most
+once a minute; plain numbers every five minutes; a message alone never. So a fleet at rest writes next to nothing, and
+a restart writes nothing where nothing changed.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from rlscaler.quantities import duration_text
+from rlscaler.reasons import names, sentence
+from rlscaler_operator.conditions import conditions, mode_in_force
+from rlscaler_operator.model import Account, Decision
+from rlscaler_operator.timestamps import seconds_of, stamp
+
+REASONS_EVERY: Final = 60.0
+"""Seconds at least between two writes where only reasons of the decision have changed."""
+NUMBERS_EVERY: Final = 300.0
+"""Seconds at least between two writes where only numbers have changed."""
+
+_PROMPT = ("observedGeneration", "mode", "currentReplicas", "desiredReplicas", "selector", "policy")
+"""Fields whose change is written at once; pods become ready one by one, so readyReplicas waits for company."""
+_FINE: Final[Mapping[str, str]] = {
+    "Ready": "True",
+    "ScalingActive": "True",
+    "AbleToScale": "True",
+    "ScalingLimited": "False",
+    "FallbackActive": "False",
+    "Conflict": "False",
+}
+"""The status of each condition that asks nothing of anybody."""
+_MILD = frozenset({"Pending", "Shadow", "Forced", "MetricMissing"})
+"""Reasons to be told though the condition is fine or unknown, after those that are not."""
+_URGENCY = ("Ready", "Conflict", "AbleToScale", "ScalingActive", "FallbackActive", "ScalingLimited")
+"""The conditions, in the order in which a person should hear of them."""
+
+
+def status(account: Account, previous: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the status after a tick; unknown values are left out. previous: the status before it.
+
+    What this tick says nothing of (no decision, no target seen yet) stays as it was.
+    """
+    workload, target, decision, policy = account.workload, account.target, account.decision, account.policy
+    found = conditions(account, _listed(previous.get("conditions")), account.time)
+    out: dict[str, Any] = {
+        "observedGeneration": workload.generation,
+        "mode": mode_in_force(workload),
+        "reason": _reason(found, decision, previous),
+        "conditions": found,
+    }
+    if target is not None:
+        out |= {"currentReplicas": target.replicas, "readyReplicas": target.ready}
+        if target.selector:
+            out["selector"] = target.selector
+    elif account.target_problem is None:
+        out |= _kept(previous, "currentReplicas", "readyReplicas", "selector")
+    desired = _desired(account)
+    out |= _kept(previous, "desiredReplicas") if desired is None else {"desiredReplicas": desired}
+    if math.isfinite(account.last_scale):
+        out["lastScaleTime"] = stamp(account.last_scale)
+    else:
+        out |= _kept(previous, "lastScaleTime")
+    if policy is not None:
+        told = {"name": policy.name, "digest": policy.digest, "schema": policy.schema}
+        out["policy"] = {name: value for name, value in told.items() if value}
+    else:
+        out |= _kept(previous, "policy")
+    if decision is None:
+        out |= _kept(previous, "decision", "capacity", "history")
+    else:
+        out["decision"] = _decided(decision)
+        out["history"] = {"coverage": coverage_text(decision.coverage)}
+        if capacity := _capacity(account, decision):
+            out["capacity"] = capacity
+    if out["mode"] == "Shadow":
+        out |= _kept(previous, "comparison") if account.comparison is None else {"comparison": account.comparison}
+    return out
+
+
+def changed(old: Mapping[str, Any], new: Mapping[str, Any], since_last: float) -> bool:
+    """Tell whether a new status is worth a write now. old: as written last. since_last: seconds since then."""
+    if any(old.get(name) != new.get(name) for name in _PROMPT) or _moved(old, new):
+        return True
+    before, after = _by_type(old), _by_type(new)
+    if before.keys() != after.keys():
+        return True
+    shifted = {name for name in after if _said(before[name]) != _said(after[name])}
+    if any(not _routine(name, before[name], after[name]) for name in shifted):
+        return True
+    if since_last >= REASONS_EVERY:
+        if shifted or old.get("reason") != new.get("reason"):
+            return True
+        if _reasons(old) != _reasons(new) or old.get("readyReplicas") != new.get("readyReplicas"):
+            return True
+    return since_last >= NUMBERS_EVERY and _numbers(old) != _numbers(new)
+
+
+def age(old: Mapping[str, Any], now: float) -> float:
+    """Return the seconds since a stored status was written, infinity where it does not tell."""
+    decision = old.get("decision")
+    told = seconds_of(decision.get("time")) if isinstance(decision, Mapping) else math.nan
+    return max(0.0, now - told) if math.isfinite(told) else math.inf
+
+
+def is_fine(condition: Mapping[str, Any]) -> bool:
+    """Tell whether a condition asks nothing of anybody. A mode that a person chose (Shadow) is fine."""
+    wanted = _FINE.get(str(condition.get("type")))
+    return condition.get("status") == wanted or condition.get("reason") == "Shadow"
+
+
+def urgent(found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the conditions that are not fine, the most urgent first."""
+    known = {str(each.get("type")): each for each in found}
+    return [known[name] for name in _URGENCY if name in known and not is_fine(known[name])]
+
+
+def coverage_text(seconds: float) -> str:
+    """Return how much past is known, in words that change rarely: minutes in the first hours, then hours, days in h."""
+    unit = 60.0 if seconds < 6 * 3600.0 else 1800.0 if seconds < 48 * 3600.0 else 6 * 3600.0
+    return duration_text(unit * math.floor(seconds / unit)) if math.isfinite(seconds) and seconds > 0.0 else "0s"
+
+
+def rounded(value: float) -> float | int:
+    """Return a number with the digits that mean something to people: two decimals, four digits at least."""
+    short = round(value, 2) if abs(value) < 1000.0 else float(f"{value:.5g}")
+    return int(short) if short.is_integer() else short
+
+
+def _listed(value: object) -> list[Mapping[str, Any]]:
+    return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
+
+
+def _kept(previous: Mapping[str, Any], *fields: str) -> dict[str, Any]:
+    return {name: previous[name] for name in fields if previous.get(name) is not None}
+
+
+def _desired(account: Account) -> int | None:
+    """Return the count that the target should have by what is in force; None where this tick says nothing of it."""
+    mode = mode_in_force(account.workload)
+    if account.wanted is not None and mode in ("Active", "Forced"):
+        return account.wanted
+    if mode == "Paused" and account.target is not None:
+        return account.target.desired
+    decision = account.decision
+    return decision.replicas if decision is not None and decision.replicas >= 0 else None
+
+
+def _decided(decision: Decision) -> dict[str, Any]:
+    out: dict[str, Any] = {"time": stamp(decision.time)}
+    for name in ("demand", "recommendation", "proposal"):
+        value = float(getattr(decision, name))
+        if math.isfinite(value):
+            out[name] = rounded(value)
+    if decision.replicas >= 0:
+        out["replicas"] = decision.replicas
+    return out | {"reasons": list(names(decision.bits)), "message": sentence(decision.bits)}
+
+
+def _capacity(account: Account, decision: Decision) -> dict[str, Any]:
+    resource, out = account.workload.resource, dict[str, Any]()
+    if math.isfinite(decision.capacity):
+        out["perReplica"] = f"{decision.capacity:.4g}" if decision.capacity < 1e4 else f"{decision.capacity:.0f}"
+    if math.isfinite(decision.startup):
+        out["startup"] = duration_text(round(decision.startup, 1 if decision.startup < 10.0 else 0))
+    if out and resource is not None:
+        stated = resource.spec.capacity
+        out["learned"] = ("perReplica" in out and stated.per_replica is None) or (
+            "startup" in out and stated.startup is None
+        )
+    return out
+
+
+def _reason(found: Sequence[Mapping[str, Any]], decision: Decision | None, previous: Mapping[str, Any]) -> str:
+    troubled = urgent(found)
+    if troubled and troubled[0]["reason"] not in _MILD:
+        return str(troubled[0]["reason"])
+    for each in found:
+        if each["reason"] in _MILD - {"Shadow", "Pending"}:
+            return str(each["reason"])
+    if decision is not None:
+        return names(decision.bits)[0]
+    return str(troubled[0]["reason"]) if troubled else str(previous.get("reason") or "Pending")
+
+
+def _by_type(value: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {str(each.get("type")): each for each in _listed(value.get("conditions"))}
+
+
+def _said(condition: Mapping[str, Any]) -> tuple[Any, Any]:
+    return condition.get("status"), condition.get("reason")
+
+
+def _routine(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Tell whether a change is part of everyday scaling: a limit met, a window entered, a rescale that is over."""
+    if name == "ScalingLimited":
+        return True
+    fine = before.get("status") == after.get("status") == _FINE.get(name)
+    return fine and not _MILD & {before.get("reason"), after.get("reason")}
+
+
+def _reasons(value: Mapping[str, Any]) -> Any:
+    decision = value.get("decision")
+    return decision.get("reasons") if isinstance(decision, Mapping) else None
+
+
+def _moved(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Tell whether the target was scaled: lastScaleTime, which a restart forgets, has advanced."""
+    before, after = seconds_of(old.get("lastScaleTime")), seconds_of(new.get("lastScaleTime"))
+    return math.isfinite(after) and not (math.isfinite(before) and after <= before)
+
+
+_TOLD_APART = {"conditions", "reason"}
+
+
+def _numbers(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is compared every five minutes: all but the conditions, messages and the time of the decision."""
+    out = {name: each for name, each in value.items() if name not in _TOLD_APART}
+    if isinstance(decision := out.get("decision"), Mapping):
+        out["decision"] = {name: each for name, each in decision.items() if name not in ("time", "message")}
+    return out

@@ -1,0 +1,389 @@
+"""The watches: kopf lists and watches, the fleet takes in what it shows. Nothing is ever written to an object by them.
+
+kopf is embedded for this alone: handlers of raw events, no finalizers, no annotations, no events posted, no scanning
+of CRDs and namespaces. It needs no rights but list and watch on the kinds that are watched. It runs in the event loop
+of the process as one part of several, so it is stopped through its own tasks: its usual end cancels every task that
+came after its start, and its usual start takes SIGINT and SIGTERM for itself.
+
+What kopf does not see to is done here. Kinds that may not be there (KEDA's, custom ones, our own before its CRD is
+installed) are looked for now and then, and watched once they are served. A list tells of what went while nobody
+watched (`listening`). A watch that nothing is heard of for `INACTIVITY` seconds, not even a bookmark, is replaced.
+ReplicaSets that a Deployment made are never sent: by their label, the server leaves them out.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import kopf
+
+from rlscaler_operator.api_errors import ClusterError
+from rlscaler_operator.connection import credentials
+from rlscaler_operator.fleet import Fleet
+from rlscaler_operator.listening import Kind, Listing, Session, ages
+from rlscaler_operator.scales import ScaleReader, Scales
+
+RLSCALERS = Kind("rlscaler.io", "v1alpha1", "rlscalers", "RLScaler")
+TARGETS = (
+    Kind("apps", "v1", "deployments", "Deployment"),
+    Kind("apps", "v1", "statefulsets", "StatefulSet"),
+    Kind("apps", "v1", "replicasets", "ReplicaSet"),
+)
+HPAS = Kind("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler")
+SCALED_OBJECTS = Kind("keda.sh", "v1alpha1", "scaledobjects", "ScaledObject")
+_STANDALONE = "!pod-template-hash"
+"""Label selector of ReplicaSets that no Deployment made: it gives each of its own this label."""
+
+INACTIVITY = 70.0
+"""Seconds without a word after which a watch is replaced. The API server sends a bookmark each minute."""
+LOOK = 60.0
+"""Seconds between two looks for kinds that may come and go."""
+PAGE = 250
+"""Objects of a list that one request asks for."""
+REQUEST = 30.0
+"""Seconds for one request that is not a watch."""
+CONNECT = 5.0
+"""Seconds for a connection."""
+SLOWEST = 10.0
+"""Seconds at most between two attempts."""
+
+log = logging.getLogger("rlscaler.watching")
+
+
+class Reader(ScaleReader, Protocol):
+    """What is needed of `cluster.Cluster`; it is called in threads."""
+
+    def served(self, group: str, name: str) -> bool:
+        """Tell whether the API server serves a kind; raises ClusterError."""
+        ...
+
+
+class CustomKind(Protocol):
+    """A kind of target beside the built-in ones, as the configuration names it."""
+
+    @property
+    def group(self) -> str:
+        """API group."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Version of it."""
+        ...
+
+    @property
+    def plural(self) -> str:
+        """Name in URLs."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """Kind."""
+        ...
+
+
+class Watches:
+    """Feeds a fleet, until it is cancelled.
+
+    ready: set once every kind has been listed, so that a target which is not known then is not there. A custom kind
+    or ScaledObjects that may not be read do not hold it up; RLScalers and HPAs do, for without the latter nobody can
+    tell whom a target belongs to. names: of all collections that are watched where they are served.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        cluster: Reader,
+        *,
+        namespaces: Sequence[str] = (),
+        targets: Iterable[CustomKind] = (),
+        kubeconfig: str | None = None,
+        context: str | None = None,
+        inactivity: float = INACTIVITY,
+        look: float = LOOK,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take the parts; nothing is asked of the API server yet.
+
+        namespaces: none = all. targets: custom kinds with a scale subresource. kubeconfig, context: as for the
+        cluster; credentials are read at the start and again after a refusal.
+        """
+        self._fleet, self._cluster, self._monotonic = fleet, cluster, monotonic
+        self._credentials = partial(credentials, kubeconfig, context)
+        self._namespaces, self._inactivity, self._look = tuple(namespaces), inactivity, look
+        self._custom = tuple(Kind(kind.group, kind.version, kind.plural, kind.kind) for kind in targets)
+        self._scales = Scales(fleet, cluster)
+        everything = (RLSCALERS, HPAS, *TARGETS, SCALED_OBJECTS, *self._custom)
+        self._optional = frozenset((SCALED_OBJECTS, *self._custom))
+        self._listings = {
+            kind: [
+                Listing(kind, namespace, partial(self._keep, kind, namespace), monotonic)
+                for namespace in self._namespaces or (None,)
+            ]
+            for kind in everything
+        }
+        self._served: frozenset[Kind] = frozenset()
+        self._looked_at = monotonic()
+        self._session = Session(listing for listings in self._listings.values() for listing in listings)
+        self._logins: list[float] = []
+        self._told: str = ""
+        self.ready = asyncio.Event()
+        self.names = tuple(listing.name for listings in self._listings.values() for listing in listings)
+
+    @property
+    def kinds(self) -> frozenset[tuple[str, str]]:
+        """Group and kind of everything that may be named as a target."""
+        return frozenset((kind.group, kind.kind) for kind in (*TARGETS, *self._custom))
+
+    def ages(self) -> Mapping[str, float]:
+        """Return the seconds since each collection was last heard of, by name.
+
+        One that has not been listed, or may not be, is left out. Of one that is not served, it is the time since that
+        was found.
+        """
+        now = self._monotonic()
+        served = [listing for kind in self._served for listing in self._listings[kind]]
+        found = dict(ages(served, now))
+        for kind in self._optional - self._served:
+            if self._served:
+                found |= {listing.name: now - self._looked_at for listing in self._listings[kind]}
+        return found
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        _quieten()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._scales.run())
+            group.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        failures = 0
+        while True:
+            served = await self._look_until_served()
+            self._served = served
+            began = self._monotonic()
+            try:
+                await self._watch_these(served)
+            except Exception as error:
+                failures = 1 if self._monotonic() - began > 10.0 * SLOWEST else failures + 1
+                pause = random.uniform(0.0, min(SLOWEST, 0.5 * 2.0 ** min(failures, 10)))
+                known = isinstance(error, (kopf.LoginError, OSError)) or "API" in type(error).__name__
+                log.warning("the watches ended: %s; starting them anew", _sentence(error), exc_info=not known)
+                await asyncio.sleep(pause)
+
+    async def _watch_these(self, served: frozenset[Kind]) -> None:
+        """Watch these kinds until others are served; raises what kopf fails with."""
+        registry = kopf.OperatorRegistry()
+        kopf.on.login(registry=registry, errors=kopf.ErrorsMode.TEMPORARY, backoff=SLOWEST)(self._login)
+        for kind in sorted(served):
+            watched = kopf.on.event(
+                group=kind.group, version=kind.version, plural=kind.plural, id=str(kind), registry=registry
+            )
+            watched(self._handler(kind))
+        with _signals_left_alone():
+            tasks = await kopf.spawn_tasks(
+                registry=registry,
+                settings=_settings(self._inactivity),
+                clusterwide=not self._namespaces,
+                namespaces=self._namespaces,
+            )
+        look = asyncio.create_task(self._look_for_others(served))
+        try:
+            done, _ = await asyncio.wait({look, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await _ended({look, *tasks})
+        for task in done:
+            if not task.cancelled():
+                task.result()
+
+    def _handler(self, kind: Kind) -> Callable[..., Any]:
+        """Return what takes in the events of a kind."""
+        listings = {listing.namespace: listing for listing in self._listings[kind]}
+        see = self._fleet.see_target
+        if kind == RLSCALERS:
+            see = self._fleet.see_workload
+        elif kind in (HPAS, SCALED_OBJECTS):
+            see = self._fleet.see_owner
+        elif kind in self._custom:
+            see = self._scales.see
+
+        async def take_in(event: Mapping[str, Any], **_: Any) -> None:
+            body = event["object"]
+            metadata = body["metadata"]
+            try:
+                see(event["type"], body)
+            except Exception:
+                name = f"{metadata.get('namespace', '')}/{metadata.get('name', '')}"
+                log.exception("%s %s could not be taken in; please report this", kind.kind, name)
+            if event["type"] is None:
+                namespace = metadata.get("namespace") if self._namespaces else None
+                if namespace in listings:
+                    listings[namespace].took(metadata.get("uid", ""))
+
+        return take_in
+
+    def _keep(self, kind: Kind, namespace: str | None, uids: Iterable[str], version: int) -> None:
+        """Take in the end of a list."""
+        listed = frozenset(uids)
+        if kind == RLSCALERS:
+            self._fleet.keep_workloads(namespace, listed, version)
+        elif kind in (HPAS, SCALED_OBJECTS):
+            self._fleet.keep_owners(kind.kind, namespace, listed, version)
+        elif kind in self._custom:
+            self._scales.keep(kind.group, kind.kind, namespace, listed, version)
+        else:
+            self._fleet.keep_targets(kind.group, kind.kind, namespace, listed, version)
+        asyncio.get_running_loop().call_soon(self._check_ready)
+
+    def _check_ready(self) -> None:
+        def settled(kind: Kind) -> bool:
+            optional = kind in self._optional
+            return all(listing.listed or (optional and listing.refused) for listing in self._listings[kind])
+
+        if self._served and all(settled(kind) for kind in self._served):
+            self.ready.set()
+
+    async def _look_until_served(self) -> frozenset[Kind]:
+        """Return the kinds that are served, once RLScalers are."""
+        while True:
+            try:
+                served = await self._kinds_served()
+            except ClusterError as error:
+                self._say(f"cannot look for the kinds to watch: {error.message}; trying again")
+            else:
+                if RLSCALERS in served:
+                    self._say("")
+                    return served
+                self._say(f"the API server does not know {RLSCALERS}: install the chart's CRD; waiting for it")
+            await asyncio.sleep(random.uniform(0.5, 0.5 * SLOWEST))
+
+    async def _look_for_others(self, served: frozenset[Kind]) -> None:
+        """Return once other kinds are served than these."""
+        while True:
+            await asyncio.sleep(self._look)
+            self._check_ready()
+            with contextlib.suppress(ClusterError):
+                if await self._kinds_served() != served:
+                    log.info("the API server serves other kinds than before; starting the watches anew")
+                    return
+
+    async def _kinds_served(self) -> frozenset[Kind]:
+        found = {HPAS, *TARGETS}
+        for kind in (RLSCALERS, *self._optional):
+            if await asyncio.to_thread(self._cluster.served, kind.group, kind.plural):
+                found.add(kind)
+        self._looked_at = self._monotonic()
+        for kind in self._optional - found:
+            # Whatever was there went with its kind, and no event may have told of it.
+            for listing in self._listings[kind]:
+                if listing.listed:
+                    listing.listed = False
+                    self._keep(kind, listing.namespace, (), 2**63)
+        return frozenset(found)
+
+    async def _login(self, **_: Any) -> kopf.AiohttpSession:
+        """Return a session with credentials that are read anew; in haste only once."""
+        now = self._monotonic()
+        self._logins = [at for at in self._logins if now - at < 60.0]
+        if self._logins:
+            self._say("the API server does not accept the operator's credentials; check its token or kubeconfig")
+            await asyncio.sleep(min(SLOWEST, 2.0 ** len(self._logins) - 1.0))
+        self._logins.append(now)
+        settings = await asyncio.to_thread(self._credentials)
+        return kopf.AiohttpSession(server=settings.host, aiohttp_session=await self._session.open(settings))
+
+    def _say(self, text: str) -> None:
+        """Log a state of things once."""
+        if text and text != self._told:
+            log.warning("%s", text)
+        self._told = text
+
+
+class _Attempts:
+    """Seconds between attempts, for ever: what is watched is watched until we end."""
+
+    def __iter__(self) -> Iterator[float]:
+        """Yield the next pause."""
+        step = 0.5
+        while True:
+            yield random.uniform(0.5, 1.0) * step
+            step = min(2.0 * step, SLOWEST)
+
+
+class _NoDiffs(kopf.DiffBaseStorage):
+    """Keeps nothing, and spares the copy of each object that a difference to the last one would need."""
+
+    def build(self, **_: Any) -> Any:
+        return {}
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        raise AssertionError("nothing is ever stored in an object")
+
+
+def _settings(inactivity: float) -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.process.ultimate_exiting_timeout = None  # it would kill the process ten minutes after a restart of kopf
+    settings.posting.enabled = False
+    settings.peering.standalone = True
+    settings.scanning.disabled = True
+    settings.watching.inactivity_timeout = inactivity
+    settings.watching.connect_timeout = CONNECT
+    settings.watching.chunk_size = PAGE
+    settings.watching.label_selectors["apps", "v1", "replicasets"] = _STANDALONE
+    settings.queueing.idle_timeout = 0.5
+    settings.queueing.exit_timeout = 0.5
+    settings.networking.request_timeout = REQUEST
+    settings.networking.connect_timeout = CONNECT
+    settings.networking.error_backoffs = _Attempts()
+    # kopf takes its finalizer off objects that it has no use for; another operator's, if both kept the default.
+    settings.persistence.finalizer = "rlscaler.io/never-set"
+    settings.persistence.diffbase_storage = _NoDiffs()
+    return settings
+
+
+@contextlib.contextmanager
+def _signals_left_alone() -> Iterator[None]:
+    """Keep kopf from taking SIGINT and SIGTERM for itself: they are the process' own."""
+    loop, ours = asyncio.get_running_loop(), asyncio.current_task()
+    add = loop.add_signal_handler
+
+    def unless_ours(number: int, callback: Callable[..., object], *args: Any) -> None:
+        if asyncio.current_task() is not ours:
+            add(number, callback, *args)
+
+    setattr(loop, "add_signal_handler", unless_ours)  # noqa: B010  (mypy allows no assignment to a method)
+    try:
+        yield
+    finally:
+        delattr(loop, "add_signal_handler")
+
+
+async def _ended(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """End kopf's tasks, and only them."""
+    pending = set(tasks)
+    for task in pending:
+        task.cancel()
+    if pending:
+        await asyncio.wait(pending)
+    for task in pending:
+        if not task.cancelled():
+            task.exception()  # has been seen, or came after the end
+
+
+def _quieten() -> None:
+    """Let kopf log nothing by itself: what matters is said here, once and not at each attempt."""
+    logger = logging.getLogger("kopf")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.CRITICAL)
+
+
+def _sentence(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

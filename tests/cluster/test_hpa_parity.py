@@ -1,0 +1,172 @@
+"""The `hpa` rule with `behavior` takes the replica counts that the real HorizontalPodAutoscaler takes.
+
+kube-controller-manager's HPAs and we see the same series: an adapter serves them to the HPAs and keeps each answer, with
+the replicas that the HPA saw then; we replay that log. All cases run side by side, in real time.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cluster_access import ClusterAccess
+from control_plane import ControlPlane
+from external_metrics import MetricsAdapter, Script, Served
+from hpa_cases import CAPACITY, SYNC, SYNCS, TARGET, TOTAL, UTILIZATION, WAIT, HpaCase, cases
+from processes import wait_until
+from rlscaler import Autoscaler, Snapshot
+from rlscaler.custom_resource import resource_from_object, to_settings
+from rlscaler.policy import Policy, Proposal, View
+from rlscaler.reasons import Reason
+from rlscaler.rules.hpa import Hpa, Metric, desired_replicas
+from rlscaler.settings import Settings
+
+CASES = cases(seed=11, more=16)
+OFF = {case.name for case in CASES if case.start == 0}
+"""Cases whose HPA never asks for a metric."""
+
+
+@dataclass(slots=True)
+class Total:
+    """An HPA on one External metric of type Value, which `Hpa` has no setting for."""
+
+    name: str = "hpa-total"
+
+    def state(self, n: int) -> dict[str, Any]:
+        return {}
+
+    def propose(self, view: View, state: dict[str, Any]) -> tuple[Proposal, dict[str, Any]]:
+        metric = Metric(kind="Value", target=np.float64(1000 * TOTAL), total=np.round(1000 * view.snapshot["load"]))
+        tolerances = view.settings["up_tolerance"], view.settings["down_tolerance"]
+        replicas, held = desired_replicas(view.xp, view.current, view.snapshot["ready"], [metric], *tolerances)
+        reasons = held.astype(np.int64) * int(Reason.WithinTolerance)
+        return Proposal(replicas=replicas, reasons=reasons, tolerated=~np.isnan(replicas)), state
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One sync: what the HPA saw, what it made of it, and what we would."""
+
+    served: Served
+    theirs: int
+    ours: int
+    reasons: Reason
+
+    def __str__(self) -> str:
+        values = ", ".join(f"{name} {value}" for name, value in self.served.values.items())
+        saw = f"{self.served.replicas} replicas ({self.served.existing} pods, {self.served.ready} ready)"
+        return f"at {self.served.time:.3f} s with {values}, {saw}: HPA {self.theirs}, we {self.ours} {self.reasons!s}"
+
+
+@pytest.fixture(scope="module")
+def logs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Served]]:
+    """Run all cases once, and return what each HPA saw."""
+    if request.config.getoption("--cluster") != "local":
+        pytest.skip("the adapter must be within the API server's reach: needs --cluster local")
+    directory = tmp_path_factory.mktemp("hpa-parity")
+    with (
+        ControlPlane(
+            directory,
+            kwok=1,
+            sync_period=f"{round(1000 * SYNC)}ms",
+            extra_controller_args=["--concurrent-horizontal-pod-autoscaler-syncs=20"],
+        ) as plane,
+        MetricsAdapter(plane, plane.serving_pair) as adapter,
+    ):
+        return _run(plane, adapter)
+
+
+def _run(plane: ClusterAccess, adapter: MetricsAdapter) -> dict[str, list[Served]]:
+    plane.create_namespace("parity")
+    for case in CASES:
+        adapter.add(case.name, Script("parity", case.values, case.first))
+        plane.request("POST", "/apis/apps/v1/namespaces/parity/deployments", case.deployment())
+
+    def pods() -> bool:
+        deployments = plane.request("GET", "/apis/apps/v1/namespaces/parity/deployments")["items"]
+        return all(item["status"].get("readyReplicas", 0) == item["spec"]["replicas"] for item in deployments)
+
+    wait_until(pods, "the pods do not get ready", 60.0)
+    for case in CASES:
+        plane.request("POST", "/apis/autoscaling/v2/namespaces/parity/horizontalpodautoscalers", case.hpa())
+
+    def done() -> bool:
+        return all(len(adapter.served(case.name)) > SYNCS for case in CASES if case.name not in OFF)
+
+    wait_until(done, "the HPAs do not come to their last sync", 3 * SYNC * SYNCS)
+    for name in OFF:
+        scale = plane.request("GET", f"/apis/apps/v1/namespaces/parity/deployments/{name}/scale")
+        assert scale["spec"].get("replicas", 0) == 0
+    return {case.name: adapter.served(case.name) for case in CASES}
+
+
+def settings(case: HpaCase) -> Settings:
+    """Return what our resource with the same behaviour asks for; the guard's own rules are off."""
+    spec = {
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": case.name},
+        "minReplicas": case.low,
+        "maxReplicas": case.high,
+        "interval": f"{SYNC:g}s",
+        "capacity": {"perReplica": f"{CAPACITY:g}"},
+        "metrics": {"load": {"query": "up"}},
+        "behavior": case.behavior,
+    }
+    resource = {"apiVersion": "rlscaler.io/v1alpha1", "kind": "RLScaler", "metadata": {"name": case.name}, "spec": spec}
+    return replace(to_settings(resource_from_object(resource)), floor=False, flap_budget=math.inf)
+
+
+def policy(case: HpaCase) -> Policy:
+    """Return the rule with the case's targets."""
+    if case.kind == "total":
+        return Total()
+    return Hpa(
+        target=TARGET,
+        wait=WAIT if case.kind == "backlog" else None,
+        utilization=UTILIZATION if case.kind == "utilization" else None,
+    )
+
+
+def replayed(case: HpaCase, log: list[Served]) -> Iterator[Step]:
+    """Yield the syncs of a case; the last has no outcome yet."""
+    rule = policy(case)
+    scaler = Autoscaler(rule, settings(case), workloads=1, fallback=rule)
+
+    def step(served: Served, theirs: int) -> Step:
+        known = {name: math.nan if value is None else value for name, value in served.values.items()}
+        decided = scaler.decide(
+            Snapshot(time=served.time, desired=served.replicas, ready=served.ready, starting=served.pending, **known)
+        )
+        return Step(served, theirs, int(decided.replicas[0]), Reason(int(decided.reasons[0])))
+
+    if not case.low <= case.start <= case.high or case.start == 0:
+        # The first sync asks for no metrics.
+        time = log[0].time - SYNC if log else 0.0
+        unasked = Served(time, 0.0, case.start, case.start, case.start, 0, {})
+        yield step(unasked, log[0].replicas if log else case.start)
+    for served, following in zip(log, log[1:], strict=False):
+        yield step(served, following.replicas)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_rule_takes_the_replicas_that_the_hpa_takes(case: HpaCase, logs: dict[str, list[Served]]) -> None:
+    wrong = [
+        f"{number}. {step}" for number, step in enumerate(replayed(case, logs[case.name])) if step.ours != step.theirs
+    ]
+    assert not wrong, "\n".join([f"{len(wrong)} of {len(logs[case.name])} syncs differ; {case.hpa()['spec']}", *wrong])
+
+
+def test_the_cases_show_every_reason_and_many_changes(logs: dict[str, list[Served]]) -> None:
+    steps = [step for case in CASES for step in replayed(case, logs[case.name])]
+    shown = Reason(0)
+    for step in steps:
+        shown |= step.reasons
+    wanted = (
+        Reason.ScaleUpStabilized | Reason.ScaleDownStabilized | Reason.ScaleUpLimit | Reason.ScaleDownLimit
+        | Reason.TooManyReplicas | Reason.TooFewReplicas | Reason.WithinTolerance | Reason.ScalingDisabled
+        | Reason.MetricsUnknown
+    )  # fmt: skip
+    assert wanted in shown
+    assert sum(step.theirs != step.served.replicas for step in steps) > 5 * len(CASES)

@@ -1,0 +1,219 @@
+"""HorizontalPodAutoscalers and what they are told: a table of named cases, and more of them from a seed.
+
+A series says what is true at each sync, so a case means the same at any speed. Windows and periods end as far from a
+sync as can be: see `external_metrics`.
+"""
+
+import random
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from external_metrics import REQUEST, Values
+
+BEAT, SYNC = 1.5, 1.0
+"""Seconds between the beats on which HPAs decide, and how long an HPA waits before it asks for the next one."""
+SYNCS = 48
+SECONDS = (2, 4, 5, 7, 8, 10, 11)
+"""Windows and periods: half a second from any number of beats."""
+
+CAPACITY = 100.0
+"""Requests/s of a replica."""
+TARGET, WAIT, UTILIZATION = 0.7, 0.5, 0.6
+"""Targets of load (share of capacity), backlog (seconds of a replica's work) and memory (share of the request)."""
+TOTAL = 100.0
+"""Target of a metric whose total alone counts."""
+
+Kind = Literal["load", "backlog", "utilization", "total"]
+
+
+@dataclass(frozen=True, slots=True)
+class HpaCase:
+    """One HPA. start: replicas of its target before it looks. kind: load, or load and another metric, or a total alone.
+
+    behavior: as it is written in an HPA and an RLScaler; {} = the defaults. series: a value for each sync.
+    """
+
+    name: str
+    series: tuple[Values, ...]
+    behavior: dict[str, Any] = field(default_factory=dict)
+    start: int = 3
+    low: int = 1
+    high: int = 12
+    kind: Kind = "load"
+
+    def values(self, sync: int) -> Values:
+        """Return what is true at a sync; the last for ever."""
+        return self.series[min(sync, len(self.series) - 1)]
+
+    def deployment(self) -> dict[str, Any]:
+        """Return the target: pods on a node of kwok's."""
+        labels = {"app": self.name}
+        container = {"name": "app", "image": "app", "resources": {"requests": {"memory": REQUEST}}}
+        pod = {"nodeName": "node-0", "terminationGracePeriodSeconds": 0, "containers": [container]}
+        return {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": self.name},
+            "spec": {
+                "replicas": self.start,
+                "selector": {"matchLabels": labels},
+                "template": {"metadata": {"labels": labels}, "spec": pod},
+            },
+        }
+
+    def hpa(self) -> dict[str, Any]:
+        """Return the HorizontalPodAutoscaler."""
+        if self.kind == "total":
+            metrics = [self._external("load", {"type": "Value", "value": f"{TOTAL:g}"})]
+        else:
+            metrics = [self._external("load", _average(TARGET))]
+        if self.kind == "backlog":
+            metrics.append(self._external("backlog", _average(WAIT)))
+        if self.kind == "utilization":
+            target = {"type": "Utilization", "averageUtilization": round(100 * UTILIZATION)}
+            metrics.append({"type": "Resource", "resource": {"name": "memory", "target": target}})
+        return {
+            "apiVersion": "autoscaling/v2",
+            "kind": "HorizontalPodAutoscaler",
+            "metadata": {"name": self.name},
+            "spec": {
+                "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": self.name},
+                "minReplicas": self.low,
+                "maxReplicas": self.high,
+                "metrics": metrics,
+                "behavior": self.behavior,
+            },
+        }
+
+    def _external(self, metric: str, target: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "External", "external": {"metric": {"name": f"{self.name}.{metric}"}, "target": target}}
+
+
+def cases(seed: int, more: int) -> list[HpaCase]:
+    """Return the named cases, and `more` of them made up."""
+    return [*named(), *(made_up(random.Random(f"{seed} {number}"), f"made-up-{number}") for number in range(more))]
+
+
+def named() -> list[HpaCase]:
+    """Return the cases that each show one thing."""
+    free = {"stabilizationWindowSeconds": 0, "policies": [_percent(900, 3)], "tolerance": "0"}
+    still = free | {"stabilizationWindowSeconds": 7}
+    waves = _loads(
+        3, 3, 8, 8, 2, 8, 3, 3, 3, 3, 3, 3, 3, 3, 9, 3, 3, 9, 9, 1, 1, 1, 1, 1, 1, 1, 1, 1, 6, 2, 6, 2, 6, 2, 2
+    )
+    steps = _loads(*[3] * 3, *[12] * 13, *[1] * 16, *[7] * 6, *[2] * 10)
+    edge = (1.0, 1.1, 1.1001, 1.0, 0.9, 0.8999, 1.25, 1.2501, 0.95, 0.9499, 1.0)
+    return [
+        HpaCase("defaults", _loads(*[3] * 4, *[12] * 20, *[1] * 24)),
+        HpaCase("down-window", waves, {"scaleDown": {"stabilizationWindowSeconds": 6}}),
+        HpaCase("up-window", waves, {"scaleUp": still, "scaleDown": free}),
+        HpaCase("both-windows", waves, {"scaleUp": {"stabilizationWindowSeconds": 3}, "scaleDown": still}),
+        HpaCase("pods", steps, _both(free | {"policies": [_pods(2, 6)]}, free | {"policies": [_pods(1, 3)]})),
+        HpaCase("percent", steps, _both(free | {"policies": [_percent(50, 7)]}, free | {"policies": [_percent(10, 3)]})),
+        HpaCase(
+            "least-of-two",
+            steps,
+            _both(
+                free | {"policies": [_pods(3, 6), _percent(100, 3)], "selectPolicy": "Min"},
+                free | {"policies": [_pods(2, 3), _percent(50, 7)], "selectPolicy": "Min"},
+            ),
+        ),
+        HpaCase("most-of-two", steps, _both(free | {"policies": [_pods(1, 3), _percent(40, 10)]}, free)),
+        HpaCase("never-down", steps, _both(free, free | {"selectPolicy": "Disabled"})),
+        HpaCase("never-up", steps, _both(free | {"selectPolicy": "Disabled"}, free), start=8),
+        HpaCase("default-tolerance", _around(4, edge), {"scaleDown": {"stabilizationWindowSeconds": 0}}, start=4),
+        HpaCase(
+            "own-tolerances", _around(4, edge), _both(free | {"tolerance": "0.25"}, free | {"tolerance": "50m"}), start=4
+        ),
+        HpaCase("no-tolerance", _around(5, (1.0, 1.0001, 0.9999, 1.2, 1.0)), _both(free, free), start=5),
+        HpaCase("narrow-bounds", steps, _both(free, free), low=3, high=6),
+        HpaCase("fixed", steps, _both(free, free), start=5, low=5, high=5),
+        HpaCase("above-its-bounds", steps, _both(free, free), start=12, high=6),
+        HpaCase("below-its-bounds", steps, _both(still, still), start=1, low=4),
+        HpaCase("switched-off", steps, start=0),
+        HpaCase("to-zero-and-back", _loads(3, 3, *[0] * 6, 0, 5, 5, *[0] * 8, 0.01, 2, 2), _both(free, free), low=0),
+        HpaCase(
+            "gaps", _loads(3, 3, None, None, 9, None, 2, None, *[None] * 8, 2, 2, *[None] * 6, 7, 7), _both(still, free)
+        ),
+        HpaCase(
+            "two-metrics",
+            tuple({"load": 70.0 * load, "backlog": 50.0 * waiting} for load, waiting in zip(range(12), _waiting(), strict=False)),
+            _both(free, still),
+            kind="backlog",
+        ),
+        HpaCase(
+            "utilization",
+            tuple({"load": 70.0, "utilization": share} for share in (0.6, 0.9, 0.9, 0.66, 0.661, 0.655, 0.3, 0.3, 0.54, 0.2, 0.7) * 4),
+            {"scaleDown": {"stabilizationWindowSeconds": 6}},
+            kind="utilization",
+        ),
+        HpaCase(
+            "total",
+            tuple({"load": total} for total in (100, 140, 140, 110, 111, 90, 89.9, 60, 60, 100, 300, 20, 100) * 4),
+            _both(free, free),
+            kind="total",
+        ),
+    ]  # fmt: skip
+
+
+def made_up(rng: random.Random, name: str) -> HpaCase:
+    """Return a case of chance: any behaviour, and load that jumps, drifts, spikes and is sometimes unknown."""
+    low = rng.choice((0, 1, 1, 2, 4))
+    high = rng.randint(max(low, 2), 12)
+    load = rng.uniform(0, high)
+    series: list[float | None] = []
+    while len(series) < SYNCS:
+        load = rng.choice((load, rng.uniform(0, 1.3 * high), load * rng.uniform(0.8, 1.25), 0.0))
+        drift = rng.choice((0.0, 0.0, rng.uniform(-0.4, 0.4)))
+        for step in range(rng.randint(1, 9)):
+            noise = rng.choice((1.0, 1.0, rng.uniform(0.85, 1.15)))
+            series.append(None if rng.random() < 0.03 else max(0.0, (load + step * drift) * noise))
+    behavior = {way: _rules(rng) for way in ("scaleUp", "scaleDown") if rng.random() < 0.9}
+    return HpaCase(name, _loads(*series[:SYNCS]), behavior, rng.randint(max(low, 1), high), low, high)
+
+
+def _rules(rng: random.Random) -> dict[str, Any]:
+    rules: dict[str, Any] = {}
+    if rng.random() < 0.9:
+        rules["stabilizationWindowSeconds"] = rng.choice((0, *SECONDS))
+    if rng.random() < 0.7:
+        both = [
+            _pods(rng.randint(1, 6), rng.choice(SECONDS)),
+            _percent(rng.choice((5, 30, 50, 100, 200)), rng.choice(SECONDS)),
+        ]
+        rules["policies"] = rng.choice((both[:1], both[1:], both))
+    if rng.random() < 0.5:
+        rules["selectPolicy"] = rng.choice(("Max", "Min", "Min", "Disabled"))
+    if rng.random() < 0.5:
+        rules["tolerance"] = rng.choice(("0", "0.05", "0.1", "0.3"))
+    return rules
+
+
+def _both(up: dict[str, Any], down: dict[str, Any]) -> dict[str, Any]:
+    return {"scaleUp": up, "scaleDown": down}
+
+
+def _pods(value: int, seconds: int) -> dict[str, Any]:
+    return {"type": "Pods", "value": value, "periodSeconds": seconds}
+
+
+def _percent(value: int, seconds: int) -> dict[str, Any]:
+    return {"type": "Percent", "value": value, "periodSeconds": seconds}
+
+
+def _average(share: float) -> dict[str, Any]:
+    return {"type": "AverageValue", "averageValue": f"{share * CAPACITY:g}"}
+
+
+def _loads(*replicas: float | None) -> tuple[Values, ...]:
+    """Return a series of the load that so many replicas serve at the target; None = unknown."""
+    return tuple({"load": None if count is None else count * TARGET * CAPACITY} for count in replicas)
+
+
+def _around(replicas: int, ratios: tuple[float, ...]) -> tuple[Values, ...]:
+    """Return a series in which the load goes to a multiple of what `replicas` serve, and back, twice."""
+    return _loads(*(replicas * value for ratio in 2 * ratios for value in (1.0, ratio)))
+
+
+def _waiting() -> tuple[float, ...]:
+    return 0, 0, 6, 6, 0.2, 0, 11, 4, 0, 0, 12, 1

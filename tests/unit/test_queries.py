@@ -1,0 +1,129 @@
+"""Which series is a workload's, what is said where none is, and when each query is asked."""
+
+import math
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from minimal_resource import MINIMAL
+from rlscaler.custom_resource import parse_resources
+from rlscaler.resource_objects import Query
+from rlscaler_operator.model import Key
+from rlscaler_operator.queries import Ask, Group, Index, asked, group_of, picked
+from rlscaler_operator.roster import Roster
+
+
+class One(NamedTuple):
+    labels: dict[str, str]
+    value: float
+
+
+WEB = One({"deployment": "web", "zone": "a"}, 10.0)
+SHOP = One({"deployment": "shop", "zone": "a"}, 20.0)
+TWIN = One({"deployment": "web", "zone": "b"}, 30.0)
+
+CASES = {
+    "the one series, no match": ([WEB], {}, 10.0, None, ""),
+    "picked among several": ([WEB, SHOP], {"deployment": "shop"}, 20.0, None, ""),
+    "two labels": ([WEB, SHOP, TWIN], {"deployment": "web", "zone": "b"}, 30.0, None, ""),
+    "zero is a value": ([One({}, 0.0)], {}, 0.0, None, ""),
+    "a label that must be absent": ([One({}, 4.0), WEB], {"deployment": ""}, 4.0, None, ""),
+    "nothing at all": ([], {"deployment": "web"}, math.nan, "NoData", "no series"),
+    "not this one": ([SHOP], {"deployment": "web"}, math.nan, "NoMatch", "there as shop"),
+    "no such label": ([SHOP], {"app": "web"}, math.nan, "NoMatch", "no label app, only deployment, zone"),
+    "not both at once": ([WEB, SHOP], {"deployment": "shop", "zone": "a "}, math.nan, "NoMatch", "zone is there as a"),
+    "ambiguous, no match": ([WEB, SHOP], {}, math.nan, "AmbiguousSeries", "2 series, which differ in deployment"),
+    "ambiguous after match": ([WEB, TWIN], {"deployment": "web"}, math.nan, "AmbiguousSeries", "differ in zone"),
+    "no number": ([One({}, math.nan)], {}, math.nan, "NotANumber", "finite"),
+    "infinite": ([One({}, math.inf)], {}, math.nan, "NotANumber", "finite"),
+    "negative": ([One({}, -1.0)], {}, math.nan, "NegativeValue", "-1"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_series_is_picked_or_the_reason_is_said(case: str) -> None:
+    series, match, expected, reason, text = CASES[case]
+    value, note = picked(Index(series), Query(query="q", match=match), "spec.metrics.load")
+    assert value == pytest.approx(expected, nan_ok=True)
+    assert (note.reason if note else None) == reason
+    if note:
+        assert text in note.message
+        assert note.message.startswith("spec.metrics.load: ")
+
+
+LABELS = st.dictionaries(st.sampled_from("abc"), st.sampled_from(["x", "y", ""]), max_size=3)
+
+
+@given(st.lists(LABELS, max_size=6), LABELS)
+def test_the_index_finds_what_a_search_finds(labels: list[dict[str, str]], match: dict[str, str]) -> None:
+    series = [One(one, float(i)) for i, one in enumerate(labels)]
+    found = Index(series).matching(match)
+    assert list(found) == [one for one in series if all(one.labels.get(k, "") == v for k, v in match.items())]
+
+
+GROUPS = st.builds(
+    Group, st.builds(Ask, st.just("default"), st.text(max_size=8)), st.sampled_from([1.0, 5.0, 15.0, 300.0])
+)
+
+
+@given(GROUPS, st.floats(0, 2e9))
+def test_a_group_is_due_once_in_each_interval_on_one_grid(group: Group, time: float) -> None:
+    due = group.due_after(time)
+    assert time < due <= time + group.interval + 1e-6
+    assert (due - group.phase) / group.interval == pytest.approx(round((due - group.phase) / group.interval), abs=1e-6)
+
+
+def test_phases_are_spread_and_stable() -> None:
+    phases = [Group(Ask("default", f"query {i}"), 15.0).phase for i in range(2000)]
+    counts = [sum(second <= phase < second + 1 for phase in phases) for second in range(15)]
+    assert min(counts) > 90
+    assert max(counts) < 180
+    assert Group(Ask("default", "up"), 15.0).phase == pytest.approx(8.703, abs=0.001)
+
+
+def test_a_resource_asks_for_what_it_names() -> None:
+    (resource,) = parse_resources(MINIMAL, "minimal")
+    assert set(asked(resource.spec.metrics)) == {"load"}
+    assert group_of(resource.spec).interval == 15.0
+
+
+A, B, C = (Key("shop", name) for name in "abc")
+ONE, TWO = Group(Ask("default", "one"), 10.0), Group(Ask("default", "two"), 30.0)
+
+
+def test_the_roster_gives_each_group_its_moments() -> None:
+    roster = Roster()
+    for key, group in ((A, ONE), (B, ONE), (C, TWO)):
+        roster.place(key, group, 1000.0)
+    seen: dict[Group, list[float]] = {ONE: [], TWO: []}
+    now = 1000.0
+    while now < 1060.0:
+        now = roster.next_due()
+        for due, group in roster.due(now):
+            assert due == now
+            seen[group].append(due)
+    assert len(seen[ONE]) in (6, 7)
+    assert len(seen[TWO]) in (2, 3)
+    assert roster.members(ONE) == [A, B]
+
+
+def test_a_roster_that_slept_is_due_once_for_each_group() -> None:
+    roster = Roster()
+    roster.place(A, ONE, 1000.0)
+    (due,) = roster.due(5000.0)
+    assert 4990.0 < due[0] <= 5000.0
+    assert roster.due(5000.0) == []
+
+
+def test_a_workload_that_moves_or_goes_leaves_nothing_behind() -> None:
+    roster = Roster()
+    roster.place(A, ONE, 0.0)
+    roster.place(A, TWO, 0.0)
+    assert list(roster.groups) == [TWO]
+    roster.remove(A)
+    roster.remove(A)
+    assert roster.next_due() == math.inf
+    assert len(roster) == 0
+    roster.place(A, TWO, 0.0)
+    assert len(roster.due(40.0)) == 1
