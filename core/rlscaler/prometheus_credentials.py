@@ -29,10 +29,15 @@ class UnreadableError(Exception):
 
 
 class Keys(NamedTuple):
-    """Headers to send, and the secrets in them, in each form in which a server could repeat them."""
+    """Headers to send, and what must not stand in a message for their sake.
+
+    short: secrets of less than TELLING characters. parts: all runs of TELLING characters of the longer ones. Both in
+    each form in which a server could repeat them, case-folded.
+    """
 
     headers: dict[str, str]
-    secrets: tuple[str, ...]
+    short: tuple[str, ...] = ()
+    parts: frozenset[str] = frozenset()
 
     def __repr__(self) -> str:
         """Return nothing that is secret."""
@@ -41,13 +46,12 @@ class Keys(NamedTuple):
     def repeated_in(self, text: str) -> bool:
         """Tell whether a text holds a secret, or a good part of one."""
         folded = text.casefold()
-        return any(part in folded for secret in self.secrets for part in _parts(secret.casefold()))
+        return any(secret in folded for secret in self.short) or not self.parts.isdisjoint(_runs(folded))
 
 
-def _parts(secret: str) -> Iterator[str]:
-    """Yield what must not stand in a text: the secret if it is short, all its parts of TELLING characters if not."""
-    for start in range(max(1, len(secret) - TELLING + 1)):
-        yield secret[start : start + TELLING]
+def _runs(text: str) -> Iterator[str]:
+    """Yield all runs of TELLING characters."""
+    return (text[start : start + TELLING] for start in range(len(text) - TELLING + 1))
 
 
 class Credentials:
@@ -94,9 +98,10 @@ class Credentials:
         # Plain headers stand in a configuration that people share, yet may hold what should not be passed on; short
         # ones are names of tenants and the like, and occur in texts by chance.
         secrets |= {value for value in self._config.headers.values() if len(value) >= TELLING}
-        forms = {form(secret) for secret in secrets for form in (str, quote, quote_plus, html.escape, _in_json)}
-        headers = {name: value.encode().decode("latin-1") for name, value in headers.items()}
-        return Keys(headers, tuple(sorted(forms)))
+        forms = {form(secret).casefold() for secret in secrets for form in _FORMS}
+        short = tuple(sorted(form for form in forms if len(form) < TELLING))
+        parts = frozenset(run for form in forms for run in _runs(form))
+        return Keys({name: value.encode().decode("latin-1") for name, value in headers.items()}, short, parts)
 
     def _of(self, field: str, path: str, get: Callable[[str], T]) -> T:
         try:
@@ -132,3 +137,10 @@ def _content(path: str) -> str:
 def _in_json(text: str) -> str:
     """Return text as it stands between quotes in JSON, and in Go's."""
     return json.dumps(text, ensure_ascii=False)[1:-1]
+
+
+def _on_one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+_FORMS: tuple[Callable[[str], str], ...] = (str, quote, quote_plus, html.escape, _in_json, _on_one_line)

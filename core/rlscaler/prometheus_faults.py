@@ -67,8 +67,8 @@ class Faults:
 
     def said(self, text: str, keys: Keys) -> str:
         """Return the server's words on one line, cut, or a note that they repeat a secret."""
-        words = " ".join("".join(c if c.isprintable() else " " for c in text[:65536]).split())
-        if keys.repeated_in(text[: 65536 + 4096]) or keys.repeated_in(words):
+        words = " ".join("".join(c if c.isprintable() else " " for c in text[:8192]).split())
+        if keys.repeated_in(words[: 4 * LONGEST_SAID]):  # beyond what is shown, for a secret that the cut goes through
             return "(its text is left out: it repeats a credential)"
         return words if len(words) <= LONGEST_SAID else words[: LONGEST_SAID - 3] + "..."
 

@@ -106,7 +106,7 @@ class DeadlineSession(requests.Session):
     @property
     def keys(self) -> Keys:
         """What this thread's last call was let in with."""
-        return self._turn.keys or Keys({}, ())
+        return self._turn.keys or Keys({})
 
     def request(self, method: Any, url: Any, params: Any = None, **_: Any) -> Answer:  # type: ignore[override]
         """Return the answer to a query, whatever its status.

@@ -5,6 +5,7 @@ Everything but click is imported inside the commands, so that each starts as fas
 
 import contextlib
 import json
+import os
 import shutil
 import sys
 import textwrap
@@ -147,7 +148,9 @@ def _namespace(kubeconfig: str | None, context: str | None) -> str:
     from kubernetes import config
 
     try:
-        contexts, active = config.list_kube_config_contexts(kubeconfig)  # type: ignore[no-untyped-call]
+        # What the package itself takes from KUBECONFIG it took when it was imported.
+        files = kubeconfig or os.environ.get("KUBECONFIG")
+        contexts, active = config.list_kube_config_contexts(files)  # type: ignore[no-untyped-call]
     except (config.ConfigException, OSError):  # in a pod
         with contextlib.suppress(OSError):
             return Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace").read_text().strip() or "default"
@@ -218,8 +221,8 @@ def _print_overview(rows: Sequence[Mapping[str, Any]], *, namespaced: bool) -> N
             cell = table[name][index]
             cell = cell if len(cell) <= size else f"{cell[: size - 1]}…"
             cell = cell.rjust(size) if name in _NUMBERS else cell.ljust(size)
-            urgency = rows[index - 1]["urgency"] if index and name == "REASON" else 9
-            shown.append(click.style(cell, fg=_COLOUR.get(urgency), bold=index == 0 or None))
+            colour = _COLOUR.get(rows[index - 1]["urgency"]) if index and name == "REASON" else None
+            shown.append(click.style(cell, fg=colour, bold=index == 0 or None) if colour or not index else cell)
         click.echo("  ".join(shown).rstrip())
 
 

@@ -53,7 +53,10 @@ def conditions(account: Account, previous: Sequence[Mapping[str, Any]], now: flo
             "type": name,
             "status": finding.status,
             "reason": finding.reason,
-            "message": _fitted(finding.message),
+            # Most messages are those of the tick before, and striking secrets out costs more than all else here.
+            "message": finding.message
+            if old is not None and old.get("message") == finding.message
+            else _fitted(finding.message),
             "lastTransitionTime": since if isinstance(since, str) and since else stamp(now),
             "observedGeneration": account.workload.generation,
         }
@@ -142,7 +145,7 @@ def _active(account: Account) -> Finding | None:
     if resource is None:
         return Finding("Unknown", "InvalidSpec", "Nothing is read until the spec is corrected; see Ready.")
     spec, bits = resource.spec, _bits(account)
-    if bits & Reason.ScalingDisabled and target is not None:
+    if bits & Reason.ScalingDisabled.value and target is not None:
         text = (
             f"{target.key} stands at 0 replicas and spec.minReplicas is {spec.min_replicas}: somebody switched it off, "
             f"so it is left alone. Scale it to 1 or more to hand it back."
@@ -156,9 +159,9 @@ def _active(account: Account) -> Finding | None:
         return Finding("False", load.reason, _joined(_told(load, LOAD), problems) + _held(account))
     if account.decision is None or readings is None:
         return None
-    if bits & Reason.CapacityUnknown:
+    if bits & Reason.CapacityUnknown.value:
         return Finding("False", "CapacityUnknown", _joined(_capacity(account, spec), problems) + _held(account))
-    if bits & Reason.MetricsUnknown:
+    if bits & Reason.MetricsUnknown.value:
         text = f"{LOAD}: no reading is fresh enough."
         return Finding("False", "MetricsUnknown", _joined(text, problems) + _held(account))
     if problems:
@@ -174,7 +177,7 @@ def _joined(text: str, problems: Mapping[str, Note]) -> str:
 
 def _held(account: Account) -> str:
     """Return what happens to the target meanwhile, as the end of a message."""
-    if _bits(account) & Reason.MetricLossFallback:
+    if _bits(account) & Reason.MetricLossFallback.value:
         return " The fallback of spec.onMetricLoss applies."
     if account.target is None:
         return ""
@@ -228,7 +231,7 @@ def _able(account: Account) -> Finding | None:
         return Finding("False", account.conflict.reason, _told(account.conflict))
     if mode == "Forced":
         return Finding("True", "Forced", _forced(workload))
-    if _bits(account) & Reason.ReplicasUnknown:
+    if _bits(account) & Reason.ReplicasUnknown.value:
         return Finding("False", "FailedGetScale", f"The replica count of {target.key} is unknown.")
     return _writable(account, target)
 
@@ -238,7 +241,7 @@ def _writable(account: Account, target: Target) -> Finding:
     if account.wrote:
         return Finding("True", "SucceededRescale", f"Scaled from {target.desired} to {account.wanted} replicas.")
     for bit in (Reason.ScaleDownStabilized, Reason.ScaleUpStabilized):
-        if bits & bit:
+        if bits & bit.value:
             return Finding("True", str(bit.name), SENTENCES[bit])
     return Finding("True", "ReadyForNewScale", f"The target is held at {target.desired} replicas until more or "
                                                f"fewer are decided.")  # fmt: skip
@@ -273,7 +276,7 @@ def _limited(account: Account) -> Finding | None:
     if resource is None or decision is None or decision.replicas < 0:
         return None
     for bit, advice in _limits(resource.spec):
-        if decision.bits & bit:
+        if decision.bits & bit.value:
             return Finding("True", str(bit.name), f"{SENTENCES[bit]} {advice}")
     return Finding("False", "DesiredWithinRange", "Neither bounds nor policies changed the count.")
 
@@ -299,17 +302,17 @@ def _fallback(account: Account) -> Finding | None:
     if resource is None or decision is None:
         return None
     bits = decision.bits
-    if bits & Reason.MetricLossFallback:
+    if bits & Reason.MetricLossFallback.value:
         loss = resource.spec.on_metric_loss
         text = (
             f"{LOAD} has been unknown for {duration_text(float(loss.after))} or longer, so spec.onMetricLoss.action "
             f"{loss.action} applies with {loss.replicas} replicas. ScalingActive says why."
         )
         return Finding("True", "MetricLossFallback", text)
-    if bits & Reason.PolicyFailed:
+    if bits & Reason.PolicyFailed.value:
         cause = f" ({decision.error})" if decision.error else ""
         return Finding("True", "PolicyFailed", f"The policy gave no usable answer{cause}, so the rule decided.")
-    if bits & Reason.OutOfTrainingRange:
+    if bits & Reason.OutOfTrainingRange.value:
         return Finding("True", "OutOfTrainingRange", SENTENCES[Reason.OutOfTrainingRange])
     return Finding("False", "NoFallback", "What the spec asks for decides.")
 

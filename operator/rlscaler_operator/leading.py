@@ -287,6 +287,8 @@ class Leader:
                 self._start(self._written(account, ledger, self.actuator.submit(account, ref)))
             else:
                 self.actuator.withdraw(target.key)
+        elif (gone := self.fleet.target_of(workload)) is not None:
+            self.actuator.withdraw(gone)
         self._tell(account)
 
     def _account(self, workload: Workload, ledger: Ledger) -> Account:
@@ -326,9 +328,10 @@ class Leader:
 
     async def _written(self, account: Account, ledger: Ledger, done: asyncio.Future[Outcome]) -> None:
         """Take in what became of a write."""
+        began = self.clock.monotonic()
         outcome = await done
         key, target = account.workload.key, account.target
-        self.telemetry.wrote(outcome.result)
+        self.telemetry.wrote(outcome.result, self.clock.monotonic() - began)
         ledger.write_problem = outcome.problem
         if target is None or account.wanted is None:
             return

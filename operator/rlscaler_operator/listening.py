@@ -112,15 +112,19 @@ class Session:
             told: Mapping[str, Any] = await asyncio.to_thread(settings.auth_settings)
             for setting in told.values():
                 request.headers[setting["key"]] = setting["value"]
+            if session.closed:
+                # Another request was refused meanwhile, and a login has replaced the session; kopf knows these words.
+                raise RuntimeError("Session is closed")
             listing = self._listings.get(request.url.path)
             return await (handler(request) if listing is None else self._listen(listing, request, handler))
 
-        return aiohttp.ClientSession(
+        session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=context),
             middlewares=(through,),
             proxy=settings.proxy or None,
             headers={"User-Agent": "rlscaler"},
         )
+        return session
 
     async def _listen(
         self, listing: Listing, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType

@@ -37,9 +37,9 @@ from rlscaler_operator.writing import Actuator
 
 CONFIGURED_EVERY = 10.0
 """Seconds between two looks at the configuration file and the policies' folder."""
-DRAIN = 0.3
+DRAIN = 0.2
 """Seconds that writes under way have when the process is told to end."""
-KEEP = 0.8
+KEEP = 0.5
 """Seconds that the state has then to be kept."""
 POLICY_LABEL = "rlscaler.io/policy=true"
 """Label of the ConfigMaps that hold policies, in the operator's own namespace."""

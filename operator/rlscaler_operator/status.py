@@ -86,7 +86,7 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any], since_last: float) -
     before, after = _by_type(old), _by_type(new)
     if before.keys() != after.keys():
         return True
-    shifted = {name for name in after if _said(before[name]) != _said(after[name])}
+    shifted = {name for name in after if after[name] is not before[name] and _said(before[name]) != _said(after[name])}
     if any(not _routine(name, before[name], after[name]) for name in shifted):
         return True
     if since_last >= REASONS_EVERY:

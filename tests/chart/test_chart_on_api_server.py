@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import yaml
 
-from chart import CHART, NAME, NAMESPACE, RELEASE
 from cluster_access import KubectlError
 from components import program
 from control_plane import ControlPlane
+from helm_chart import CHART, NAME, NAMESPACE, RELEASE
 from processes import wait_until
 from rlscaler.crd import columns, crd
 from rlscaler.resource_objects import TargetRef

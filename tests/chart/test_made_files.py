@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 import yaml
 
-from chart import CHART
+from helm_chart import CHART
 from rlscaler.prometheus_config import SOURCE
 
 ROOT = Path(__file__).resolve().parents[2]

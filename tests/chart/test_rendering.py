@@ -6,14 +6,16 @@ import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from chart import CHART, NAME, NAMESPACE, RELEASE, ChartError, configuration, container, helm, own, pod, rendered
+from helm_chart import CHART, NAME, NAMESPACE, RELEASE, ChartError, configuration, container, helm, own, pod, rendered
 from rlscaler.crd import crd
 from rlscaler.prometheus_config import SourceConfig
+from rlscaler_operator.commands import run
 from rlscaler_operator.configuration import Configuration, CustomTarget, parse
 
 pytestmark = pytest.mark.components("helm")
@@ -115,12 +117,13 @@ def test_the_command_is_that_of_the_operator() -> None:
     assert fields == {"POD_NAME": "metadata.name", "POD_NAMESPACE": "metadata.namespace"}
 
 
-def test_every_argument_is_an_option_of_run() -> None:
-    from rlscaler_operator.commands import run
-
-    given = container(rendered({"watchNamespaces": ["shop"], "policies": {"volume": {"emptyDir": {}}}}))["args"][1:]
-    known = {option for parameter in run.params for option in parameter.opts}
-    assert {argument.partition("=")[0] for argument in given} <= known
+def test_the_operator_understands_its_command() -> None:
+    given = container(rendered({"watchNamespaces": ["shop"], "policies": {"volume": {"emptyDir": {}}}}))["args"]
+    told = run.make_context("run", given[1:]).params
+    assert (told["namespaces"], told["listen"], told["log_format"]) == (("shop",), "0.0.0.0:8080", "json")
+    assert (told["config"], told["policies"]) == (Path("/etc/rlscaler/config.yaml"), Path("/etc/rlscaler/policies"))
+    (role,) = own("Role", rendered(), "-own")["rules"][1]["resourceNames"]
+    assert role == told["lease_name"], "the one Lease that it may renew is the one that it asks for"
 
 
 def test_probes_and_service_meet_at_the_port() -> None:

@@ -291,7 +291,7 @@ class ControlPlane(ClusterAccess):
 
 
 def _facts(event: dict[str, Any]) -> dict[str, str]:
-    facts = {"user": event["user"]["username"], "verb": event["verb"]}
+    facts = {"user": event["user"].get("username", ""), "verb": event["verb"]}
     for name in ("resource", "subresource", "namespace", "name"):
         facts[name] = event.get("objectRef", {}).get(name, "")
     return facts

@@ -2,7 +2,8 @@
 
 A decision at the very end of a window depends on milliseconds, and so on the machine's load. Therefore the adapter
 paces the HPAs: it holds each answer until the next beat of a clock, so that an HPA decides on beats alone, and a window
-that does not end near a beat ends at the same decision every time. An HPA that comes late for a beat misses it.
+that does not end near a beat ends at the same decision every time. An HPA that comes late for a beat misses it. And
+one whose target has not settled since the last decision gets no metrics: what it sees of the pods then is chance.
 
 It stands behind the API server's aggregation layer as any adapter does: TLS on the loopback interface, two APIServices
 (external.metrics.k8s.io and metrics.k8s.io) and a Service of type ExternalName. A script is asked by number, not by
@@ -25,22 +26,27 @@ from urllib.parse import parse_qs, urlsplit
 
 from cluster_access import ClusterAccess
 from processes import wait_until
+from settling import Settling
 
 EXTERNAL, RESOURCE = "external.metrics.k8s.io/v1beta1", "metrics.k8s.io/v1beta1"
 REQUEST = "1k"
 """Memory that a pod must request for `utilization` to be a share of it."""
+SETTLED = 0.3
+"""Seconds before an HPA asks by which its target must have settled: it has looked at the target, and its watches at
+the pods, a little earlier."""
 
 Values = Mapping[str, float | None]
 """What is true at one sync: metric to value; None = no series. load, backlog: totals; utilization: of memory."""
 
 
 class Served(NamedTuple):
-    """One sync of an HPA: when it was answered, what it got, and the target as it was then.
+    """One sync of an HPA: when it asked and was answered, what it got, and the target as it was then.
 
-    time: monotonic seconds. replicas: that the target asks for; existing, ready, pending: its pods. values: what was
+    asked, time: monotonic seconds. replicas: that the target asks for; existing, ready, pending: its pods. values: what was
     served, by metric.
     """
 
+    asked: float
     time: float
     replicas: int
     existing: int
@@ -61,6 +67,8 @@ class Script:
     first: str
     phase: float = 0.0
     served: list[Served] = field(default_factory=list)
+    given: int = 0
+    now: Values = field(default_factory=dict)
 
 
 class MetricsAdapter:
@@ -73,6 +81,7 @@ class MetricsAdapter:
         """Start to serve, and register with the API server; pair: certificate and key."""
         self._access = access
         self._beat = beat
+        self._settling = Settling(access)
         self._scripts: dict[str, Script] = {}
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*pair)
@@ -91,9 +100,17 @@ class MetricsAdapter:
         """Serve a script to the HPA of a Deployment whose pods have the label app=WORKLOAD."""
         self._scripts[workload] = script
 
+    def next_beat(self, workload: str, after: float) -> float:
+        """Return the first beat of a workload after a time, monotonic seconds both."""
+        return after + (self._scripts[workload].phase - after) % self._beat
+
     def served(self, workload: str) -> list[Served]:
         """Return what was served to the HPA of a workload so far, a sync each."""
         return list(self._scripts[workload].served)
+
+    def given(self, workload: str) -> int:
+        """Return how many syncs of the script the HPA of a workload has got."""
+        return self._scripts[workload].given
 
     def answer(self, path: str, query: Mapping[str, list[str]]) -> dict[str, Any] | None:
         """Return the answer to a request, None where there is nothing."""
@@ -111,6 +128,7 @@ class MetricsAdapter:
 
     def close(self) -> None:
         """Stop to serve."""
+        self._settling.close()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -127,29 +145,33 @@ class MetricsAdapter:
         """Return the value of a metric at this sync, and note that it is served."""
         script = self._scripts[workload]
         if metric == script.first:
-            script.served.append(self._look(workload, script))
-        last = script.served[-1]
-        value = script.value(len(script.served) - 1)[metric]
-        last.values[metric] = value
+            sync, settled = self._look(workload, script)
+            script.served.append(sync)
+            script.now = script.value(script.given) if settled else {}
+            script.given += settled
+        value = script.now.get(metric)
+        script.served[-1].values[metric] = value
         return value
 
-    def _look(self, workload: str, script: Script) -> Served:
+    def _look(self, workload: str, script: Script) -> tuple[Served, bool]:
+        """Return the sync that begins now, at its beat, and whether the target had settled when the HPA looked."""
+        asked = time.monotonic()
         path = f"/apis/apps/v1/namespaces/{script.namespace}/deployments/{workload}/scale"
         scale = self._access.request("GET", path)
         phases = [pod["status"]["phase"] for pod in self._list_pods(script.namespace, workload)]
-        return Served(
-            time=self._wait_for_beat(script.phase),
+        settled = self._settling.since(script.namespace, workload) < asked - SETTLED
+        beat = self.next_beat(workload, time.monotonic())
+        time.sleep(max(0.0, beat - time.monotonic()))
+        sync = Served(
+            asked=asked,
+            time=time.monotonic(),
             replicas=scale["spec"].get("replicas", 0),
             existing=scale["status"]["replicas"],
             ready=phases.count("Running"),
             pending=phases.count("Pending"),
             values={},
         )
-
-    def _wait_for_beat(self, phase: float) -> float:
-        now = time.monotonic()
-        time.sleep((phase - now) % self._beat)
-        return time.monotonic()
+        return sync, settled
 
     def _list_pods(self, namespace: str, workload: str) -> list[dict[str, Any]]:
         path = f"/api/v1/namespaces/{namespace}/pods"

@@ -16,6 +16,7 @@ SYNCS = 48
 SECONDS = (2, 4, 5, 7, 8, 10, 11)
 """Windows and periods: half a second from any number of beats."""
 
+PERCENT = (5, 30, 50, 100, 200)
 CAPACITY = 100.0
 """Requests/s of a replica."""
 TARGET, WAIT, UTILIZATION = 0.7, 0.5, 0.6
@@ -96,64 +97,56 @@ def cases(seed: int, more: int) -> list[HpaCase]:
 
 def named() -> list[HpaCase]:
     """Return the cases that each show one thing."""
-    free = {"stabilizationWindowSeconds": 0, "policies": [_percent(900, 3)], "tolerance": "0"}
+    free = {"stabilizationWindowSeconds": 0, "policies": [_percent(900, 2)], "tolerance": "0"}
     still = free | {"stabilizationWindowSeconds": 7}
-    waves = _loads(
-        3, 3, 8, 8, 2, 8, 3, 3, 3, 3, 3, 3, 3, 3, 9, 3, 3, 9, 9, 1, 1, 1, 1, 1, 1, 1, 1, 1, 6, 2, 6, 2, 6, 2, 2
+    two = {"policies": [_pods(2, 5)]}, {"policies": [_pods(1, 2)]}
+    half = {"policies": [_percent(50, 7)]}, {"policies": [_percent(10, 2)]}
+    least = (
+        {"policies": [_pods(3, 5), _percent(100, 2)], "selectPolicy": "Min"},
+        {"policies": [_pods(2, 2), _percent(50, 7)], "selectPolicy": "Min"},
     )
+    waves = _loads(3, 3, 8, 8, 2, 8, *[3] * 8, 9, 3, 3, 9, 9, *[1] * 9, 6, 2, 6, 2, 6, 2, 2)
     steps = _loads(*[3] * 3, *[12] * 13, *[1] * 16, *[7] * 6, *[2] * 10)
-    edge = (1.0, 1.1, 1.1001, 1.0, 0.9, 0.8999, 1.25, 1.2501, 0.95, 0.9499, 1.0)
+    edge = _around(4, (1.0, 1.1, 1.1001, 1.0, 0.9, 0.8999, 1.25, 1.2501, 0.95, 0.9499, 1.0))
+    unknown = _loads(3, 3, None, None, 9, None, 2, None, *[None] * 8, 2, 2, *[None] * 6, 7, 7)
+    waiting = (0, 0, 6, 6, 0.2, 0, 11, 4, 0, 0, 12, 1, 1, 1)
+    shares = (0.6, 0.9, 0.9, 0.66, 0.661, 0.655, 0.3, 0.3, 0.54, 0.2, 0.7)
+    totals = (100, 140, 140, 110, 111, 90, 89.9, 60, 60, 100, 300, 20, 100)
     return [
         HpaCase("defaults", _loads(*[3] * 4, *[12] * 20, *[1] * 24)),
-        HpaCase("down-window", waves, {"scaleDown": {"stabilizationWindowSeconds": 6}}),
-        HpaCase("up-window", waves, {"scaleUp": still, "scaleDown": free}),
-        HpaCase("both-windows", waves, {"scaleUp": {"stabilizationWindowSeconds": 3}, "scaleDown": still}),
-        HpaCase("pods", steps, _both(free | {"policies": [_pods(2, 6)]}, free | {"policies": [_pods(1, 3)]})),
-        HpaCase("percent", steps, _both(free | {"policies": [_percent(50, 7)]}, free | {"policies": [_percent(10, 3)]})),
-        HpaCase(
-            "least-of-two",
-            steps,
-            _both(
-                free | {"policies": [_pods(3, 6), _percent(100, 3)], "selectPolicy": "Min"},
-                free | {"policies": [_pods(2, 3), _percent(50, 7)], "selectPolicy": "Min"},
-            ),
-        ),
-        HpaCase("most-of-two", steps, _both(free | {"policies": [_pods(1, 3), _percent(40, 10)]}, free)),
+        HpaCase("down-window", waves, {"scaleDown": {"stabilizationWindowSeconds": 5}}),
+        HpaCase("up-window", waves, _both(still, free)),
+        HpaCase("both-windows", waves, _both({"stabilizationWindowSeconds": 4}, still)),
+        HpaCase("pods", steps, _both(free | two[0], free | two[1])),
+        HpaCase("percent", steps, _both(free | half[0], free | half[1])),
+        HpaCase("least-of-two", steps, _both(free | least[0], free | least[1])),
+        HpaCase("most-of-two", steps, _both(free | {"policies": [_pods(1, 2), _percent(40, 10)]}, free)),
         HpaCase("never-down", steps, _both(free, free | {"selectPolicy": "Disabled"})),
         HpaCase("never-up", steps, _both(free | {"selectPolicy": "Disabled"}, free), start=8),
-        HpaCase("default-tolerance", _around(4, edge), {"scaleDown": {"stabilizationWindowSeconds": 0}}, start=4),
-        HpaCase(
-            "own-tolerances", _around(4, edge), _both(free | {"tolerance": "0.25"}, free | {"tolerance": "50m"}), start=4
-        ),
+        HpaCase("default-tolerance", edge, {"scaleDown": {"stabilizationWindowSeconds": 0}}, start=4),
+        HpaCase("own-tolerances", edge, _both(free | {"tolerance": "0.25"}, free | {"tolerance": "50m"}), start=4),
         HpaCase("no-tolerance", _around(5, (1.0, 1.0001, 0.9999, 1.2, 1.0)), _both(free, free), start=5),
         HpaCase("narrow-bounds", steps, _both(free, free), low=3, high=6),
         HpaCase("fixed", steps, _both(free, free), start=5, low=5, high=5),
         HpaCase("above-its-bounds", steps, _both(free, free), start=12, high=6),
         HpaCase("below-its-bounds", steps, _both(still, still), start=1, low=4),
         HpaCase("switched-off", steps, start=0),
-        HpaCase("to-zero-and-back", _loads(3, 3, *[0] * 6, 0, 5, 5, *[0] * 8, 0.01, 2, 2), _both(free, free), low=0),
-        HpaCase(
-            "gaps", _loads(3, 3, None, None, 9, None, 2, None, *[None] * 8, 2, 2, *[None] * 6, 7, 7), _both(still, free)
-        ),
+        HpaCase("to-zero-and-back", _loads(3, 3, *[0] * 7, 5, 5, *[0] * 8, 0.01, 2, 2), _both(free, free), low=0),
+        HpaCase("gaps", unknown, _both(still, free)),
         HpaCase(
             "two-metrics",
-            tuple({"load": 70.0 * load, "backlog": 50.0 * waiting} for load, waiting in zip(range(12), _waiting(), strict=False)),
+            tuple({"load": 70.0 * load, "backlog": 50.0 * waits} for load, waits in enumerate(waiting)),
             _both(free, still),
             kind="backlog",
         ),
         HpaCase(
             "utilization",
-            tuple({"load": 70.0, "utilization": share} for share in (0.6, 0.9, 0.9, 0.66, 0.661, 0.655, 0.3, 0.3, 0.54, 0.2, 0.7) * 4),
-            {"scaleDown": {"stabilizationWindowSeconds": 6}},
+            tuple({"load": 70.0, "utilization": share} for share in 4 * shares),
+            {"scaleDown": {"stabilizationWindowSeconds": 5}},
             kind="utilization",
         ),
-        HpaCase(
-            "total",
-            tuple({"load": total} for total in (100, 140, 140, 110, 111, 90, 89.9, 60, 60, 100, 300, 20, 100) * 4),
-            _both(free, free),
-            kind="total",
-        ),
-    ]  # fmt: skip
+        HpaCase("total", tuple({"load": total} for total in 4 * totals), _both(free, free), kind="total"),
+    ]
 
 
 def made_up(rng: random.Random, name: str) -> HpaCase:
@@ -177,11 +170,11 @@ def _rules(rng: random.Random) -> dict[str, Any]:
     if rng.random() < 0.9:
         rules["stabilizationWindowSeconds"] = rng.choice((0, *SECONDS))
     if rng.random() < 0.7:
-        both = [
+        pods, percent = (
             _pods(rng.randint(1, 6), rng.choice(SECONDS)),
-            _percent(rng.choice((5, 30, 50, 100, 200)), rng.choice(SECONDS)),
-        ]
-        rules["policies"] = rng.choice((both[:1], both[1:], both))
+            _percent(rng.choice(PERCENT), rng.choice(SECONDS)),
+        )
+        rules["policies"] = rng.choice(([pods], [percent], [pods, percent]))
     if rng.random() < 0.5:
         rules["selectPolicy"] = rng.choice(("Max", "Min", "Min", "Disabled"))
     if rng.random() < 0.5:
@@ -213,7 +206,3 @@ def _loads(*replicas: float | None) -> tuple[Values, ...]:
 def _around(replicas: int, ratios: tuple[float, ...]) -> tuple[Values, ...]:
     """Return a series in which the load goes to a multiple of what `replicas` serve, and back, twice."""
     return _loads(*(replicas * value for ratio in 2 * ratios for value in (1.0, ratio)))
-
-
-def _waiting() -> tuple[float, ...]:
-    return 0, 0, 6, 6, 0.2, 0, 11, 4, 0, 0, 12, 1

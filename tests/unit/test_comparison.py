@@ -122,7 +122,7 @@ def test_both_sides_agree_with_the_simulator(names: tuple[str, ...], hours: floa
     live, own = contenders.entrant("hpa", settings), contenders.tested("default", settings)
     sums = play(loads, [live, own], config, settings, [0] * len(loads), waits=False)
     for index, (name, memory) in enumerate(zip(names, fed(loads, config, live, own), strict=True)):
-        unseen = (float(settings.lag) / interval + 1.0) * 2.0 + 1.0
+        unseen = 2 * math.ceil(float(settings.lag) / interval + 1.0)
         assert memory["seconds"] >= hours * 3600.0 - unseen * interval, "all but the first and last are scored"
         pods = np.array(memory["billed"]) / memory["seconds"]
         np.testing.assert_allclose(pods, sums.billed[:, index] / (hours * 3600.0), rtol=0.02, err_msg=name)
@@ -421,16 +421,17 @@ def walked(shadow: Shadow, loads: Sequence[float], restart_at: int = -1) -> None
 
 
 def test_a_restart_goes_on() -> None:
-    loads = (100.0 + 60.0 * np.sin(np.arange(400) / 20.0)).tolist()
+    loads = (100.0 + 60.0 * np.sin(np.arange(240) / 20.0)).tolist()
     whole, cut = Shadow(), Shadow()
     walked(whole, loads)
-    walked(cut, loads, restart_at=200)
+    walked(cut, loads, restart_at=100)
     expected, found = whole.memory, cut.memory
     assert found["since"] == expected["since"]
     assert expected["seconds"] - found["seconds"] == 2 * 15.0, "the queues run two intervals behind"
-    for name in ("billed", "late", "rescales"):
-        share = np.array(found[name]) / np.array(expected[name])
-        np.testing.assert_allclose(share, 1.0, atol=0.03, err_msg=name)
+    for name in ("billed", "rescales"):
+        np.testing.assert_allclose(found[name], expected[name], rtol=0.03, err_msg=name)
+    late, before = (np.array(memory["late"]) / memory["judged"] for memory in (found, expected))
+    np.testing.assert_allclose(late, before, atol=1e-3)
 
 
 def test_what_was_of_another_policy_or_objective_is_not_gone_on_with() -> None:
@@ -543,8 +544,8 @@ def test_no_workload_changes_another(drawn: list[dict[str, Any]], data: st.DataO
                 shadow.time += float(shadow.settings.interval)
         if not due:
             continue
-        time, load, live = (np.array([values[i] for i in due]) for values in ([s.time for s in alone], loads, lives))
-        snapshot = Snapshot(time=time, load=load, ready=live, starting=np.zeros(len(due)), desired=live)
+        read = np.array([(alone[i].time, loads[i], lives[i]) for i in due])
+        snapshot = Snapshot(time=read[:, 0], load=read[:, 1], ready=read[:, 2], starting=0.0, desired=read[:, 2])
         view = scaler.view(snapshot, np.array(due))
         together.advance([keys[i] for i in due[::-1]], view, RULE, at=np.arange(len(due))[::-1])
     for key, shadow in zip(keys, alone, strict=True):
