@@ -8,7 +8,7 @@ COMPARE ?= hpa,hpa-tuned,keda
 run := $(PYTHON) scripts/environment.py run
 test := $(PYTHON) scripts/environment.py test
 
-.PHONY: help dry-run test lint format bench constraints chart results
+.PHONY: help dry-run test lint format bench constraints docs results
 
 help: ## Show what there is to do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r target text; do \
@@ -42,8 +42,9 @@ bench: ## Measure the speed against named peers
 constraints: ## Pin every package anew (ARGS="--upgrade" for the newest)
 	@$(PYTHON) scripts/environment.py build scripts/constraints.sh $(ARGS)
 
-chart: ## Make the chart's CRD and the table of its values anew
+docs: ## Make anew what the chart and the documents take from the code: the CRD and the tables
 	@$(test) python scripts/chart.py
+	@$(test) python scripts/documents.py
 
 TRACES ?= ../shared/traces
 results: ## Score everyone on the recorded loads of TRACES, and write docs/results.md (takes some ten minutes)

@@ -162,3 +162,39 @@ def _complete(fields: tuple[StatusField, ...], values: Mapping[str, Any]) -> dic
         block = isinstance(each.kind, tuple) and isinstance(value, Mapping)
         out[each.name] = _complete(each.kind, value) if block else value  # type: ignore[arg-type]
     return out
+
+
+def clean(status: Any) -> dict[str, Any]:
+    """Return what of a status is as this table has it; a status may come from another version or another hand."""
+    return _clean(FIELDS, status) or {}
+
+
+def _clean(fields: tuple[StatusField, ...], values: Any) -> dict[str, Any] | None:
+    if not isinstance(values, Mapping):
+        return None
+    found = {each.name: _cleaned(each.kind, values.get(each.name)) for each in fields}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _cleaned(kind: "Mapping[str, Any] | tuple[StatusField, ...]", value: Any) -> Any:
+    """Return a value of one kind, None where it is none."""
+    if isinstance(kind, tuple):
+        return _clean(kind, value)
+    if kind is _CONDITIONS:
+        found = [_clean(_CONDITION, each) for each in value] if isinstance(value, list) else []
+        needed = _CONDITIONS["items"]["required"]
+        return [each for each in found if each and all(name in each for name in needed)] or None
+    if kind is TEXTS:
+        return value if isinstance(value, list) and all(isinstance(each, str) for each in value) else None
+    types = _TYPES[kind["type"]]
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+        return None
+    return value if value in kind.get("enum", (value,)) else None
+
+
+_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+}

@@ -168,6 +168,8 @@ def _asked(cluster: "Cluster", ask: Callable[[], T]) -> T:
         return ask()
     except ClusterError as error:
         message = " ".join(error.message.split())
+        # It is a person who asks here, with rights of their own.
+        message = message.replace("the operator's service account", "this user").replace("the operator's", "your")
         if error.reason == "NotFound" and not _served(cluster, GROUP, PLURAL):
             raise UserError(
                 f"this cluster has no RLScalers: {PLURAL}.{GROUP} is not installed; see `helm install` in the README"

@@ -10,6 +10,7 @@ from typing import Any
 
 from rlscaler.quantities import duration_text
 from rlscaler.reasons import SENTENCES
+from rlscaler.resource_status import clean
 from rlscaler_operator.status import urgent
 from rlscaler_operator.timestamps import seconds_of
 
@@ -25,7 +26,7 @@ def explained(value: Mapping[str, Any], now: float) -> dict[str, Any]:
 
     value: the object as the API server has it. now: seconds since the epoch.
     """
-    metadata, spec, status = _block(value, "metadata"), _block(value, "spec"), _block(value, "status")
+    metadata, spec, status = _block(value, "metadata"), _block(value, "spec"), clean(value.get("status"))
     decision, ref = _block(status, "decision"), _block(spec, "scaleTargetRef")
     found: dict[str, Any] = {
         "namespace": metadata.get("namespace"),
@@ -39,7 +40,7 @@ def explained(value: Mapping[str, Any], now: float) -> dict[str, Any]:
     replicas = {"current": "currentReplicas", "ready": "readyReplicas", "desired": "desiredReplicas"}
     found["replicas"] = {name: status[key] for name, key in replicas.items() if status.get(key) is not None}
     if decision:
-        reasons = [str(reason) for reason in decision.get("reasons") or ()]
+        reasons = decision.get("reasons") or ()
         found["decision"] = {
             **{key: each for key, each in decision.items() if key not in ("reasons", "message")},
             **_aged(decision, "time", now),
@@ -49,8 +50,7 @@ def explained(value: Mapping[str, Any], now: float) -> dict[str, Any]:
     for key in ("policy", "capacity", "history", "comparison", "lastScaleTime"):
         if status.get(key):
             found[key] = status[key]
-    conditions = status.get("conditions")
-    listed = [each for each in conditions if isinstance(each, Mapping)] if isinstance(conditions, list) else []
+    listed = status.get("conditions") or []
     troubles = urgent(listed)
     # What is not known yet is worth a word only where there is nothing else to say.
     troubles = [each for each in troubles if each.get("reason") != "Pending"] or troubles
@@ -229,7 +229,7 @@ COLUMNS = ("WORKLOAD", "TARGET", "MODE", "MIN", "MAX", "NOW", "WANTED", "REASON"
 
 def overview(value: Mapping[str, Any], now: float) -> dict[str, Any]:
     """Return one line of the table of all, as plain JSON values, with what it is sorted by ("urgency", 0 is first)."""
-    found, status = explained(value, now), _block(value, "status")
+    found, status = explained(value, now), clean(value.get("status"))
     conditions = found["conditions"]
     first = conditions[0] if conditions else {}
     return {

@@ -259,6 +259,8 @@ class Keeper:
             known |= loads.keys()
             for members, times, values in _matrices(loads):
                 for begin in range(0, times.shape[1], SLICE):
+                    if not np.isfinite(values[:, begin : begin + SLICE]).any():
+                        continue  # unknown either way, and most of a week is before the workload was born
                     began = leader.clock.monotonic()
                     attic.fill(members, times[:, begin : begin + SLICE], values[:, begin : begin + SLICE])
                     await asyncio.sleep(DUTY * (leader.clock.monotonic() - began))

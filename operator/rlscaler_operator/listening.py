@@ -96,12 +96,17 @@ class Listing:
 
 
 class Session:
-    """Makes sessions that say who we are with every request, and tell the listings what comes back."""
+    """Makes sessions that say who we are with every request, and tell the listings what comes back.
+
+    unauthorized: whether the server has refused our credentials since that was last set to False.
+    """
 
     def __init__(self, listings: Iterable[Listing]) -> None:
         """Take what is watched."""
+        self.unauthorized = False
         self._listings = {listing.kind.path(listing.namespace): listing for listing in listings}
         self._failing: dict[str, float] = {}
+        self._open: list[aiohttp.ClientSession] = []
 
     async def open(self, settings: client.Configuration) -> aiohttp.ClientSession:
         """Return a session with the credentials and the TLS of the `kubernetes` package's settings."""
@@ -116,7 +121,9 @@ class Session:
                 # Another request was refused meanwhile, and a login has replaced the session; kopf knows these words.
                 raise RuntimeError("Session is closed")
             listing = self._listings.get(request.url.path)
-            return await (handler(request) if listing is None else self._listen(listing, request, handler))
+            response = await (handler(request) if listing is None else self._listen(listing, request, handler))
+            self.unauthorized |= response.status == 401
+            return response
 
         session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=context),
@@ -124,7 +131,13 @@ class Session:
             proxy=settings.proxy or None,
             headers={"User-Agent": "rlscaler"},
         )
+        self._open = [each for each in self._open if not each.closed] + [session]
         return session
+
+    async def close(self) -> None:
+        """Close every session."""
+        while self._open:
+            await self._open.pop().close()
 
     async def _listen(
         self, listing: Listing, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
-from rlscaler.resource_status import complete
+from rlscaler.resource_status import clean, complete
 from rlscaler_operator.api_errors import ClusterError
 from rlscaler_operator.clock import Clock
 from rlscaler_operator.events import Allowance, Budget, Event, differences, rescale
@@ -119,10 +119,10 @@ class Reporter:
         workload, time = account.workload, account.time
         if not self._valid():
             self.reset()
-            return status(account, workload.status)
+            return status(account, clean(workload.status))
         entry = self._entries.get(workload.key)
         if entry is None or entry.workload.uid != workload.uid:
-            told = workload.status
+            told = clean(workload.status)
             entry = _Entry(workload, told, told, time, time - age(told, time))
             self._entries[workload.key] = entry
         entry.workload, entry.time = workload, time

@@ -16,12 +16,15 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, Protocol
 
 import kopf
 
+from rlscaler.errors import UserError
 from rlscaler_operator.api_errors import ClusterError
 from rlscaler_operator.connection import credentials
 from rlscaler_operator.fleet import Fleet
@@ -49,6 +52,8 @@ REQUEST = 30.0
 """Seconds for one request that is not a watch."""
 CONNECT = 5.0
 """Seconds for a connection."""
+PATIENCE = 0.4
+"""Seconds that kopf has at each of the steps in which it is ended."""
 SLOWEST = 10.0
 """Seconds at most between two attempts."""
 
@@ -130,7 +135,7 @@ class Watches:
         self._served: frozenset[Kind] = frozenset()
         self._looked_at = monotonic()
         self._session = Session(listing for listings in self._listings.values() for listing in listings)
-        self._logins: list[float] = []
+        self._refusals: list[float] = []
         self._told: str = ""
         self.ready = asyncio.Event()
         self.names = tuple(listing.name for listings in self._listings.values() for listing in listings)
@@ -185,18 +190,21 @@ class Watches:
                 group=kind.group, version=kind.version, plural=kind.plural, id=str(kind), registry=registry
             )
             watched(self._handler(kind))
-        with _signals_left_alone():
-            tasks = await kopf.spawn_tasks(
-                registry=registry,
-                settings=_settings(self._inactivity),
-                clusterwide=not self._namespaces,
-                namespaces=self._namespaces,
-            )
         look = asyncio.create_task(self._look_for_others(served))
-        try:
-            done, _ = await asyncio.wait({look, *tasks}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            await _ended({look, *tasks})
+        tasks: Collection[asyncio.Task[Any]] = ()
+        with _descendants() as descendants:
+            try:
+                with _signals_left_alone():
+                    tasks = await kopf.spawn_tasks(
+                        registry=registry,
+                        settings=_settings(self._inactivity),
+                        clusterwide=not self._namespaces,
+                        namespaces=self._namespaces,
+                    )
+                done, _ = await asyncio.wait({look, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                await _ended({look, *tasks}, descendants)
+                await self._session.close()
         for task in done:
             if not task.cancelled():
                 task.result()
@@ -287,14 +295,19 @@ class Watches:
         return frozenset(found)
 
     async def _login(self, **_: Any) -> kopf.AiohttpSession:
-        """Return a session with credentials that are read anew; in haste only once."""
+        """Return a session with credentials that are read anew; the more often they are refused, the later."""
         now = self._monotonic()
-        self._logins = [at for at in self._logins if now - at < 60.0]
-        if self._logins:
-            self._say("the API server does not accept the operator's credentials; check its token or kubeconfig")
-            await asyncio.sleep(min(SLOWEST, 2.0 ** len(self._logins) - 1.0))
-        self._logins.append(now)
-        settings = await asyncio.to_thread(self._credentials)
+        if self._session.unauthorized:
+            self._session.unauthorized = False
+            self._refusals = [at for at in self._refusals if now - at < 60.0] + [now]
+            if len(self._refusals) > 1:
+                self._say("the API server does not accept the operator's credentials; check its token or kubeconfig")
+                await asyncio.sleep(min(SLOWEST, 0.5 * 2.0 ** len(self._refusals)))
+        try:
+            settings = await asyncio.to_thread(self._credentials)
+        except UserError as error:
+            self._say(str(error))
+            raise kopf.TemporaryError(str(error), delay=SLOWEST) from None
         return kopf.AiohttpSession(server=settings.host, aiohttp_session=await self._session.open(settings))
 
     def _say(self, text: str) -> None:
@@ -366,16 +379,57 @@ def _signals_left_alone() -> Iterator[None]:
         delattr(loop, "add_signal_handler")
 
 
-async def _ended(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """End kopf's tasks, and only them."""
-    pending = set(tasks)
-    for task in pending:
+_family: ContextVar["weakref.WeakSet[asyncio.Task[Any]] | None"] = ContextVar("_family", default=None)
+
+
+@contextlib.contextmanager
+def _descendants() -> Iterator["weakref.WeakSet[asyncio.Task[Any]]"]:
+    """Collect every task that is begun within, and by any of these in turn.
+
+    When one of kopf's watchers fails, kopf leaves the others behind; its own end then cancels all tasks of the loop.
+    """
+    loop, before = asyncio.get_running_loop(), asyncio.get_running_loop().get_task_factory()
+    family: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
+
+    make: Callable[..., Any] = before or _task
+
+    def factory(loop: asyncio.AbstractEventLoop, coroutine: Any, **settings: Any) -> Any:
+        begun = make(loop, coroutine, **settings)
+        mine = _family.get()
+        if mine is not None:
+            mine.add(begun)
+        return begun
+
+    loop.set_task_factory(factory)
+    token = _family.set(family)
+    try:
+        yield family
+    finally:
+        _family.reset(token)
+        if loop.get_task_factory() is factory:
+            loop.set_task_factory(before)
+
+
+def _task(loop: asyncio.AbstractEventLoop, coroutine: Any, **settings: Any) -> asyncio.Task[Any]:
+    return asyncio.Task(coroutine, loop=loop, **settings)
+
+
+async def _ended(tasks: Collection[asyncio.Task[Any]], descendants: Iterable[asyncio.Task[Any]]) -> None:
+    """End kopf's tasks: first those that end the rest in order, then whatever is left."""
+    for task in tasks:
         task.cancel()
-    if pending:
-        await asyncio.wait(pending)
-    for task in pending:
-        if not task.cancelled():
-            task.exception()  # has been seen, or came after the end
+    _, pending = await asyncio.wait(tasks, timeout=PATIENCE)
+    ours = asyncio.current_task()
+    for _ in range(3):
+        pending |= {task for task in descendants if task is not ours and not task.done()}
+        if not pending:
+            break
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=PATIENCE)
+    for task in (*tasks, *descendants):
+        if task.done() and not task.cancelled():
+            task.exception()  # was seen, or came after the end; asyncio would complain that nobody asked
 
 
 def _quieten() -> None:

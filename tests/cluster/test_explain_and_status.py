@@ -320,7 +320,7 @@ def test_whoever_may_not_read_is_told_what_is_missing(shop: Shop, tmp_path: Path
         (line,) = mistakes(run(*command, "-n", shop.namespace, "--kubeconfig", config))
         assert "cannot" in line
         assert "rlscalers" in line
-        assert "rlscaler.io" in line
+        assert "grant this user the verb" in line
 
 
 def test_without_a_cluster_the_way_to_one_is_told(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,9 @@
 
 A decision at the very end of a window depends on milliseconds, and so on the machine's load. Therefore the adapter
 paces the HPAs: it holds each answer until the next beat of a clock, so that an HPA decides on beats alone, and a window
-that does not end near a beat ends at the same decision every time. An HPA that comes late for a beat misses it. And
-one whose target has not settled since the last decision gets no metrics: what it sees of the pods then is chance.
+that does not end near a beat ends at the same decision every time. An HPA that comes late for a beat misses it. One
+that comes while the pods of its target are still changing sees of them what chance wants: it is told at once that there
+is nothing to know, which no decision follows from, and comes again.
 
 It stands behind the API server's aggregation layer as any adapter does: TLS on the loopback interface, two APIServices
 (external.metrics.k8s.io and metrics.k8s.io) and a Service of type ExternalName. A script is asked by number, not by
@@ -26,7 +27,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from cluster_access import ClusterAccess
 from processes import wait_until
-from settling import Settling
+from settling import Settling, is_settled
 
 EXTERNAL, RESOURCE = "external.metrics.k8s.io/v1beta1", "metrics.k8s.io/v1beta1"
 REQUEST = "1k"
@@ -42,8 +43,8 @@ Values = Mapping[str, float | None]
 class Served(NamedTuple):
     """One sync of an HPA: when it asked and was answered, what it got, and the target as it was then.
 
-    asked, time: monotonic seconds. replicas: that the target asks for; existing, ready, pending: its pods. values: what was
-    served, by metric.
+    asked, time: monotonic seconds. replicas: that the target asks for; existing, ready, pending: its pods.
+    values: what was served, by metric.
     """
 
     asked: float
@@ -154,19 +155,21 @@ class MetricsAdapter:
         return value
 
     def _look(self, workload: str, script: Script) -> tuple[Served, bool]:
-        """Return the sync that begins now, at its beat, and whether the target had settled when the HPA looked."""
+        """Return the sync that begins now, at its beat if the target had settled when the HPA looked, and if so."""
         asked = time.monotonic()
-        path = f"/apis/apps/v1/namespaces/{script.namespace}/deployments/{workload}/scale"
-        scale = self._access.request("GET", path)
+        target = self._access.request("GET", f"/apis/apps/v1/namespaces/{script.namespace}/deployments/{workload}")
         phases = [pod["status"]["phase"] for pod in self._list_pods(script.namespace, workload)]
-        settled = self._settling.since(script.namespace, workload) < asked - SETTLED
-        beat = self.next_beat(workload, time.monotonic())
-        time.sleep(max(0.0, beat - time.monotonic()))
+        replicas = target["spec"].get("replicas", 0)
+        settled = is_settled(target) and self._settling.since(script.namespace, workload) < asked - SETTLED
+        if script.served and script.served[-1].replicas != replicas:
+            settled &= asked - script.served[-1].time > SETTLED  # it may have changed since `settling` looked
+        if settled:
+            time.sleep(max(0.0, self.next_beat(workload, time.monotonic()) - time.monotonic()))
         sync = Served(
             asked=asked,
             time=time.monotonic(),
-            replicas=scale["spec"].get("replicas", 0),
-            existing=scale["status"]["replicas"],
+            replicas=replicas,
+            existing=target["status"].get("replicas", 0),
             ready=phases.count("Running"),
             pending=phases.count("Pending"),
             values={},

@@ -35,11 +35,12 @@ class Settling:
         while not self._closed.wait(LOOK):
             items = self._access.request("GET", "/apis/apps/v1/deployments")["items"]
             now = time.monotonic()
-            names = {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in items if _settled(item)}
+            names = {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in items if is_settled(item)}
             self._since = {name: min(now, self._since.get(name, math.inf)) for name in names}
 
 
-def _settled(deployment: dict[str, Any]) -> bool:
+def is_settled(deployment: dict[str, Any]) -> bool:
+    """Tell whether a Deployment has the pods that it asks for, all ready, and no more."""
     wanted, status = deployment["spec"].get("replicas", 0), deployment["status"]
     counts = {status.get(name, 0) for name in ("replicas", "readyReplicas", "availableReplicas")}
     return status.get("observedGeneration") == deployment["metadata"]["generation"] and counts == {wanted}

@@ -123,7 +123,7 @@ def state_of(scaler: Autoscaler, row: int) -> State:
 
 @pytest.mark.parametrize(("old", "new"), [(15.0, 30.0), (15.0, 5.0), (30.0, 15.0), (10.0, 15.0), (60.0, 15.0)])
 def test_history_goes_on_at_another_interval(old: float, new: float) -> None:
-    about = {"capacity_per_replica": 10.0}
+    about: dict[str, Any] = {"capacity_per_replica": 10.0}
     changed, fresh = (Autoscaler("default", Settings(interval=i, **about), 2) for i in (old, new))
 
     def load(time: np.ndarray) -> np.ndarray:
@@ -206,3 +206,14 @@ def test_what_is_learned_is_decided_with() -> None:
     assert grown >= 25
     with pytest.raises(ValueError, match="capacity_per_replica is -1"):
         scaler.learn([1], capacity_per_replica=-1.0)
+
+
+def test_a_write_that_failed_is_no_scale_event() -> None:
+    """Somebody else's change after a failed write of ours is not taken for ours."""
+    limited = Behavior(ScalingRules(0.0, "Max", (ScalingPolicy("Pods", 4, 600.0),), 0.0), DEFAULT.down)
+    told, untold = (Autoscaler("default", Settings(capacity_per_replica=10.0, behavior=limited), 1) for _ in range(2))
+    first = Snapshot(time=0.0, load=900.0, ready=10, starting=0, desired=10)
+    assert [int(scaler.decide(first).replicas[0]) for scaler in (told, untold)] == [14, 14]
+    told.write_failed([0])
+    changed = Snapshot(time=15.0, load=900.0, ready=12, starting=0, desired=12)
+    assert [int(scaler.decide(changed).replicas[0]) for scaler in (told, untold)] == [16, 12]

@@ -8,15 +8,22 @@ from typing import Any
 
 import jsonschema
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rlscaler.reasons import Reason
-from rlscaler.resource_status import FIELDS, complete, status_schema
+from rlscaler.resource_status import FIELDS, clean, complete, status_schema
 from rlscaler_operator.events import REASONS, Budget, Event, differences, rescale
 from rlscaler_operator.model import Account, Note, PolicyInUse, Readings
 from rlscaler_operator.status import NUMBERS_EVERY, REASONS_EVERY, age, changed, coverage_text, rounded, status
 from rlscaler_operator.timestamps import stamp
 from workload_accounts import NOON, NOTHING, account, decision, later, target, workload
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
 DIGEST = f"sha256:{'a' * 64}"
 COMPARISON = {
     "since": stamp(NOON),
@@ -108,6 +115,23 @@ def test_every_field_of_the_schema_is_described_and_used() -> None:
 
     described(status_schema())
     assert status(FULL, {}).keys() == {each.name for each in FIELDS}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_of_a_status_from_another_hand_only_what_fits_the_schema_is_taken(data: st.DataObject) -> None:
+    whole = status(FULL, {})
+    assert clean(whole) == whole
+    value = json.loads(json.dumps(whole))
+    places = [value, value["decision"], value["comparison"]["live"], value["conditions"][0]]
+    for place in data.draw(st.lists(st.sampled_from(places), min_size=1, max_size=4)):
+        place[data.draw(st.sampled_from([*place, "other"]))] = data.draw(JSON)
+    jsonschema.validate(clean(value), strict(status_schema()))
+
+
+@pytest.mark.parametrize("junk", [None, 3, "x", [], {"conditions": [{"type": "Ready"}, 3]}, {"mode": "Sideways"}])
+def test_of_junk_nothing_is_taken(junk: Any) -> None:
+    assert clean(junk) == {}
 
 
 def test_a_merge_patch_removes_what_is_no_more() -> None:

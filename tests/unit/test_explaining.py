@@ -1,0 +1,167 @@
+"""What `rlscaler explain` and `rlscaler status` make of a status: also of one from another version or another hand."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlscaler.reasons import Reason
+from rlscaler_operator import commands
+from rlscaler_operator.commands import _fitted, _print_told
+from rlscaler_operator.explaining import COLUMNS, cells, explained, overview, rough, sorted_overviews, told
+from rlscaler_operator.status import status
+from rlscaler_operator.timestamps import seconds_of, stamp
+from workload_accounts import NOON, account, decision, workload
+
+RESOURCE: dict[str, Any] = {
+    "metadata": {"name": "web", "namespace": "shop", "generation": 1},
+    "spec": {
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"},
+        "mode": "Active",
+        "minReplicas": 2,
+        "maxReplicas": 10,
+    },
+}
+
+
+def text_of(found_status: Any, ago: float = 20.0) -> str:
+    return " ".join(" ".join(line) for line in told(explained(RESOURCE | {"status": found_status}, NOON + ago)))
+
+
+def test_all_that_was_decided_is_told_with_the_sentences_of_the_reasons() -> None:
+    text = text_of(status(account(decision=decision(bits=int(Reason.ReactiveFloor))), {}))
+    assert "4 replicas decided 20s ago (2025-06-15T15:06:40Z)." in text
+    assert "ReactiveFloor: The demand now and the backlog need more replicas than were proposed." in text
+    assert text.endswith("All conditions are fine.")
+
+
+def test_a_reason_of_a_later_version_is_named_all_the_same() -> None:
+    found = status(account(), {})
+    found["decision"]["reasons"] = ["QuantumFloor"]
+    assert "QuantumFloor: A reason that this version does not know." in text_of(found)
+
+
+def test_silence_is_told_after_a_while() -> None:
+    found = status(account(), {})
+    assert "Nothing has been reported since" not in text_of(found, 1200.0)
+    assert "Nothing has been reported since" in text_of(found, 1201.0)
+
+
+def test_what_is_not_known_yet_is_told_only_where_nothing_else_is() -> None:
+    fresh = account(target=None, policy=None, decision=None, readings=None, wanted=None)
+    assert "Ready is Unknown (Pending" in text_of(status(fresh, {}))
+    gone = status(account(workload=workload(resource=None), target=None, decision=None, policy=None, wanted=None), {})
+    assert "Ready is False (InvalidSpec" in text_of(gone)
+    assert "Pending" not in text_of(gone)
+
+
+def test_the_same_cause_is_told_once() -> None:
+    found = status(account(), {})
+    for each in found["conditions"][:2]:
+        each |= {"status": "False", "reason": "X", "message": "the very same."}
+    text = text_of(found)
+    assert text.count("the very same.") == 1
+    assert "ScalingActive is False (X, for 20s); see above." in text
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+FULL = status(
+    account(
+        workload=workload(spec={"mode": "Shadow"}),
+        comparison={"since": stamp(NOON), "over": "1h", "live": {"podHours": 1}, "virtual": {}, "savings": -3.0},
+    ),
+    {},
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_status_from_any_hand_is_told_without_a_fault(data: st.DataObject) -> None:
+    value = json.loads(json.dumps(FULL))
+    for _ in range(data.draw(st.integers(1, 4))):
+        place, junk = value, data.draw(JSON)
+        while True:
+            key = data.draw(st.sampled_from(sorted(place)))
+            if isinstance(place[key], dict) and place[key] and data.draw(st.booleans()):
+                place = place[key]
+                continue
+            place[key] = junk
+            break
+    resource = RESOURCE | {"status": value}
+    found = explained(resource, NOON)
+    json.dumps(found)
+    assert all(isinstance(part, str) for line in told(found) for part in line)
+    row = overview(resource, NOON)
+    json.dumps(row)
+    assert len(cells(row, namespaced=True)) == len(COLUMNS)
+    sorted_overviews([resource, RESOURCE], NOON)
+
+
+@given(JSON)
+def test_no_status_at_all_is_told_without_a_fault(junk: Any) -> None:
+    told(explained(RESOURCE | {"status": junk}, NOON))
+    assert "No operator has reported on it yet" in text_of({})
+
+
+def test_nobody_can_colour_a_terminal_through_a_status(capsys: pytest.CaptureFixture[str]) -> None:
+    _print_told([("!", "a \x1b[31mred\x07 message"), ("", ""), ("Seen", "x")])
+    assert capsys.readouterr().out == "! a  [31mred  message\n\nSeen  x\n"
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+def test_prose_keeps_to_the_terminal(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "_width", lambda: width)
+    _print_told(told(explained(RESOURCE | {"status": FULL}, NOON)))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= min(width, 100)
+    labels = ("Seen", "Rule", "Policy", "Guard", "Done", "Estimates")
+    assert all(any(line.startswith(label.ljust(11)) for line in lines) for label in labels), "labels stand in a column"
+
+
+SIZES = dict(zip(COLUMNS, (30, 20, 6, 3, 3, 3, 6, 18, 5), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("width", "columns", "workload_size"),
+    [
+        (None, list(COLUMNS), 30),
+        (140, list(COLUMNS), 30),
+        (90, [name for name in COLUMNS if name != "TARGET"], 30),
+        (80, [name for name in COLUMNS if name not in ("TARGET", "MIN", "MAX")], 30),
+        (60, ["WORKLOAD", "MODE", "NOW", "WANTED", "REASON"], 19),
+        (20, ["WORKLOAD", "MODE", "NOW", "WANTED", "REASON"], 12),
+    ],
+)
+def test_a_narrow_terminal_loses_columns_before_names(
+    width: int | None, columns: list[str], workload_size: int
+) -> None:
+    fitted = _fitted(SIZES, width)
+    assert list(fitted) == columns
+    assert fitted["WORKLOAD"] == workload_size
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-1.0, "0s"), (0.4, "0s"), (45.0, "45s"), (119.9, "1m59s"), (120.0, "2m"), (3599.0, "59m"), (4800.0, "1h20m"),
+     (172_000.0, "47h40m"), (172_800.0, "2d"), (9e7, "1041d")],
+)  # fmt: skip
+def test_a_span_is_told_roughly(seconds: float, text: str) -> None:
+    assert rough(seconds) == text
+
+
+@pytest.mark.parametrize("junk", [None, 3, "", "yesterday", "2025-06-15T15:06:40", [], {}])
+def test_what_is_no_time_is_unknown(junk: Any) -> None:
+    assert seconds_of(junk) != seconds_of(junk)
+
+
+def test_a_stamp_is_read_back_to_the_second() -> None:
+    assert seconds_of(stamp(NOON + 0.9)) == NOON
+    assert seconds_of("2025-06-15T17:06:40+02:00") == NOON
