@@ -75,6 +75,11 @@ class Autoscaler:
         return len(self.keys) - len(self._free)
 
     @property
+    def spare(self) -> int:
+        """The number of rows that are there and not in use."""
+        return len(self._free)
+
+    @property
     def rows(self) -> np.ndarray:
         """The live rows, ascending, int64."""
         if self._live is None:

@@ -119,20 +119,11 @@ class Comparison:
             self._leave(entry)
             self._free.append(entry.row)
 
-    def advance(
-        self,
-        keys: Sequence[Key],
-        view: View,
-        policy: Policy,
-        settings: Mapping[str, Array] | None = None,
-        *,
-        at: np.ndarray | None = None,
-    ) -> None:
+    def advance(self, keys: Sequence[Key], view: View, policy: Policy, *, at: np.ndarray | None = None) -> None:
         """Take in one tick of workloads that `policy` decides, right after the live decision.
 
-        view: of that decision. settings: compiled, of the rows of the view (None: the view's). at: positions of the
-        keys in the view (None: the keys are its rows). Each key has been `put`; a second tick within half an interval
-        is ignored.
+        view: of that decision. at: positions of the keys in the view (None: the keys are its rows). Each key has been
+        `put`; a second tick within half an interval is ignored.
         """
         if not keys:
             return
@@ -141,7 +132,7 @@ class Comparison:
         self._join(keys, entries, group)
         at = np.arange(len(keys)) if at is None else np.asarray(at, np.int64)
         rows = np.array([entry.row for entry in entries], np.int64)
-        options = Picked(view.settings if settings is None else settings, at)
+        options = Picked(view.settings, at)
         members = np.array([entry.member for entry in entries], np.int64)
 
         time, load, live = view.snapshot["time"][at], view.snapshot["load"][at], view.current[at]

@@ -119,16 +119,24 @@ class Decider:
             self._comparison.recall(key, memory)
 
     def decide(
-        self, time: Mapping[Key, float], readings: Mapping[Key, Readings], targets: Mapping[Key, Target]
+        self,
+        time: Mapping[Key, float],
+        readings: Mapping[Key, Readings],
+        targets: Mapping[Key, Target],
+        *,
+        compare: bool = True,
     ) -> dict[Key, Decision]:
-        """Decide for the workloads of `time`, each at its own decision time, in seconds."""
+        """Decide for the workloads of `time`, each at its own decision time, in seconds.
+
+        compare: go on with Shadow's comparisons; not for ticks that are decided again.
+        """
         due: dict[int, list[Key]] = {}
         for key in time:
             due.setdefault(id(self._home[key]), []).append(key)
         found: dict[Key, Decision] = {}
         for pool in self._pools:
             if keys := due.get(id(pool)):
-                found |= self._decided(pool, keys, time, readings, targets)
+                found |= self._decided(pool, keys, time, readings, targets, compare)
         return found
 
     def _decided(
@@ -138,6 +146,7 @@ class Decider:
         time: Mapping[Key, float],
         readings: Mapping[Key, Readings],
         targets: Mapping[Key, Target],
+        compare: bool,
     ) -> dict[Key, Decision]:
         rows = np.array([pool.rows[key] for key in keys], np.int64)
         read = {name: np.array([getattr(readings[key], name) for key in keys]) for name in _READINGS}
@@ -149,7 +158,7 @@ class Decider:
         view = pool.scaler.view(snapshot, rows)
         made = pool.scaler.decide_on(view, rows)
         compared = [i for i, key in enumerate(keys) if key in self._compared]
-        if compared:
+        if compared and compare:
             self._comparison.advance([keys[i] for i in compared], view, pool.policy, at=np.array(compared))
         self._time |= zip(keys, made.time.tolist(), strict=True)
         settings, coverage = pool.scaler.settings(rows), pool.scaler.known_seconds(rows)

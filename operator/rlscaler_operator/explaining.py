@@ -223,7 +223,7 @@ def _comparison(comparison: Mapping[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
-COLUMNS = ("WORKLOAD", "TARGET", "MODE", "MIN", "MAX", "NOW", "WANTED", "REASON", "FOR")
+COLUMNS: tuple[str, ...] = ("WORKLOAD", "TARGET", "MODE", "MIN", "MAX", "NOW", "WANTED", "REASON", "FOR")
 """The columns of the table of all."""
 
 

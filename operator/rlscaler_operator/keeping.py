@@ -29,7 +29,7 @@ AT_ONCE = 512
 """Workloads whose past is taken in together."""
 SAVE_EVERY = 60.0
 """Seconds between two checkpoints."""
-PIECE = 6 * past.HOUR
+PIECE = 40 * past.HOUR
 """Seconds of the older past that are read at a time."""
 SLICE = 32
 """Samples of the older past that are taken in at a stretch."""
@@ -187,7 +187,8 @@ class Keeper:
             loads = {keys[row]: float(values[row, column]) for row in rows}
             targets = {key: target for key in due if (target := leader.target(key)) is not None}
             due = {key: time for key, time in due.items() if key in targets}
-            leader.decider.decide(due, {key: Readings(due[key], loads[key]) for key in due}, targets)
+            readings = {key: Readings(due[key], loads[key]) for key in due}
+            leader.decider.decide(due, readings, targets, compare=False)
 
     async def _loads(self, keys: Iterable[Key], start: float, end: float) -> dict[Key, Loads]:
         """Return the loads of workloads in (start, end], without those whose source has no answer."""

@@ -173,8 +173,9 @@ class Leader:
             if wanted.server is not None:
                 raise PolicyRefused(Note("PolicyNotFound", f"spec.policy.server: {wanted.server!r} is no inference "
                                                            f"server of the operator's configuration"))  # fmt: skip
-            policy, ledger.in_use = self.store.get(wanted.name or "default", wanted.digest)
-            ledger.policy_problem = None
+            name = wanted.name or "default"
+            policy, ledger.in_use = self.store.get(name, wanted.digest)
+            ledger.policy_problem = self.store.problem(name, wanted.digest)
             return policy
         except PolicyRefused as refused:
             ledger.policy_problem = refused.note

@@ -42,8 +42,8 @@ class Kind(NamedTuple):
 class Listing:
     """What is heard of one collection of objects. Times are monotonic.
 
-    kept: called with the uids of a list and its version once every object on it has been taken in. listed: whether
-    that has happened. heard_at: when the server last sent anything, NaN before. refused: why it may not be read.
+    listed: whether every object of a list has been taken in. heard_at: when the server last sent anything, NaN before.
+    refused: why it may not be read, "" where it may.
     """
 
     def __init__(
@@ -51,15 +51,20 @@ class Listing:
         kind: Kind,
         namespace: str | None,
         kept: Callable[[Collection[str], int], None],
+        settled: Callable[[], None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take what is watched; nothing has been heard yet."""
+        """Take what is watched; nothing has been heard yet.
+
+        kept: called with the uids of a list and its version once every object on it has been taken in. settled: called
+        when `listed` or `refused` is set.
+        """
         self.kind, self.namespace = kind, namespace
         self.name = f"{kind} in {namespace}" if namespace else str(kind)
         self.listed = False
         self.heard_at = math.nan
         self.refused = ""
-        self._kept, self._monotonic = kept, monotonic
+        self._kept, self._settled, self._monotonic = kept, settled, monotonic
         self._uids: set[str] = set()
         self._awaited: set[str] = set()
         self._version = -1
@@ -69,6 +74,11 @@ class Listing:
         """Note that the server has sent something."""
         self.heard_at = self._monotonic()
         self.refused = ""
+
+    def refuse(self, why: str) -> None:
+        """Note that the server does not let us read."""
+        self.refused = why
+        self._settled()
 
     def page(self, uids: Iterable[str], version: str, first: bool, last: bool) -> None:
         """Note a part of a list that the server has sent; its objects are on their way."""
@@ -93,6 +103,7 @@ class Listing:
             uids, self._uids = self._uids, set()
             self._kept(uids, self._version)
             self.listed = True
+            self._settled()
 
 
 class Session:
@@ -117,11 +128,18 @@ class Session:
             told: Mapping[str, Any] = await asyncio.to_thread(settings.auth_settings)
             for setting in told.values():
                 request.headers[setting["key"]] = setting["value"]
-            if session.closed:
-                # Another request was refused meanwhile, and a login has replaced the session; kopf knows these words.
-                raise RuntimeError("Session is closed")
             listing = self._listings.get(request.url.path)
-            response = await (handler(request) if listing is None else self._listen(listing, request, handler))
+            try:
+                if session.closed:
+                    raise aiohttp.ClientConnectionError
+                response = await (handler(request) if listing is None else self._listen(listing, request, handler))
+            except (aiohttp.ClientError, OSError) as error:
+                if session.closed:
+                    # Another request was refused meanwhile, and a login replaced the session: kopf takes the new one.
+                    raise RuntimeError("Session is closed") from error
+                if listing is not None:
+                    self._failed(listing, " ".join(str(error).split()) or type(error).__name__)
+                raise
             self.unauthorized |= response.status == 401
             return response
 
@@ -143,19 +161,15 @@ class Session:
         self, listing: Listing, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
         query = request.url.query
-        try:
-            response = await handler(request)
-            if response.status >= 400:
-                await self._refused(listing, response)
-                return response
-            if query.get("watch") == "true":
-                listing.heard()
-                response.content = cast(aiohttp.StreamReader, _Heard(response.content, listing.heard))
-            else:
-                _read_page(listing, await response.read(), first="continue" not in query)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            self._failed(listing, " ".join(str(error).split()) or type(error).__name__)
-            raise
+        response = await handler(request)
+        if response.status >= 400:
+            await self._refused(listing, response)
+            return response
+        if query.get("watch") == "true":
+            listing.heard()
+            response.content = cast(aiohttp.StreamReader, _Heard(response.content, listing.heard))
+        else:
+            _read_page(listing, await response.read(), first="continue" not in query)
         self._succeeded(listing)
         return response
 
@@ -170,7 +184,7 @@ class Session:
         except ValueError:
             pass  # not the API server's own answer, but that of a proxy
         if response.status == 403:
-            listing.refused = why
+            listing.refuse(why)
             where = f"in namespace {listing.namespace}" if listing.namespace else "in the whole cluster"
             why += f"; grant the operator's service account the verbs list and watch on {listing.kind} {where}"
         self._failed(listing, why)

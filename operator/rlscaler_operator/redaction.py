@@ -13,7 +13,10 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
     # Private keys and certificates' keys in PEM.
     (re.compile(r"-----BEGIN ([A-Z ]{0,40}PRIVATE KEY)-----.*?(-----END \1-----|\Z)", re.DOTALL), STRUCK),
     # user:password@ in a URL; the user stays, since it says which account was refused.
-    (re.compile(r"(?P<kept>[a-z][a-z0-9+.-]{0,20}://[^\s/?#:@'\"]{0,256}:)[^\s/?#]{0,4096}@", re.IGNORECASE), rf"\g<kept>{STRUCK}@"),
+    (
+        re.compile(r"(?P<kept>[a-z][a-z0-9+.-]{0,20}://[^\s/?#:@'\"]{0,256}:)[^\s/?#]{0,4096}@", re.IGNORECASE),
+        rf"\g<kept>{STRUCK}@",
+    ),
     # Headers, however they are quoted: Authorization: Bearer x, 'Authorization': 'Basic x', \"authorization\": \"x\".
     (
         re.compile(

@@ -29,6 +29,7 @@ from rlscaler_operator.health import HealthServer, loop_check, role_check, watch
 from rlscaler_operator.keeping import Keeper, Shelf
 from rlscaler_operator.leadership import Elector
 from rlscaler_operator.leading import Leader
+from rlscaler_operator.model import Note
 from rlscaler_operator.policy_store import PolicyStore
 from rlscaler_operator.reporting import Reporter
 from rlscaler_operator.telemetry import Telemetry
@@ -137,6 +138,7 @@ class Operator:
         self._lead: asyncio.Task[None] | None = None
         self._reign: _Reign | None = None
         self._told = ""
+        self._noted: list[Note] = []
         self._failed: asyncio.Future[None] | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -217,6 +219,8 @@ class Operator:
         self._reign = _Reign(leader, keeper, actuator, reporter)
         try:
             await self._offer_policies()
+            await asyncio.to_thread(self.store.refresh)
+            self._tell_of_policies()
             await keeper.restore()
             async with asyncio.TaskGroup() as parts:
                 parts.create_task(reporter.run())
@@ -266,6 +270,15 @@ class Operator:
             if changed := await asyncio.to_thread(self.store.refresh):
                 log.info("policies have changed: %s", ", ".join(sorted(changed)))
                 leader.policies_changed(changed)
+            self._tell_of_policies()
+
+    def _tell_of_policies(self) -> None:
+        """Log what is wrong with files and ConfigMaps of policies, once."""
+        notes = self.store.notes()
+        for note in notes:
+            if note not in self._noted:
+                log.warning(note.message, extra={"context": {"reason": note.reason}})
+        self._noted = notes
 
     async def _offer_policies(self) -> None:
         """Show the store the ConfigMaps that hold policies; it keeps what it has where they cannot be listed."""
@@ -279,4 +292,3 @@ class Operator:
             return
         self._told = ""
         self.store.offer(found)
-        await asyncio.to_thread(self.store.refresh)

@@ -14,6 +14,7 @@ ReplicaSets that a Deployment made are never sent: by their label, the server le
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import time
 import weakref
@@ -46,6 +47,8 @@ INACTIVITY = 70.0
 """Seconds without a word after which a watch is replaced. The API server sends a bookmark each minute."""
 LOOK = 60.0
 """Seconds between two looks for kinds that may come and go."""
+AGAIN = 5.0
+"""Seconds until a second look for a kind that seems to be gone."""
 PAGE = 250
 """Objects of a list that one request asks for."""
 REQUEST = 30.0
@@ -95,9 +98,9 @@ class CustomKind(Protocol):
 class Watches:
     """Feeds a fleet, until it is cancelled.
 
-    ready: set once every kind has been listed, so that a target which is not known then is not there. A custom kind
-    or ScaledObjects that may not be read do not hold it up; RLScalers and HPAs do, for without the latter nobody can
-    tell whom a target belongs to. names: of all collections that are watched where they are served.
+    ready: set once every kind has been listed, so that a target which is not known then is not there. Kinds that may
+    not be read do not hold it up, except RLScalers and HPAs: without the latter nobody can tell whom a target belongs
+    to. names: of all collections that are watched where they are served.
     """
 
     def __init__(
@@ -120,14 +123,14 @@ class Watches:
         """
         self._fleet, self._cluster, self._monotonic = fleet, cluster, monotonic
         self._credentials = partial(credentials, kubeconfig, context)
-        self._namespaces, self._inactivity, self._look = tuple(namespaces), inactivity, look
+        self._namespaces, self._inactivity, self._look = tuple(dict.fromkeys(namespaces)), inactivity, look
         self._custom = tuple(Kind(kind.group, kind.version, kind.plural, kind.kind) for kind in targets)
         self._scales = Scales(fleet, cluster)
         everything = (RLSCALERS, HPAS, *TARGETS, SCALED_OBJECTS, *self._custom)
         self._optional = frozenset((SCALED_OBJECTS, *self._custom))
         self._listings = {
             kind: [
-                Listing(kind, namespace, partial(self._keep, kind, namespace), monotonic)
+                Listing(kind, namespace, partial(self._keep, kind, namespace), self._check_ready, monotonic)
                 for namespace in self._namespaces or (None,)
             ]
             for kind in everything
@@ -142,8 +145,10 @@ class Watches:
 
     @property
     def kinds(self) -> frozenset[tuple[str, str]]:
-        """Group and kind of everything that may be named as a target."""
-        return frozenset((kind.group, kind.kind) for kind in (*TARGETS, *self._custom))
+        """Group and kind of everything that may be named as a target: all that is watched and may be read."""
+        kinds = (*TARGETS, *self._custom)
+        refused = {kind for kind in kinds if any(listing.refused for listing in self._listings[kind])}
+        return frozenset((kind.group, kind.kind) for kind in kinds if kind not in refused)
 
     def ages(self) -> Mapping[str, float]:
         """Return the seconds since each collection was last heard of, by name.
@@ -169,16 +174,16 @@ class Watches:
     async def _watch(self) -> None:
         failures = 0
         while True:
-            served = await self._look_until_served()
-            self._served = served
+            await self._look_until_served()
             began = self._monotonic()
             try:
-                await self._watch_these(served)
+                await self._watch_these(self._served)
             except Exception as error:
                 failures = 1 if self._monotonic() - began > 10.0 * SLOWEST else failures + 1
                 pause = random.uniform(0.0, min(SLOWEST, 0.5 * 2.0 ** min(failures, 10)))
-                known = isinstance(error, (kopf.LoginError, OSError)) or "API" in type(error).__name__
-                log.warning("the watches ended: %s; starting them anew", _sentence(error), exc_info=not known)
+                expected = isinstance(error, (kopf.LoginError, OSError)) or type(error).__name__ == "WatchingError"
+                trace = not expected and not hasattr(error, "status")
+                log.warning("the watches ended: %s; starting them anew", _sentence(error), exc_info=trace)
                 await asyncio.sleep(pause)
 
     async def _watch_these(self, served: frozenset[Kind]) -> None:
@@ -208,6 +213,8 @@ class Watches:
         for task in done:
             if not task.cancelled():
                 task.result()
+        if look not in done:
+            raise RuntimeError("kopf ended by itself")
 
     def _handler(self, kind: Kind) -> Callable[..., Any]:
         """Return what takes in the events of a kind."""
@@ -246,27 +253,34 @@ class Watches:
             self._scales.keep(kind.group, kind.kind, namespace, listed, version)
         else:
             self._fleet.keep_targets(kind.group, kind.kind, namespace, listed, version)
-        asyncio.get_running_loop().call_soon(self._check_ready)
 
     def _check_ready(self) -> None:
         def settled(kind: Kind) -> bool:
-            optional = kind in self._optional
-            return all(listing.listed or (optional and listing.refused) for listing in self._listings[kind])
+            waived = kind not in (RLSCALERS, HPAS)
+            return all(listing.listed or (waived and listing.refused) for listing in self._listings[kind])
 
         if self._served and all(settled(kind) for kind in self._served):
             self.ready.set()
 
-    async def _look_until_served(self) -> frozenset[Kind]:
-        """Return the kinds that are served, once RLScalers are."""
+    async def _look_until_served(self) -> None:
+        """Find out which kinds are served, and return once RLScalers are."""
         while True:
             try:
                 served = await self._kinds_served()
+                gone = self._served - served
+                if gone:
+                    # An API server that has just started may not know everything yet; nothing is forgotten in haste.
+                    await asyncio.sleep(min(AGAIN, self._look))
+                    gone -= await self._kinds_served()
+                    served |= self._served - gone
             except ClusterError as error:
                 self._say(f"cannot look for the kinds to watch: {error.message}; trying again")
             else:
                 if RLSCALERS in served:
                     self._say("")
-                    return served
+                    self._forget(gone)
+                    self._served = served
+                    return
                 self._say(f"the API server does not know {RLSCALERS}: install the chart's CRD; waiting for it")
             await asyncio.sleep(random.uniform(0.5, 0.5 * SLOWEST))
 
@@ -274,10 +288,12 @@ class Watches:
         """Return once other kinds are served than these."""
         while True:
             await asyncio.sleep(self._look)
-            self._check_ready()
+            for kind in served:
+                if all(math.isnan(listing.heard_at) and not listing.refused for listing in self._listings[kind]):
+                    self._say(f"{kind} cannot be watched: the API server does not serve it in version {kind.version}")
             with contextlib.suppress(ClusterError):
                 if await self._kinds_served() != served:
-                    log.info("the API server serves other kinds than before; starting the watches anew")
+                    log.info("the API server may serve other kinds than before; starting the watches anew")
                     return
 
     async def _kinds_served(self) -> frozenset[Kind]:
@@ -286,13 +302,14 @@ class Watches:
             if await asyncio.to_thread(self._cluster.served, kind.group, kind.plural):
                 found.add(kind)
         self._looked_at = self._monotonic()
-        for kind in self._optional - found:
-            # Whatever was there went with its kind, and no event may have told of it.
-            for listing in self._listings[kind]:
-                if listing.listed:
-                    listing.listed = False
-                    self._keep(kind, listing.namespace, (), 2**63)
         return frozenset(found)
+
+    def _forget(self, gone: Iterable[Kind]) -> None:
+        """Forget the objects of kinds that are served no more: no event may have told of their end."""
+        for kind in gone:
+            for listing in self._listings[kind]:
+                listing.listed = False
+                self._keep(kind, listing.namespace, (), 2**63)
 
     async def _login(self, **_: Any) -> kopf.AiohttpSession:
         """Return a session with credentials that are read anew; the more often they are refused, the later."""

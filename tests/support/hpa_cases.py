@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from external_metrics import REQUEST, Values
 
-BEAT, SYNC = 1.5, 1.0
+BEAT, SYNC = 1.4, 1.0
 """Seconds between the beats on which HPAs decide, and how long an HPA waits before it asks for the next one."""
 SYNCS = 48
-SECONDS = (2, 4, 5, 7, 8, 10, 11)
-"""Windows and periods: half a second from any number of beats."""
+SECONDS = (2, 5, 6, 8, 9, 12)
+"""Windows and periods: like the 15 s of the defaults, 0.4 s or more from any number of beats."""
 
 PERCENT = (5, 30, 50, 100, 200)
 CAPACITY = 100.0
@@ -98,16 +98,17 @@ def cases(seed: int, more: int) -> list[HpaCase]:
 def named() -> list[HpaCase]:
     """Return the cases that each show one thing."""
     free = {"stabilizationWindowSeconds": 0, "policies": [_percent(900, 2)], "tolerance": "0"}
-    still = free | {"stabilizationWindowSeconds": 7}
+    still = free | {"stabilizationWindowSeconds": 6}
     two = {"policies": [_pods(2, 5)]}, {"policies": [_pods(1, 2)]}
-    half = {"policies": [_percent(50, 7)]}, {"policies": [_percent(10, 2)]}
+    half = {"policies": [_percent(50, 6)]}, {"policies": [_percent(10, 2)]}
     least = (
         {"policies": [_pods(3, 5), _percent(100, 2)], "selectPolicy": "Min"},
-        {"policies": [_pods(2, 2), _percent(50, 7)], "selectPolicy": "Min"},
+        {"policies": [_pods(2, 2), _percent(50, 6)], "selectPolicy": "Min"},
     )
     waves = _loads(3, 3, 8, 8, 2, 8, *[3] * 8, 9, 3, 3, 9, 9, *[1] * 9, 6, 2, 6, 2, 6, 2, 2)
     steps = _loads(*[3] * 3, *[12] * 13, *[1] * 16, *[7] * 6, *[2] * 10)
-    edge = _around(4, (1.0, 1.1, 1.1001, 1.0, 0.9, 0.8999, 1.25, 1.2501, 0.95, 0.9499, 1.0))
+    edge = _around(10, (1.0, 1.1, 1.1001, 1.0, 0.9, 0.8999, 1.25, 1.2501, 0.8, 0.7999, 1.0))
+    own = _both(free | {"tolerance": "0.25"}, free | {"tolerance": "200m"})
     unknown = _loads(3, 3, None, None, 9, None, 2, None, *[None] * 8, 2, 2, *[None] * 6, 7, 7)
     waiting = (0, 0, 6, 6, 0.2, 0, 11, 4, 0, 0, 12, 1, 1, 1)
     shares = (0.6, 0.9, 0.9, 0.66, 0.661, 0.655, 0.3, 0.3, 0.54, 0.2, 0.7)
@@ -116,15 +117,15 @@ def named() -> list[HpaCase]:
         HpaCase("defaults", _loads(*[3] * 4, *[12] * 20, *[1] * 24)),
         HpaCase("down-window", waves, {"scaleDown": {"stabilizationWindowSeconds": 5}}),
         HpaCase("up-window", waves, _both(still, free)),
-        HpaCase("both-windows", waves, _both({"stabilizationWindowSeconds": 4}, still)),
+        HpaCase("both-windows", waves, _both({"stabilizationWindowSeconds": 2}, still)),
         HpaCase("pods", steps, _both(free | two[0], free | two[1])),
         HpaCase("percent", steps, _both(free | half[0], free | half[1])),
         HpaCase("least-of-two", steps, _both(free | least[0], free | least[1])),
-        HpaCase("most-of-two", steps, _both(free | {"policies": [_pods(1, 2), _percent(40, 10)]}, free)),
+        HpaCase("most-of-two", steps, _both(free | {"policies": [_pods(1, 2), _percent(40, 9)]}, free)),
         HpaCase("never-down", steps, _both(free, free | {"selectPolicy": "Disabled"})),
         HpaCase("never-up", steps, _both(free | {"selectPolicy": "Disabled"}, free), start=8),
-        HpaCase("default-tolerance", edge, {"scaleDown": {"stabilizationWindowSeconds": 0}}, start=4),
-        HpaCase("own-tolerances", edge, _both(free | {"tolerance": "0.25"}, free | {"tolerance": "50m"}), start=4),
+        HpaCase("default-tolerance", edge, {"scaleDown": free | {"tolerance": "0.1"}}, start=10, high=16),
+        HpaCase("own-tolerances", edge, own, start=10, high=16),
         HpaCase("no-tolerance", _around(5, (1.0, 1.0001, 0.9999, 1.2, 1.0)), _both(free, free), start=5),
         HpaCase("narrow-bounds", steps, _both(free, free), low=3, high=6),
         HpaCase("fixed", steps, _both(free, free), start=5, low=5, high=5),

@@ -19,7 +19,7 @@ class OperatorProcess:
     """An operator outside of the cluster; a context manager that starts and ends it.
 
     kubeconfig: whom it speaks as. configuration: the operator's configuration file. lease: namespace of its Lease and
-    its state. arguments: handed on to `rlscaler run`.
+    its state. arguments: handed on to `rlscaler run`. environment: added to this process' own.
     """
 
     def __init__(
@@ -31,9 +31,10 @@ class OperatorProcess:
         lease: str,
         identity: str = "one",
         arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """Take the settings; nothing runs yet."""
-        self.directory, self.identity = directory, identity
+        self.directory, self.identity, self._environment = directory, identity, environment
         directory.mkdir(parents=True, exist_ok=True)
         self._file = directory / "configuration.yaml"
         self._file.write_text(yaml.safe_dump(dict(configuration)))
@@ -60,7 +61,7 @@ class OperatorProcess:
 
     def start(self, ready: bool = True) -> Self:
         """Start it; ready: return once it is ready."""
-        self._process = Process(self._command, self._log)
+        self._process = Process(self._command, self._log, self._environment)
         if ready:
             self._process.wait_until(self.ready, "is not ready")
         return self
