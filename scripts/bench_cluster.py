@@ -1,24 +1,25 @@
-"""How the operator scales: ``bench_cluster.py [--workloads N,N,...] [--seconds S] [--hpas N]``.
+"""How the operator scales: ``bench_cluster.py [--workloads N,N,...] [--seconds S]``.
 
-Thousands of Active RLScalers against a real API server, etcd and Prometheus on the same machine, at an interval of 15 s,
+Thousands of Active RLScalers against a real API server, etcd and Prometheus on the same machine, decided every 15 s,
 once sharing one query and once with a query each. Loads go up and down, so that targets are really written. Printed is
 what the operator's own metrics and the kernel say of a steady window; beside it, in the same run, the real HPA
 controller (kube-controller-manager) with as many HPAs on external metrics, which come from the same machine too.
 
-Targets are Deployments without a controller: their status says that all replicas are ready. Nothing is timed but the
-operator's (and the HPA controller's) own process.
+Targets are Deployments without a controller: their status says that all replicas are ready. CPU and memory are those of
+the operator's (or the HPA controller's) own process. The HPA controller asks a metrics adapter through the API server
+for one value at a time; what a real adapter (and its Prometheus) would cost is not in its row. Its decision is on time
+where its value was asked for; it has the client limits of the control plane of the tests, 500 requests/s.
 """
 
 import argparse
 import contextlib
-import json
 import math
 import os
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +28,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 
 from control_plane import ControlPlane
+from external_metrics import MetricsAdapter
 from load_exporter import Exporter
 from operator_process import OperatorProcess
+from processes import Process
 from prometheus_server import PrometheusServer
 from rlscaler.crd import crd
 from shop import deployment, rlscaler
@@ -40,28 +43,37 @@ PERIOD = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What was measured of one fleet."""
+    """What was measured of one fleet; NaN: not known of this one.
 
+    first: seconds from the start of the process until all are decided. on_time: share of the decisions that were due.
+    tick_p99: seconds that a batch of decisions takes. cpu: share of one core. memory: bytes. writes, status_writes:
+    requests for each decision.
+    """
+
+    who: str
     workloads: int
-    queries: str
     first: float
     on_time: float
-    tick_p99: float
     cpu: float
     memory: float
     writes: float
-    status_writes: float
+    status_writes: float = math.nan
+    tick_p99: float = math.nan
 
     def cells(self) -> list[str]:
         """Return the row of the table."""
         return [
-            f"{self.workloads:,}", self.queries, f"{self.first:.1f} s", f"{100 * self.on_time:.2f} %",
-            f"{1000 * self.tick_p99:.0f} ms", f"{100 * self.cpu:.0f} %", f"{self.memory / 1e6:.0f} MB",
-            f"{self.writes:.3f}", f"{self.status_writes:.3f}",
+            self.who, f"{self.workloads:,}", f"{self.first:.1f} s", f"{100.0 * self.on_time:.2f} %",
+            _known(1000.0 * self.tick_p99, "{:.0f} ms"), f"{100.0 * self.cpu:.0f} %", f"{self.memory / 1e6:.0f} MB",
+            f"{self.writes:.2f}", _known(self.status_writes, "{:.2f}"),
         ]  # fmt: skip
 
 
-HEAD = ("workloads", "queries", "start to all decided", "on time", "tick p99", "CPU of a core", "memory",
+def _known(value: float, form: str) -> str:
+    return form.format(value) if math.isfinite(value) else ""
+
+
+HEAD = ("autoscaler", "workloads", "start to all decided", "on time", "tick p99", "CPU of a core", "memory",
         "scale writes / decision", "status writes / decision")  # fmt: skip
 
 
@@ -69,14 +81,15 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--workloads", default="1000,3000,5000")
-    parser.add_argument("--queries", default="shared,own")
+    parser.add_argument("--fleets", default="shared,own,hpa", help="(default: shared,own,hpa)")
     parser.add_argument("--seconds", type=float, default=90.0, help="of the steady window (default: 90)")
     options = parser.parse_args()
     rows = []
     print(machine(), flush=True)
     for count in map(int, options.workloads.split(",")):
-        for queries in options.queries.split(","):
-            rows.append(measured(count, queries, options.seconds))
+        for fleet in options.fleets.split(","):
+            measured = hpas if fleet == "hpa" else rlscalers
+            rows.append(measured(count, fleet, options.seconds))
             print(" | ".join(rows[-1].cells()), flush=True)
     print()
     print(table(HEAD, [row.cells() for row in rows]))
@@ -95,12 +108,10 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of {model}, shared by operator, API server, etcd and Prometheus"
 
 
-def measured(count: int, queries: str, seconds: float) -> Row:
-    """Return what a fleet of `count` workloads costs."""
+def rlscalers(count: int, queries: str, seconds: float) -> Row:
+    """Return what a fleet of RLScalers costs; queries: shared, or each its own."""
     with contextlib.ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rlscaler-bench-")))
-        for name in ("plane", "operator"):
-            (directory / name).mkdir()
+        directory = directories(stack)
         plane = stack.enter_context(ControlPlane(directory / "plane", controllers=False))
         plane.apply(crd())
         exporter = stack.enter_context(Exporter())
@@ -108,7 +119,7 @@ def measured(count: int, queries: str, seconds: float) -> Row:
         prometheus = PrometheusServer(directory / "prometheus", {"bench": exporter.address}, interval="5s")
         stack.enter_context(prometheus)
         wait(lambda: bool(plane.request("GET", "/apis/rlscaler.io/v1alpha1/rlscalers")), "the CRD")
-        populate(plane, count, queries)
+        populate(plane, count, lambda name: scaler(name, queries))
         operator = OperatorProcess(
             directory / "operator", plane.kubeconfig, {"sources": {"default": {"url": prometheus.url}}}, lease="default"
         )
@@ -121,20 +132,105 @@ def measured(count: int, queries: str, seconds: float) -> Row:
         before, at = figures(operator), time.monotonic()
         time.sleep(seconds)
         after, passed = figures(operator), time.monotonic() - at
-        change = {name: after[name] - before[name] for name in after}
-        decisions = change["rlscaler_decisions_total"]
-        due = count * passed / INTERVAL
+        change = {name: value - before.get(name, 0.0) for name, value in after.items()}
+        decisions = max(change["rlscaler_decisions_total"], 1.0)
         return Row(
+            who=f"rlscaler, {'one query' if queries == 'shared' else 'a query each'}",
             workloads=count,
-            queries=queries,
             first=first,
-            on_time=min(1.0, change["rlscaler_decisions_in_time_total"] / due),
-            tick_p99=quantile(operator, before_buckets=None),
+            on_time=min(1.0, change["rlscaler_decisions_in_time_total"] / (count * passed / INTERVAL)),
+            tick_p99=quantile(change, "rlscaler_decision_duration_seconds", 0.99),
             cpu=change["process_cpu_seconds_total"] / passed,
             memory=after["process_resident_memory_bytes"],
-            writes=change["rlscaler_writes_total"] / max(decisions, 1.0),
-            status_writes=change["rlscaler_status_writes_total"] / max(decisions, 1.0),
+            writes=change.get("rlscaler_writes_total", 0.0) / decisions,
+            status_writes=change.get("rlscaler_status_writes_total", 0.0) / decisions,
         )
+
+
+def hpas(count: int, _: str, seconds: float) -> Row:
+    """Return what the HPA controller costs with a fleet of HPAs."""
+    with contextlib.ExitStack() as stack:
+        directory = directories(stack)
+        exporter = stack.enter_context(Exporter())
+        stack.enter_context(moving(exporter, count))
+        plane = stack.enter_context(
+            ControlPlane(
+                directory / "plane", controllers="horizontal-pod-autoscaler-controller", sync_period=f"{INTERVAL:g}s"
+            )
+        )
+        plane.process("kube-controller-manager").stop()
+        adapter = stack.enter_context(Adapter(plane, count))
+        populate(plane, count, hpa)
+        began = time.monotonic()
+        process = Process(plane.process("kube-controller-manager").command, directory / "controllers.log")
+        stack.callback(process.stop)
+        wait(lambda: len(adapter.asked) >= count, "every HPA to be decided", 300.0)
+        first = time.monotonic() - began
+        time.sleep(2.0 * INTERVAL)
+        versions, busy, asked, at = sum_of_generations(plane), cpu_seconds(process.pid), adapter.total, time.monotonic()
+        time.sleep(seconds)
+        passed, used = time.monotonic() - at, cpu_seconds(process.pid) - busy
+        decisions = adapter.total - asked
+        return Row(
+            who="HPA controller",
+            workloads=count,
+            first=first,
+            on_time=min(1.0, decisions / (count * passed / INTERVAL)),
+            cpu=used / passed,
+            memory=resident_bytes(process.pid),
+            writes=(sum_of_generations(plane) - versions) / max(decisions, 1),
+        )
+
+
+class Adapter(MetricsAdapter):
+    """Serves the loads at once, and counts who asks."""
+
+    def __init__(self, plane: ControlPlane, count: int) -> None:
+        """Start to serve the loads of so many workloads."""
+        self.asked: set[str] = set()
+        self.total = 0
+        self._count, self._counting = count, threading.Lock()
+        super().__init__(plane, plane.serving_pair, 1.0)
+
+    def answer(self, path: str, query: Mapping[str, list[str]]) -> dict[str, Any] | None:
+        """Return the load of the workload that an external metric is named after."""
+        match path.strip("/").split("/"):
+            case ["apis", "external.metrics.k8s.io", "v1beta1", "namespaces", _, name]:
+                with self._counting:
+                    self.asked.add(name)
+                    self.total += 1
+                return self._external(name, load_of(int(name.removeprefix("w")), self._count))
+        return super().answer(path, query)
+
+
+def directories(stack: contextlib.ExitStack) -> Path:
+    """Return a folder for a run, with what it needs inside."""
+    directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rlscaler-bench-")))
+    for name in ("plane", "operator"):
+        (directory / name).mkdir()
+    return directory
+
+
+def sum_of_generations(plane: ControlPlane) -> int:
+    """Return how often the Deployments' specs have been written."""
+    items = plane.request("GET", "/apis/apps/v1/namespaces/default/deployments")["items"]
+    return sum(item["metadata"]["generation"] for item in items)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time of a process so far (proc(5): utime and stime)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_bytes(pid: int) -> int:
+    """Return the resident memory of a process (proc(5))."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def load_of(number: int, count: int) -> float:
+    """Return the load of a workload now, requests/s."""
+    return 100.0 * (1.5 + math.sin(2.0 * math.pi * (time.monotonic() / PERIOD + number / count)))
 
 
 @contextlib.contextmanager
@@ -144,10 +240,8 @@ def moving(exporter: Exporter, count: int) -> Iterator[None]:
 
     def move() -> None:
         while True:
-            now = time.monotonic()
             for number in range(count):
-                phase = 2.0 * math.pi * (now / PERIOD + number / count)
-                exporter.set("load_rps", 100.0 * (1.5 + math.sin(phase)), deployment=f"w{number}")
+                exporter.set("load_rps", load_of(number, count), deployment=f"w{number}")
             if stop.wait(5.0):
                 return
 
@@ -160,8 +254,8 @@ def moving(exporter: Exporter, count: int) -> Iterator[None]:
         thread.join()
 
 
-def populate(plane: ControlPlane, count: int, queries: str) -> None:
-    """Make the Deployments, ready, and their RLScalers."""
+def populate(plane: ControlPlane, count: int, made: Callable[[str], tuple[str, dict[str, Any]]]) -> None:
+    """Make the Deployments, ready, and what scales each; made: name to path and object."""
 
     def make(number: int) -> None:
         name = f"w{number}"
@@ -169,41 +263,55 @@ def populate(plane: ControlPlane, count: int, queries: str) -> None:
         plane.request("POST", path, deployment("default", name, 20))
         ready = {"status": {"replicas": 20, "readyReplicas": 20, "availableReplicas": 20}}
         plane.request("PATCH", f"{path}/{name}/status", ready)
-        spec: dict[str, Any] = {"interval": "15s", "capacity": {"perReplica": "10", "startup": "60s"}}
-        if queries == "own":
-            spec["metrics"] = {"load": {"query": f'load_rps{{deployment="{name}"}}'}}
-        body = rlscaler("default", name, "Active", **spec)
-        plane.request("POST", "/apis/rlscaler.io/v1alpha1/namespaces/default/rlscalers", body)
+        plane.request("POST", *made(name))
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(make, range(count)))
 
 
-NAMES = ("rlscaler_decisions_total", "rlscaler_decisions_in_time_total", "rlscaler_decisions_late_total",
-         "process_cpu_seconds_total", "process_resident_memory_bytes", "rlscaler_writes_total",
-         "rlscaler_status_writes_total")  # fmt: skip
+def scaler(name: str, queries: str) -> tuple[str, dict[str, Any]]:
+    """Return where an RLScaler goes, and the RLScaler."""
+    spec: dict[str, Any] = {"interval": "15s", "capacity": {"perReplica": "10", "startup": "60s"}}
+    if queries == "own":
+        spec["metrics"] = {"load": {"query": f'load_rps{{deployment="{name}"}}'}}
+    return "/apis/rlscaler.io/v1alpha1/namespaces/default/rlscalers", rlscaler("default", name, "Active", **spec)
+
+
+def hpa(name: str) -> tuple[str, dict[str, Any]]:
+    """Return where an HPA goes, and the HPA: the same bounds, at 70 % of the same capacity."""
+    metric = {"metric": {"name": name}, "target": {"type": "AverageValue", "averageValue": "7"}}
+    body = {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"namespace": "default", "name": name},
+        "spec": {
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
+            "minReplicas": 1,
+            "maxReplicas": 100,
+            "metrics": [{"type": "External", "external": metric}],
+        },
+    }
+    return "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers", body
 
 
 def figures(operator: OperatorProcess) -> dict[str, float]:
-    """Return the operator's own counters."""
-    text = operator.get("/metrics")[1]
-    found = dict.fromkeys(NAMES, 0.0)
-    for line in text.splitlines():
-        series, _, value = line.rpartition(" ")
-        if (name := series.partition("{")[0]) in found:
-            found[name] += float(value)
+    """Return the operator's own metrics, summed over labels; buckets as NAME_bucket/BOUND."""
+    found: dict[str, float] = {}
+    for line in operator.get("/metrics")[1].splitlines():
+        if not line.startswith("#"):
+            series, _, value = line.rpartition(" ")
+            name = series.partition("{")[0]
+            if name.endswith("_bucket"):
+                name += "/" + series.partition('le="')[2].partition('"')[0]
+            found[name] = found.get(name, 0.0) + float(value)
     return found
 
 
-def quantile(operator: OperatorProcess, before_buckets: None, share: float = 0.99) -> float:
-    """Return the upper bound of the bucket that holds the quantile of a batch's duration, seconds."""
-    buckets: list[tuple[float, float]] = []
-    for line in operator.get("/metrics")[1].splitlines():
-        if line.startswith("rlscaler_decision_duration_seconds_bucket"):
-            bound = line.partition('le="')[2].partition('"')[0]
-            buckets.append((float(bound), float(line.rpartition(" ")[2])))
-    total = buckets[-1][1]
-    return next(bound for bound, seen in buckets if seen >= share * total)
+def quantile(change: Mapping[str, float], name: str, share: float) -> float:
+    """Return the upper bound of the bucket that holds a quantile of a histogram's change."""
+    prefix = f"{name}_bucket/"
+    buckets = sorted((float(key.removeprefix(prefix)), seen) for key, seen in change.items() if key.startswith(prefix))
+    return next(bound for bound, seen in buckets if seen >= share * buckets[-1][1])
 
 
 def wait(ready: Callable[[], bool], what: str, deadline: float = 60.0) -> None:

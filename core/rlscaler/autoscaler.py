@@ -60,6 +60,7 @@ class Autoscaler:
         self.fallback: Policy = fallback if fallback is not None else load_policy("default")
         self.remembers = remembers
         self.keys: list[Hashable | None] = []
+        self._present: set[Hashable] = set()
         self._free: list[int] = []
         self._live: np.ndarray | None = None
         self._settings: State = {}
@@ -92,12 +93,14 @@ class Autoscaler:
         Raises ValueError where a key is None or present already, SettingsError for bad settings.
         """
         keys = list(keys)
-        present = {key for key in self.keys if key is not None}
+        new: set[Hashable] = set()
         for key in keys:
-            if key is None or key in present:
+            if key is None or key in self._present or key in new:
                 raise ValueError(f"key {key!r} is {'not allowed' if key is None else 'present already'}")
-            present.add(key)
+            new.add(key)
         arrays = compiled(settings, len(keys))
+        if self.keys and len(keys) > len(self._free):
+            self.reserve(max(len(keys), len(self.keys) // 2))
         reused = [self._free.pop() for _ in range(min(len(keys), len(self._free)))]
         extra = len(keys) - len(reused)
         rows = np.array(reused + list(range(len(self.keys), len(self.keys) + extra)), np.int64)
@@ -106,8 +109,9 @@ class Autoscaler:
             self._extend({name: array[len(reused) :] for name, array in arrays.items()}, extra)
         for key, row in zip(keys, rows, strict=True):
             self.keys[int(row)] = key
+        self._present |= new
         self._live = None
-        self._set(rows, arrays)
+        self._write(rows, arrays)
         self.reset(rows)
         return rows
 
@@ -133,12 +137,15 @@ class Autoscaler:
             old = getattr(self, name)
             setattr(self, name, stacked(old, new) if old else new)
 
-    def _set(self, rows: np.ndarray, arrays: State) -> None:
+    def _write(self, rows: np.ndarray, arrays: State) -> None:
         """Write compiled settings into rows, widening the columns of policies where these have more of them."""
         for name, array in arrays.items():
             mine = widened(self._settings[name], array)
             mine[rows] = widened(array, mine)
             self._settings[name] = mine
+
+    def _set(self, rows: np.ndarray, arrays: State) -> None:
+        self._write(rows, arrays)
         self._guard = behavior.resized(self._guard, self._settings)
 
     def update(self, rows: Any, settings: Settings) -> None:
@@ -174,6 +181,8 @@ class Autoscaler:
         """Forget all that is remembered of the rows."""
         rows = np.atleast_1d(np.asarray(rows, np.int64))
         fresh = self._fresh(len(rows))
+        if any(new.shape[1:] != self._guard[name].shape[1:] for name, new in fresh[1].items()):
+            self._guard = behavior.resized(self._guard, self._settings)
         for state, new in zip((self._history, self._guard, self._policy, self._rule), fresh, strict=True):
             put(state, rows, new)
         self._guard = behavior.resized(self._guard, self._settings)
@@ -183,6 +192,7 @@ class Autoscaler:
         for row in np.atleast_1d(np.asarray(rows, np.int64)):
             if self.keys[int(row)] is None:
                 raise ValueError(f"row {int(row)} is not in use")
+            self._present.discard(self.keys[int(row)])
             self.keys[int(row)] = None
             self._free.append(int(row))
         self._live = None
@@ -367,6 +377,7 @@ class Autoscaler:
         about, parts = archive.read(path)
         scaler = cls(policy, remembers=about["remembers"], fallback=fallback)
         scaler.keys, scaler._free = list(about["keys"]), list(about["free"])
+        scaler._present = {key for key in scaler.keys if key is not None}
         for part, state in parts.items():
             scaler._parts()[part].update(state)
         for part, kept in (("policy", scaler.policy.state(1)), ("rule", scaler.fallback.state(1))):

@@ -33,6 +33,8 @@ KEPT, RECENT = 48, 20
 """Blocks that are remembered, and those that the newest hour can hold."""
 LEAST, STREAK, ERROR = 8, 3, 0.07
 """Blocks, looks in a row, and relative standard error with which a capacity is known."""
+SOONEST = (LEAST + STREAK - 1) * BLOCK
+"""Seconds of usable readings after which a capacity can be known."""
 OFTEN, SELDOM = 24, 4
 """A look follows each of the first OFTEN blocks, then each SELDOM-th."""
 LOWEST, SATURATED, PERCENT = 0.08, 0.93, 1.5
@@ -77,7 +79,7 @@ class Finding(IntEnum):
 
 SENTENCES: dict[Finding, str] = {
     Finding.Known: "the load and the utilization of the replicas tell it",
-    Finding.TooFewSamples: "there are not 25 minutes yet of load and utilization together, at 8 % to 93 % use",
+    Finding.TooFewSamples: "there are not 30 minutes yet of load and utilization together, at 8 % to 93 % use, that agree",
     Finding.UtilizationInPercent: "utilization is above 1.5; expected a share from 0 to 1, so divide the query by 100",
     Finding.LoadTooSteady: "the load of a replica has hardly moved yet",
     Finding.UtilizationUnrelated: "utilization does not follow the load of a replica; look at both queries",
@@ -89,7 +91,7 @@ SENTENCES: dict[Finding, str] = {
 def state(n: int) -> State:
     """Return the fresh memory of n workloads; every array has the workloads as its first axis.
 
-    capacity: float32 requests/s, NaN = unknown. error: float32, its relative standard error. finding: int8, the last
+    capacity: float32 requests/s, NaN = unknown. error: float32, its relative standard error, NaN = none known. finding: int8, the last
     `Finding`. streak: int8, looks in a row at which it was known. blocks: int64, so far. loads, uses: (n, KEPT)
     float32 rings of blocks: requests/s of a replica and utilization. block: int64, in progress. sums: (n, 6) float64
     of the weight, and weighted of load, ready and busy replicas; requests; saturated readings. pressed: (n, 3)
@@ -137,6 +139,7 @@ def record(xp: Any, state: State, rows: Array, time: Array, load: Array, ready: 
     if bool(xp.any(share > DOUBTED)):
         doubted = rows[share > DOUBTED]
         state["capacity"][doubted] = float("nan")
+        state["error"][doubted] = float("nan")
         state["finding"][doubted] = int(Finding.UtilizationInPercent)
 
     since, smooth = _followed(xp, state, rows, time, ready)
@@ -175,8 +178,10 @@ def _refute(xp: Any, state: State, rows: Array, span: Array, load: Array, ready:
     if bool(xp.any(refuted)):
         lower = rows[refuted]
         state["capacity"][lower] = xp.astype(LOWERED * carried[refuted], xp.float32)
-        for name, empty in (("loads", float("nan")), ("uses", float("nan")), ("blocks", 0), ("streak", 0)):
-            state[name][lower] = empty
+        for name in ("error", "loads", "uses"):
+            state[name][lower] = float("nan")
+        for name in ("blocks", "streak"):
+            state[name][lower] = 0
 
 
 def _followed(xp: Any, state: State, rows: Array, time: Array, ready: Array) -> tuple[Array, Array]:

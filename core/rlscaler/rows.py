@@ -9,6 +9,8 @@ from rlscaler.arrays import Array, State
 
 def widened(array: np.ndarray, like: np.ndarray) -> np.ndarray:
     """Return `array` with its trailing axes padded by zeros to those of `like`, where they are shorter."""
+    if array.shape[1:] == like.shape[1:]:
+        return array
     pad = [(0, 0)] + [(0, max(0, b - a)) for a, b in zip(array.shape[1:], like.shape[1:], strict=True)]
     return np.pad(array, pad) if any(after for _, after in pad) else array
 

@@ -6,11 +6,9 @@ the metrics does not make a workload look misconfigured. What is not known at a 
 before it. Reasons: `condition_reasons`.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from rlscaler.capacity import BLOCK, LEAST
 from rlscaler.custom_resource import Resource
 from rlscaler.quantities import duration_text
 from rlscaler.reasons import SENTENCES, Reason
@@ -190,20 +188,11 @@ def _capacity(account: Account, spec: Spec) -> str:
             "spec.capacity.perReplica is left out, and so is spec.metrics.utilization, from which it would be learned: "
             'state one of them (perReplica: "50" is 50 requests/s of a ready replica).'
         )
-    text = "spec.capacity.perReplica is being learned from load and utilization"
+    text = "spec.capacity.perReplica is left out, so it is learned from load and utilization"
     if "spec.metrics.utilization" in (account.readings.problems if account.readings else {}):
         return f"{text}, and the utilization is unknown."
-    coverage = account.decision.coverage if account.decision is not None else math.nan
-    known = 0.0 if math.isnan(coverage) else coverage
-    needed = LEAST * BLOCK
-    if known < needed:
-        text += (
-            f"; that takes {duration_text(needed)} of both at least, of which {duration_text(60.0 * (known // 60.0))} "
-            f"are known"
-        )
-    else:
-        text += "; for that the load has to change, and the utilization with it"
-    return f"{text}. State it in the spec to begin at once."
+    learning = account.decision.learning if account.decision is not None else ""
+    return f"{text}. {learning}".rstrip()
 
 
 # --- AbleToScale

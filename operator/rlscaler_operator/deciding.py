@@ -1,11 +1,14 @@
-"""Decisions for all workloads that are due, from what is read of them: no I/O, no clock.
+"""Decisions for all workloads that are due, from what is read of them: no I/O, and no clock but a timer.
 
 One `Autoscaler` for each policy in use; a workload that changes its policy takes its history and the guard's memory
-along.
+along. What a resource leaves out is learned; a policy that is slow gives way to the rule; Shadow's comparison beside a
+decision can fail without harm to it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import logging
+import time as clocks
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,15 +17,24 @@ from rlscaler import Autoscaler, Snapshot
 from rlscaler.custom_resource import Resource, to_settings
 from rlscaler.memory import condensed
 from rlscaler.policies import load_policy
-from rlscaler.policy import Policy
+from rlscaler.policy import Policy, Proposal, View
 from rlscaler.rows import taken
 from rlscaler.settings import Settings
 from rlscaler_operator.checkpoint import Batch
 from rlscaler_operator.comparison import Comparison
+from rlscaler_operator.estimating import Estimates, moved
 from rlscaler_operator.model import Decision, Key, PolicyInUse, Readings, Target
 
+BUDGET, EACH = 0.25, 0.001
+"""Seconds that a policy may take for a batch, and for each workload of it besides."""
+REST, LEAST_REST = 20.0, 60.0
+"""A policy that takes longer rests for so many times as long, and at least for so many seconds: it costs the loop no
+more than a twentieth."""
+_LEARNED = "learned"
 _READINGS = ("load", "backlog", "latency", "errors", "utilization")
 _KEPT = ("history", "guard")
+
+log = logging.getLogger("rlscaler.deciding")
 
 
 @dataclass(slots=True)
@@ -33,13 +45,16 @@ class _Pool:
     in_use: PolicyInUse
     scaler: Autoscaler
     rows: dict[Key, int] = field(default_factory=dict)
+    rests_until: float = -np.inf
+    slowness: str = ""
 
 
 class Decider:
     """Decides for workloads by key."""
 
-    def __init__(self, fallback: Policy | None = None) -> None:
-        """Start empty. fallback: the rule that steps in for a policy (None: `default`)."""
+    def __init__(self, fallback: Policy | None = None, timer: Callable[[], float] = clocks.perf_counter) -> None:
+        """Start empty. fallback: the rule that steps in for a policy (None: `default`). timer: seconds, any origin."""
+        self._timer = timer
         self.fallback = fallback if fallback is not None else load_policy("default")
         self._pools: list[_Pool] = []
         self._home: dict[Key, _Pool] = {}
@@ -47,6 +62,7 @@ class Decider:
         self._time: dict[Key, float] = {}
         self._compared: set[Key] = set()
         self._comparison = Comparison(self.fallback)
+        self._estimates = Estimates()
 
     def __contains__(self, key: object) -> bool:
         """Tell whether the workload is decided here."""
@@ -74,8 +90,31 @@ class Decider:
             pool.scaler.update([row], settings)
             self._leave(key, old)
         self._home[key], self._settings[key] = pool, settings
+        self._estimates.put(key, resource)
         if key in self._compared:
             self._comparison.put(key, settings)
+        self._learn(pool, [key])
+
+    def _learn(self, pool: _Pool, keys: Sequence[Key]) -> None:
+        """Let decisions use what is known by now of these workloads of a pool, where it has moved."""
+        if not (keys := [key for key in keys if key in self._estimates]):
+            return
+        known = self._estimates.learned(keys)
+        used = pool.scaler.settings([pool.rows[key] for key in keys])
+        columns = {"capacity_per_replica": known.capacity, "startup": known.startup}
+        news = {name: moved(values, used[name]) for name, values in columns.items()}
+        for i in np.flatnonzero(np.logical_or(*news.values())).tolist():
+            key = keys[i]
+            new = {name: float(columns[name][i]) for name, changed in news.items() if changed[i]}
+            pool.scaler.learn([pool.rows[key]], **new)
+            old = self._settings[key]
+            self._settings[key] = replace(
+                old,
+                capacity_per_replica=new.get("capacity_per_replica", old.capacity_per_replica),
+                startup=new.get("startup", old.startup),
+            )
+            if key in self._compared:
+                self._comparison.put(key, self._settings[key])
 
     def _pool(self, policy: Policy, in_use: PolicyInUse) -> _Pool:
         for pool in self._pools:
@@ -93,6 +132,7 @@ class Decider:
         """Forget a workload."""
         self._leave(key, self._home.pop(key))
         self.compare(key, False)
+        self._estimates.drop(key)
         del self._settings[key]
         self._time.pop(key, None)
 
@@ -124,11 +164,11 @@ class Decider:
         readings: Mapping[Key, Readings],
         targets: Mapping[Key, Target],
         *,
-        compare: bool = True,
+        live: bool = True,
     ) -> dict[Key, Decision]:
         """Decide for the workloads of `time`, each at its own decision time, in seconds.
 
-        compare: go on with Shadow's comparisons; not for ticks that are decided again.
+        live: False for ticks that are decided again: nothing is learned or compared then.
         """
         due: dict[int, list[Key]] = {}
         for key in time:
@@ -136,7 +176,7 @@ class Decider:
         found: dict[Key, Decision] = {}
         for pool in self._pools:
             if keys := due.get(id(pool)):
-                found |= self._decided(pool, keys, time, readings, targets, compare)
+                found |= self._decided(pool, keys, time, readings, targets, live)
         return found
 
     def _decided(
@@ -146,7 +186,7 @@ class Decider:
         time: Mapping[Key, float],
         readings: Mapping[Key, Readings],
         targets: Mapping[Key, Target],
-        compare: bool,
+        live: bool,
     ) -> dict[Key, Decision]:
         rows = np.array([pool.rows[key] for key in keys], np.int64)
         read = {name: np.array([getattr(readings[key], name) for key in keys]) for name in _READINGS}
@@ -155,13 +195,17 @@ class Decider:
             time=np.array([time[key] for key in keys]), ready=counts[:, 0], starting=counts[:, 1], desired=counts[:, 2],
             **read,
         )  # fmt: skip
+        if live:
+            self._estimates.record(keys, asdict(snapshot))
+            self._learn(pool, keys)
         view = pool.scaler.view(snapshot, rows)
-        made = pool.scaler.decide_on(view, rows)
-        compared = [i for i, key in enumerate(keys) if key in self._compared]
-        if compared and compare:
-            self._comparison.advance([keys[i] for i in compared], view, pool.policy, at=np.array(compared))
+        proposal, error = self._proposed(pool, view, rows)
+        made = pool.scaler.settle(view, proposal, rows)
+        if live:
+            self._compare(pool, keys, view)
         self._time |= zip(keys, made.time.tolist(), strict=True)
         settings, coverage = pool.scaler.settings(rows), pool.scaler.known_seconds(rows)
+        learning = self._estimates.sentences(keys, settings["interval"])
         return {
             key: Decision(
                 time=float(made.time[i]),
@@ -173,10 +217,41 @@ class Decider:
                 capacity=float(settings["capacity_per_replica"][i]),
                 startup=float(settings["startup"][i]),
                 coverage=float(coverage[i]),
-                error=made.error,
+                error=error,
+                learning=learning[i],
             )
             for i, key in enumerate(keys)
         }
+
+    def _proposed(self, pool: _Pool, view: View, rows: np.ndarray) -> tuple[Proposal, str]:
+        """Return what the policy wants and what it raised; nothing, and why, while it rests from having been slow."""
+        began = self._timer()
+        if began < pool.rests_until:
+            return Proposal(replicas=np.full(len(rows), np.nan)), pool.slowness
+        proposal, error = pool.scaler.propose(view, rows)
+        took, budget = self._timer() - began, BUDGET + EACH * len(rows)
+        if took > budget and pool.policy != self.fallback:
+            rest = max(LEAST_REST, REST * took)
+            pool.rests_until = began + took + rest
+            pool.slowness = (
+                f"it took {took:.2g} s for {len(rows)} workloads; expected at most {budget:.2g} s, so it is not asked "
+                f"for {rest:.0f} s: give the operator more CPU, or use a smaller policy"
+            )
+            log.warning("policy %s is slow: %s", pool.policy.name, pool.slowness)
+        return proposal, error
+
+    def _compare(self, pool: _Pool, keys: Sequence[Key], view: View) -> None:
+        """Go on with Shadow's comparisons; one that fails is ended, and the decision stands."""
+        at = [i for i, key in enumerate(keys) if key in self._compared]
+        if not at:
+            return
+        compared = [keys[i] for i in at]
+        try:
+            self._comparison.advance(compared, view, pool.policy, at=np.array(at))
+        except Exception:
+            log.exception("the comparison of %d workloads in mode Shadow failed and is ended", len(compared))
+            for key in compared:
+                self.compare(key, False)
 
     def memory(self, keys: Iterable[Key]) -> list[Batch]:
         """Return what must outlive this process of workloads, one batch for each policy."""
@@ -188,7 +263,8 @@ class Decider:
                 time = np.array([self._time.get(key, np.nan) for key in mine])
                 parts = pool.scaler.memory(rows, ("guard",))
                 guard = condensed(parts["guard"], pool.scaler.settings(rows), np.nan_to_num(time, nan=-np.inf))
-                found.append(Batch(mine, time, {"guard": guard}))
+                parts_kept = {"guard": guard, _LEARNED: self._estimates.memory(mine)}
+                found.append(Batch(mine, time, parts_kept))
         return found
 
     def recall(self, batch: Batch) -> None:
@@ -199,8 +275,13 @@ class Decider:
         for pool in self._pools:
             at = [i for i, key in enumerate(batch.keys) if key in pool.rows]
             if at:
-                rows = [pool.rows[batch.keys[i]] for i in at]
-                pool.scaler.recall(rows, {part: taken(state, np.array(at)) for part, state in batch.parts.items()})
+                keys = [batch.keys[i] for i in at]
+                parts = {part: taken(state, np.array(at)) for part, state in batch.parts.items()}
+                learned = parts.pop(_LEARNED, None)
+                pool.scaler.recall([pool.rows[key] for key in keys], parts)
+                if learned is not None:
+                    self._estimates.recall(keys, learned)
+                    self._learn(pool, keys)
                 self._time |= {batch.keys[i]: float(batch.time[i]) for i in at if np.isfinite(batch.time[i])}
 
     def fill(self, keys: Sequence[Key], times: np.ndarray, values: np.ndarray) -> None:

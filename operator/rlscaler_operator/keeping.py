@@ -6,6 +6,7 @@ without acting on them. Then it is decided. The rest of its past follows in the 
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,11 +15,12 @@ from typing import NamedTuple
 import numpy as np
 
 from rlscaler.resource_objects import Query
-from rlscaler_operator import checkpoint, past
+from rlscaler_operator import checkpoint, missed_writes, past
 from rlscaler_operator.api_errors import ClusterError
 from rlscaler_operator.checkpoint import Kept
 from rlscaler_operator.cluster import Cluster
 from rlscaler_operator.collecting import Line
+from rlscaler_operator.conflicts import MANAGER
 from rlscaler_operator.leading import Leader
 from rlscaler_operator.model import Key, Note, Readings
 from rlscaler_operator.queries import Group
@@ -28,13 +30,21 @@ GATHER = 0.2
 AT_ONCE = 512
 """Workloads whose past is taken in together."""
 SAVE_EVERY = 60.0
-"""Seconds between two checkpoints."""
+"""Seconds between two checkpoints while nothing is changed."""
+SOON = 1.0
+"""Seconds after a change within which others join it in a checkpoint."""
+SAVING = 0.05
+"""Share of the time, at most, in which checkpoints are made because of changes."""
 PIECE = 40 * past.HOUR
 """Seconds of the older past that are read at a time."""
 SLICE = 32
 """Samples of the older past that are taken in at a stretch."""
 DUTY = 4.0
 """Seconds of rest for each second of work on the older past."""
+READ_FOR = 30.0
+"""Seconds for which a checkpoint that cannot be read is asked for again."""
+READ_AGAIN = 0.5
+"""Seconds between two such requests."""
 LABEL = "rlscaler.io/state"
 """Label of the ConfigMaps that hold a checkpoint; its value is the Lease's name."""
 
@@ -85,34 +95,52 @@ class Keeper:
         self._older: list[Key] = []
         self._offsets: dict[str, float] = {}
         self._saving = asyncio.Lock()
+        self._restored = False
 
     async def restore(self) -> None:
         """Read the checkpoint; what cannot be read is told and left out."""
-        try:
-            blobs = await asyncio.to_thread(self._shelf.read)
-        except ClusterError as error:
-            log.warning("no checkpoint: %s", error.message)
-            return
+        blobs = await self._read_shelf()
         found = []
         for called, blob in blobs:
             kept, note = checkpoint.unpacked(blob, called)
             found.append(kept)
             if note is not None:
                 log.warning(note.message, extra={"context": {"reason": note.reason}})
-        self._kept = checkpoint.newest(found)
+        self._kept, self._restored = checkpoint.newest(found), True
         if self._kept:
             log.info("the checkpoint has %d workloads", len(self._kept))
 
-    async def save_regularly(self) -> None:
-        """Keep the state once a minute, until cancelled."""
+    async def _read_shelf(self) -> list[tuple[str, bytes]]:
+        """Return the chunks of the checkpoint; an API server that is busy or away is asked again for a while."""
+        until = self._leader.clock.monotonic() + READ_FOR
         while True:
-            await asyncio.sleep(SAVE_EVERY)
+            try:
+                return await asyncio.to_thread(self._shelf.read)
+            except ClusterError as error:
+                if not error.transient or self._leader.clock.monotonic() >= until:
+                    log.warning("no checkpoint: %s", error.message)
+                    return []
+            await asyncio.sleep(READ_AGAIN)
+
+    async def save_regularly(self) -> None:
+        """Keep the state soon after a target was changed or a workload came, else once a minute, until cancelled."""
+        leader = self._leader
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SAVE_EVERY):
+                    await leader.unkept.wait()
+                    await asyncio.sleep(SOON)
+            began = leader.clock.monotonic()
             await self.save()
+            await asyncio.sleep((leader.clock.monotonic() - began) / SAVING)
 
     async def save(self) -> None:
-        """Keep the state as it is now."""
+        """Keep the state as it is now; nothing while the state before has not been read, which this would overwrite."""
+        if not self._restored:
+            return
         async with self._saving:
             leader = self._leader
+            leader.unkept.clear()
             blobs = []
             # Those that are not decided yet have no memory but the one that was kept before.
             ready = [key for key, ledger in leader.ledgers.items() if ledger.ready and key in leader.decider]
@@ -151,9 +179,10 @@ class Keeper:
         leader = self._leader
         kept = {key: self._kept.pop(key) for key in keys if key in self._kept}
         last: dict[Key, float] = {}
+        sights = {key: sight for key, one in kept.items() if (sight := self._sight(key, one)) is not None}
         for batch in checkpoint.joined(kept, now):
             try:
-                leader.decider.recall(batch)
+                leader.decider.recall(missed_writes.counted(batch, sights, now))
                 last |= {key: time for key, time in zip(batch.keys, batch.time.tolist(), strict=True) if time <= now}
             except ValueError as error:
                 log.warning("%d workloads begin with an empty memory: %s", len(batch.keys), error)
@@ -168,10 +197,18 @@ class Keeper:
                 seen = np.array([last[key] for key in again])
                 self._decide_again(again, times[~fresh], values[~fresh], seen)
 
+    def _sight(self, key: Key, kept: Kept) -> missed_writes.Sight | None:
+        """Return what the target tells of writes since the memory was kept, None where it was not rlscaler's."""
+        workload, target = self._leader.fleet.workloads.get(key), self._leader.target(key)
+        before = kept.notes.get("replicas")
+        if workload is None or target is None or target.manager != MANAGER or not isinstance(before, int):
+            return None
+        return missed_writes.Sight(before, target.desired, missed_writes.changed_at(workload, target))
+
     def _decide_again(self, keys: Sequence[Key], times: np.ndarray, values: np.ndarray, seen: np.ndarray) -> None:
         """Take in load up to the last decision, and make the decisions after it without acting on them.
 
-        The target is taken to have had its present replicas since: a change of them would have been kept at once.
+        The target is taken to have had its present replicas since then; load is all that is known of these ticks.
         """
         leader = self._leader
         old = int((times <= seen[:, None]).sum(axis=1).min())
@@ -188,7 +225,7 @@ class Keeper:
             targets = {key: target for key in due if (target := leader.target(key)) is not None}
             due = {key: time for key, time in due.items() if key in targets}
             readings = {key: Readings(due[key], loads[key]) for key in due}
-            leader.decider.decide(due, readings, targets, compare=False)
+            leader.decider.decide(due, readings, targets, live=False)
 
     async def _loads(self, keys: Iterable[Key], start: float, end: float) -> dict[Key, Loads]:
         """Return the loads of workloads in (start, end], without those whose source has no answer."""

@@ -8,7 +8,7 @@ when it becomes the leader it starts as a fresh process does: checkpoint, the la
 import asyncio
 import logging
 import math
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,10 +25,13 @@ from rlscaler_operator.queries import Group, group_of
 from rlscaler_operator.reporting import Reporter
 from rlscaler_operator.roster import Roster
 from rlscaler_operator.telemetry import Telemetry
+from rlscaler_operator.timestamps import seconds_of
 from rlscaler_operator.writing import Actuator, Outcome
 
 BATCH = 0.1
 """Seconds for which readings are gathered before they are decided together."""
+SLICE = 100
+"""Workloads that are taken in at a stretch: thousands come at once when a process begins."""
 IDLE = 1.0
 """Seconds after which the loop looks around though nothing has happened."""
 
@@ -72,6 +75,8 @@ class Leader:
         self.roster = Roster()
         self.ledgers: dict[Key, Ledger] = {}
         self.unread: set[Key] = set()
+        self.unkept = asyncio.Event()
+        """Set while a checkpoint is due: a target was changed, or a workload is decided for the first time."""
         self._resting = False
         self._collecting: set[Group] = set()
         self._collected: dict[Key, tuple[float, Readings]] = {}
@@ -79,11 +84,11 @@ class Leader:
 
     async def ticks(self) -> None:
         """Decide until cancelled."""
-        self.take_in(list(self.fleet.workloads))
+        await self._take_in(list(self.fleet.workloads))
         after = 0.0
         try:
             while not self._resting:
-                self.take_in(self.fleet.take_changed())
+                await self._take_in(list(self.fleet.take_changed()))
                 for due, group in self.roster.due(self.clock.now()):
                     self._collect(due, group, self.roster.members(group))
                 monotonic = self.clock.monotonic()
@@ -120,6 +125,13 @@ class Leader:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a task of the loop failed", exc_info=error)
+
+    async def _take_in(self, changed: Sequence[Key]) -> None:
+        for begin in range(0, len(changed), SLICE):
+            self.take_in(changed[begin : begin + SLICE])
+            if begin + SLICE < len(changed):
+                self.telemetry.beat(self.clock.monotonic())
+                await asyncio.sleep(0)
 
     def take_in(self, changed: Iterable[Key]) -> None:
         """Admit, update or drop workloads whose resource, target or other owners have changed."""
@@ -210,6 +222,8 @@ class Leader:
         found: dict[str, Any] = {"conflict": conflicts.saved(ledger.conflict)}
         if math.isfinite(ledger.last_scale):
             found["lastScale"] = ledger.last_scale
+        if (target := self.target(key)) is not None:
+            found["replicas"] = target.desired
         if (comparison := self.decider.comparison_memory(key)) is not None:
             found["comparison"] = comparison
         return found
@@ -220,6 +234,9 @@ class Leader:
         ledger.conflict = conflicts.restored(notes.get("conflict"))
         last = notes.get("lastScale")
         ledger.last_scale = float(last) if isinstance(last, (int, float)) else math.nan
+        if (workload := self.fleet.workloads.get(key)) is not None:
+            told = seconds_of(workload.status.get("lastScaleTime"))  # may be of a write that came after the notes
+            ledger.last_scale = told if not ledger.last_scale >= told and math.isfinite(told) else ledger.last_scale
         if isinstance(comparison := notes.get("comparison"), Mapping):
             self.decider.recall_comparison(key, comparison)
 
@@ -230,6 +247,7 @@ class Leader:
             self.unread.discard(key)
             if key in self.roster:
                 self.ledgers[key].ready = True
+                self.unkept.set()
                 groups.setdefault(self.roster.group(key), []).append(key)
         for group, members in groups.items():
             self._collect(self.clock.now(), group, members)
@@ -340,6 +358,7 @@ class Leader:
         if outcome.wrote:
             ledger.conflict = conflicts.wrote(ledger.conflict, now, account.wanted, target)
             ledger.last_scale = now
+            self.unkept.set()
             self._tell(replace(account, time=now, wrote=True, write_problem=None, last_scale=now))
             return
         if outcome.result == "Failed":

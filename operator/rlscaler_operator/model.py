@@ -108,6 +108,7 @@ class Decision:
     replicas: -1 where nothing can be decided. bits: of `rlscaler.reasons.Reason`. proposal, recommendation,
     demand: replicas. capacity: requests/s of a replica and startup: seconds, as stated or learned (NaN: unknown).
     coverage: seconds of load that are known of this workload. error: what the policy raised, "" if nothing.
+    learning: what there is to say about what is learned, "" where all is stated.
     """
 
     time: float
@@ -120,6 +121,7 @@ class Decision:
     startup: float
     coverage: float
     error: str = ""
+    learning: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,9 +48,10 @@ _AUDIT_POLICY: dict[str, Any] = {
 class ControlPlane(ClusterAccess):
     """A control plane of its own; a context manager, or `close()` it.
 
-    directory: takes data, keys and logs; must exist. controllers: run kube-controller-manager. scheduler: run
-    kube-scheduler; without it a pod must name its node. kwok: number of nodes, `node-0`, `node-1` ...; 0 means that
-    no pod gets ready. ready_after: seconds until a pod is ready (a pod's own: annotation `fake_nodes.READY_AFTER`).
+    directory: takes data, keys and logs; must exist. controllers: run kube-controller-manager with all of CONTROLLERS,
+    or with these, joined by commas. scheduler: run kube-scheduler; without it a pod must name its node. kwok: number of
+    nodes, `node-0`, `node-1` ...; 0 means that no pod gets ready. ready_after: seconds until a pod is ready (a pod's
+    own: annotation `fake_nodes.READY_AFTER`).
     audit: keep a log of requests, see `audit()`. sync_period: of the HPA controller. extra_api_args and
     extra_controller_args are handed on.
 
@@ -61,7 +62,7 @@ class ControlPlane(ClusterAccess):
         self,
         directory: Path,
         *,
-        controllers: bool = True,
+        controllers: bool | str = True,
         scheduler: bool = False,
         kwok: int = 0,
         ready_after: float = 0.0,
@@ -84,14 +85,16 @@ class ControlPlane(ClusterAccess):
             self._start_etcd(peer)
             self.start_api()
             if controllers:
-                self._start_controllers(controller_port, sync_period, extra_controller_args)
+                names = CONTROLLERS if controllers is True else controllers
+                self._start_controllers(names, controller_port, sync_period, extra_controller_args)
             if scheduler:
                 self._start_scheduler(scheduler_port)
             if kwok:
                 self._start_kwok(kwok, ready_after)
-            for name, check in (("kube-controller-manager", self._has_controllers), ("kwok", self._has_nodes)):
-                if name in self._parts:
-                    self._parts[name].wait_until(check, "does not work")
+            if controllers is True:
+                self._parts["kube-controller-manager"].wait_until(self._has_controllers, "does not work")
+            if kwok:
+                self._parts["kwok"].wait_until(self._has_nodes, "does not work")
         except BaseException:
             self.close()
             raise
@@ -207,11 +210,11 @@ class ControlPlane(ClusterAccess):
             policy.write_text(yaml.safe_dump(_AUDIT_POLICY))
             yield from (f"--audit-policy-file={policy}", f"--audit-log-path={self._audit_log}", "--audit-log-maxsize=0")
 
-    def _start_controllers(self, port: int, sync_period: str, extra: Sequence[str]) -> None:
+    def _start_controllers(self, names: str, port: int, sync_period: str, extra: Sequence[str]) -> None:
         process = self._start(
             "kube-controller-manager",
             f"--kubeconfig={self._kubeconfig_file('kube-controller-manager')}",
-            f"--controllers={CONTROLLERS}",
+            f"--controllers={names}",
             "--leader-elect=false",
             "--use-service-account-credentials",
             f"--service-account-private-key-file={self.directory / 'etcd' / 'fixtures' / 'peer' / 'key.pem'}",

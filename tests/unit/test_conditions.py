@@ -178,20 +178,12 @@ CASES = (
             workload=workload(
                 spec={"capacity": {}, "metrics": {"load": {"query": "up"}, "utilization": {"query": "busy"}}}
             ),
-            decision=decision(bits=int(Reason.CapacityUnknown), capacity=NOTHING, coverage=250.0),
+            decision=decision(
+                bits=int(Reason.CapacityUnknown), capacity=NOTHING, learning="3 of at least 24 minutes are there."
+            ),
         ),
         "ScalingActive", "False", "CapacityUnknown",
-        ("is being learned", "24m of both at least, of which 4m are known"),
-    ),
-    Case(
-        "capacity that hours of steady load do not tell",
-        account(
-            workload=workload(
-                spec={"capacity": {}, "metrics": {"load": {"query": "up"}, "utilization": {"query": "busy"}}}
-            ),
-            decision=decision(bits=int(Reason.CapacityUnknown), capacity=NOTHING, coverage=7200.0),
-        ),
-        "ScalingActive", "False", "CapacityUnknown", ("the load has to change",),
+        ("spec.capacity.perReplica is left out", "is learned", "3 of at least 24 minutes", "held at 4 replicas"),
     ),
     Case(
         "capacity to be learned from a utilization that is missing",
