@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rlscaler.artifact import Artifact, load, require
+from rlscaler.mlp import KIND as MLP
+from rlscaler.mlp import MlpPolicy
 from rlscaler.observation import SCHEMA
 from rlscaler.policy import Policy
 from rlscaler.rules.erlang import Erlang
@@ -35,7 +37,7 @@ RULES: dict[str, type[Rule]] = {
 DEFAULT_RULE = "growth-quantile"
 """The rule that `default` stands for until a learned policy earns the place."""
 
-_KINDS: dict[str, Callable[[Artifact], Policy]] = {"q-table": TablePolicy}
+_KINDS: dict[str, Callable[[Artifact], Policy]] = {"q-table": TablePolicy, MLP: MlpPolicy}
 
 
 class PolicyError(ValueError):

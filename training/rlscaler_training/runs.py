@@ -1,0 +1,309 @@
+"""A folder per run: what was asked for, what happened, and where to go on from.
+
+    RUN/config.json        algorithm, settings, arguments
+    RUN/environment.json   versions, machine, device, git state
+    RUN/metrics.jsonl      a line for each time something was measured
+    RUN/metrics.npz        the same as arrays, written at the end and at each checkpoint
+    RUN/checkpoints/       STEP.pt, the newest few, and best.pt
+    RUN/events/            TensorBoard events, where tensorboard is installed
+    RUN/policy.rlz         the artifact
+    RUN/report.json        the outcome; with it the run is complete
+
+A file is written whole or not at all, so a run that was killed goes on from its newest checkpoint.
+"""
+
+import io
+import json
+import math
+import os
+import platform
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlscaler.cli import version_of
+from rlscaler.errors import UserError
+from rlscaler.files import write_bytes_atomically, write_text_atomically
+
+KEPT = 3
+"""Checkpoints that are kept beside the best one."""
+CONFIG, ENVIRONMENT, METRICS, REPORT, POLICY = (
+    "config.json", "environment.json", "metrics.jsonl", "report.json", "policy.rlz"
+)  # fmt: skip
+
+
+class NotFiniteError(UserError):
+    """Training came to numbers that are none; the last good checkpoint stays."""
+
+
+@dataclass(slots=True)
+class Run:
+    """One run's folder while it is written. Made by `begin` or `resume`.
+
+    step: of the checkpoint that it goes on from, 0 for a fresh one.
+    """
+
+    folder: Path
+    algorithm: str
+    settings: dict[str, Any]
+    arguments: dict[str, Any]
+    step: int = 0
+    _events: Any = field(default=None, repr=False)
+
+    @property
+    def policy(self) -> Path:
+        """Where the artifact goes."""
+        return self.folder / POLICY
+
+    def log(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Write down what was measured after so many steps.
+
+        Raises NotFiniteError naming the first number that is NaN or infinite, after it has been written down.
+        """
+        row = {"step": int(step), **{name: float(value) for name, value in numbers.items()}}
+        line = {name: value if math.isfinite(value) else repr(value) for name, value in row.items()}
+        try:
+            with (self.folder / METRICS).open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise UserError(f"{self.folder / METRICS} cannot be written: {error.strerror or error}; make room, then "
+                            f"go on by --resume {self.folder}") from error  # fmt: skip
+        self._event(row)
+        for name, value in row.items():
+            if not math.isfinite(value):
+                raise NotFiniteError(
+                    f"{name} is {value} at step {step}: training was stopped. The last good checkpoint is "
+                    f"{self.newest() or 'none yet'}; a lower learning rate usually helps"
+                )
+
+    def _event(self, row: Mapping[str, float]) -> None:
+        if self._events is None:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                self._events = False
+            else:
+                self._events = SummaryWriter(str(self.folder / "events"))
+        if self._events:
+            for name, value in row.items():
+                if name != "step":
+                    self._events.add_scalar(name, value, int(row["step"]))
+
+    def checkpoint(self, step: int, state: Mapping[str, Any], *, best: bool = False) -> None:
+        """Keep what is needed to go on after so many steps: tensors, numbers, text, and lists and dicts of them.
+
+        best: also keep it as the best so far. Raises UserError where it cannot be written, with those before intact.
+        """
+        buffer = io.BytesIO()
+        torch.save({"step": int(step), "state": dict(state)}, buffer)
+        folder = self.folder / "checkpoints"
+        folder.mkdir(exist_ok=True)
+        write_bytes_atomically(folder / f"{int(step):012d}.pt", buffer.getvalue())
+        if best:
+            write_bytes_atomically(folder / "best.pt", buffer.getvalue())
+        for old in self._checkpoints()[:-KEPT]:
+            old.unlink(missing_ok=True)
+        self._save_arrays()
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted((self.folder / "checkpoints").glob("[0-9]*.pt"))
+
+    def newest(self) -> Path | None:
+        """Return the newest checkpoint, None where there is none."""
+        there = self._checkpoints()
+        return there[-1] if there else None
+
+    def restore(self, best: bool = False) -> dict[str, Any] | None:
+        """Return the state of the newest checkpoint that can be read (or of the best), None where there is none.
+
+        What was measured after it is forgotten, as it will be measured again.
+
+        Raises UserError where there are some and none can be read.
+        """
+        paths = [self.folder / "checkpoints" / "best.pt"] if best else self._checkpoints()[::-1]
+        paths = [path for path in paths if path.exists()]
+        problem = ""
+        for path in paths:
+            try:
+                found = torch.load(path, map_location="cpu", weights_only=True)
+                self.step = int(found["step"])
+                state: dict[str, Any] = found["state"]
+            except Exception as error:
+                problem = f"{path} is no checkpoint of rlscaler ({type(error).__name__}: {str(error)[:200]})"
+                continue
+            self._forget_after(self.step)
+            return state
+        if problem:
+            raise UserError(f"{problem}; remove it, or begin a new run")
+        return None
+
+    def _forget_after(self, step: int) -> None:
+        """Take out of the metrics what was measured after the checkpoint: it will be measured again."""
+        rows = [row for row in read_metrics(self.folder) if row["step"] <= step]
+        lines = (json.dumps({**row, "step": int(row["step"])}) + "\n" for row in rows)
+        self.close()
+        write_text_atomically(self.folder / METRICS, "".join(lines))
+
+    def _save_arrays(self) -> None:
+        rows = list(read_metrics(self.folder))
+        names = sorted({name for row in rows for name in row})
+        arrays = {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **arrays)
+        write_bytes_atomically(self.folder / "metrics.npz", buffer.getvalue())
+
+    def finish(self, report: Mapping[str, Any]) -> None:
+        """Write the outcome: the run is complete."""
+        self._save_arrays()
+        write_text_atomically(self.folder / REPORT, json.dumps(dict(report), indent=2) + "\n")
+        self.close()
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self._events:
+            self._events.close()
+        self._events = None
+
+
+def begin(folder: str | Path, algorithm: str, settings: Any, arguments: Mapping[str, Any], device: str = "cpu") -> Run:
+    """Start a run in a new or empty folder.
+
+    settings: a dataclass of hyper-parameters. arguments: what else the learner was told, JSON-ready. Raises UserError
+    where the folder holds a run, or cannot be written.
+    """
+    path = Path(folder)
+    if (path / CONFIG).exists():
+        raise UserError(f"{path} holds a run; go on with it by --resume {path}, or name another folder")
+    told = asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else dict(settings)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: the folder of the run cannot be made: {error.strerror or error}") from error
+    config = {"algorithm": algorithm, "settings": told, "arguments": dict(arguments)}
+    write_text_atomically(path / ENVIRONMENT, json.dumps(environment(device), indent=2) + "\n")
+    write_text_atomically(path / CONFIG, json.dumps(config, indent=2) + "\n")
+    return Run(path, algorithm, told, dict(arguments))
+
+
+def resume(folder: str | Path) -> Run:
+    """Return a run that was begun, to go on with. Raises UserError where there is none, or it is complete."""
+    run = opened(folder)
+    if (run.folder / REPORT).exists():
+        raise UserError(f"{run.folder}: the run is complete; 'rlscaler report {run.folder}' shows it")
+    return run
+
+
+def opened(folder: str | Path) -> Run:
+    """Return a run to look at. Raises UserError where there is none."""
+    path = Path(folder)
+    try:
+        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        return Run(path, str(config["algorithm"]), dict(config["settings"]), dict(config["arguments"]))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no run is here; expected a folder that 'rlscaler train' made") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path / CONFIG} is not whole: {error}; begin a new run") from error
+
+
+def found(root: str | Path) -> list[Run]:
+    """Return the runs in a folder, by name."""
+    return [opened(path.parent) for path in sorted(Path(root).glob(f"*/{CONFIG}"))]
+
+
+def read_metrics(folder: str | Path) -> Iterator[dict[str, float]]:
+    """Yield what was measured; a last line that is cut off is left out."""
+    path = Path(folder) / METRICS
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as stream:
+        for line in stream:
+            try:
+                yield {name: float(value) for name, value in json.loads(line).items()}
+            except ValueError:
+                continue
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Return what a result may depend on: versions, machine, device, and the code's state in git where it is one."""
+    packages = ("rlscaler", "numpy", "torch", "gymnasium", "stable-baselines3")
+    return {
+        "began": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "versions": {name: version_of(name) for name in packages},
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "device": device,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "git": _git_state(),
+    }
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Return commit and whether anything is changed, of the code that runs; None where it is no checkout."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=10)
+        if done.returncode:
+            raise OSError(done.stderr)
+        return done.stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def generators(rng: np.random.Generator) -> dict[str, Any]:
+    """Return the state of all that is random, for a checkpoint: this generator, torch's on CPU and CUDA."""
+    state = {"numpy": json.dumps(rng.bit_generator.state), "torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def restore_generators(rng: np.random.Generator, state: Mapping[str, Any]) -> None:
+    """Put back what `generators` returned."""
+    rng.bit_generator.state = json.loads(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+class Interruption:
+    """A context manager that turns the first Ctrl-C into a wish: `wanted` is true, and the loop ends at its next step.
+
+    A second Ctrl-C ends the program as usual.
+    """
+
+    def __init__(self) -> None:
+        """Take no signal yet."""
+        self.wanted = False
+        self._before: Any = None
+
+    def __enter__(self) -> "Interruption":
+        """Listen; only the main thread can."""
+
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._noted)
+        return self
+
+    def _noted(self, number: int, frame: Any) -> None:
+        if self.wanted:
+            raise KeyboardInterrupt
+        self.wanted = True
+
+    def __exit__(self, *_: object) -> None:
+        """Let signals be as they were."""
+
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
