@@ -1,13 +1,14 @@
 """HPA v2 `behavior` for N workloads: stabilisation windows, then scaling policies, then the bounds.
 
 A user who knows what an autoscaling/v2 HorizontalPodAutoscaler would do with a recommendation must find the
-same here to the replica, so the rules follow kubernetes/pkg/controller/podautoscaler/horizontal.go (v1.36),
+same here to the replica, so the rules follow kubernetes/pkg/controller/podautoscaler/horizontal.go (v1.37),
 whose functions are named where they are restated: cut-offs, rounding and the reuse of outdated event slots
 included. Assumed: replica counts are whole numbers, time never runs backwards, and a workload is decided on
 no more often than twice per interval (closer decisions share a slot, see `apply`).
 
 Not copied: the wrap-around of int32 (a policy of 2147483647 Pods forbids to scale up there, here it allows
-all) and the condition `ScaledToZero` of the HPAScaleToZero feature gate.
+all), and the condition `ScaledToZero` of the HPAScaleToZero feature gate, by which a target at 0 is scaled up
+again only if the HPA had scaled it down to 0: here minReplicas alone decides whether a target at 0 is left alone.
 """
 
 import math

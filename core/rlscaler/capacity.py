@@ -79,7 +79,7 @@ class Finding(IntEnum):
 
 SENTENCES: dict[Finding, str] = {
     Finding.Known: "the load and the utilization of the replicas tell it",
-    Finding.TooFewSamples: "there are not 30 minutes yet of load and utilization together, at 8 % to 93 % use, that agree",
+    Finding.TooFewSamples: "there are not 30 minutes yet of load and utilization at 8 % to 93 % use that agree",
     Finding.UtilizationInPercent: "utilization is above 1.5; expected a share from 0 to 1, so divide the query by 100",
     Finding.LoadTooSteady: "the load of a replica has hardly moved yet",
     Finding.UtilizationUnrelated: "utilization does not follow the load of a replica; look at both queries",
@@ -91,14 +91,14 @@ SENTENCES: dict[Finding, str] = {
 def state(n: int) -> State:
     """Return the fresh memory of n workloads; every array has the workloads as its first axis.
 
-    capacity: float32 requests/s, NaN = unknown. error: float32, its relative standard error, NaN = none known. finding: int8, the last
-    `Finding`. streak: int8, looks in a row at which it was known. blocks: int64, so far. loads, uses: (n, KEPT)
-    float32 rings of blocks: requests/s of a replica and utilization. block: int64, in progress. sums: (n, 6) float64
-    of the weight, and weighted of load, ready and busy replicas; requests; saturated readings. pressed: (n, 3)
-    float64 since the replicas were last at ease: seconds, requests that arrived, busy replica-seconds. use: float64,
-    mean of utilization over a minute. phase: float64 seconds by which the blocks are shifted, for the caller to spread
-    the work. usual: float64, logarithm of the capacity that readings usually give. ready, time: float64, the count as
-    load and utilization follow it, and when. percent: float32, share of readings above PERCENT.
+    capacity: float32 requests/s, NaN = unknown. error: float32, its relative standard error, NaN = none known.
+    finding: int8, the last `Finding`. streak: int8, looks in a row at which it was known. blocks: int64, so far.
+    loads, uses: (n, KEPT) float32 rings of blocks: requests/s of a replica and utilization. block: int64, in progress.
+    sums: (n, 6) float64 of the weight, and weighted of load, ready and busy replicas; requests; saturated readings.
+    pressed: (n, 3) float64 since the replicas were last at ease: seconds, requests that arrived, busy replica-seconds.
+    use: float64, mean of utilization over a minute. phase: float64 seconds by which the blocks are shifted, for the
+    caller to spread the work. usual: float64, logarithm of the capacity that readings usually give. ready, time:
+    float64, the count as load and utilization follow it, and when. percent: float32, share of readings above PERCENT.
     """
     return {
         "capacity": np.full(n, np.nan, np.float32),
@@ -221,7 +221,10 @@ def _look(xp: Any, state: State, rows: Array) -> None:
     count, back = state["blocks"][rows][:, None], xp.arange(KEPT, device=getattr(rows, "device", None))[None, :]
     place = (count - 1 - back) % KEPT
     load, use = state["loads"][rows[:, None], place], state["uses"][rows[:, None], place]
-    every, newest = estimate(xp, load, use), estimate(xp, load[:, :RECENT], use[:, :RECENT])
+    recent = xp.where(back < RECENT, load, float("nan"))
+    # Both in one call: looks are at few rows, so the number of calls is what they cost.
+    both, some = estimate(xp, xp.concat([load, recent]), xp.concat([use, use])), rows.shape[0]
+    every, newest = (tuple(each[part] for each in both) for part in (slice(0, some), slice(some, None)))
     known = int(Finding.Known)
     newer = (newest[2] == known) & ((every[2] != known) | (xp.abs(xp.log(newest[0] / every[0])) > 0.15))
     capacity, error, finding = (xp.where(newer, a, b) for a, b in zip(newest, every, strict=True))

@@ -98,7 +98,8 @@ def settle(xp: Any, view: View, state: State, proposal: Proposal, recommendation
         bits = flag(foreign, Reason.OutOfTrainingRange)
         failed = failed | foreign
     wanted = xp.where(failed, recommendation, wanted)
-    wanted = xp.where(known & xp.isfinite(wanted), wanted, current)
+    answered = known & xp.isfinite(wanted)
+    wanted = xp.where(answered, wanted, current)
     wanted = xp.clip(wanted, 0.0, None)
 
     floor, saturated = _floor(xp, view)
@@ -137,7 +138,8 @@ def settle(xp: Any, view: View, state: State, proposal: Proposal, recommendation
     desired = xp.where(spent & (desired < current), current, desired)
     bits = flag(xp.isnan(current), Reason.ReplicasUnknown)
 
-    desired = xp.where(known | lost, desired, float("nan"))
+    # Where nobody has an answer the count is held, and is no recommendation that a window would remember.
+    desired = xp.where(answered | raised | lost, desired, float("nan"))
     replicas, more, state = behavior.apply(xp, settings, state, time, current, desired)
     return replicas, bits | more, state
 

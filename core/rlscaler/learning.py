@@ -20,6 +20,8 @@ from rlscaler.snapshot import LARGEST
 
 MOVE = 0.05
 """Relative change below which a learned value is not worth setting anew."""
+SMALLEST = 1e-9
+"""A reading below this is zero."""
 _CAPACITY, _STARTUP = "capacity/", "startup/"
 _SPREAD = (math.sqrt(5.0) - 1.0) / 2.0
 """Fraction of a block by which the blocks of one row are shifted from those of the row before."""
@@ -64,7 +66,8 @@ def record(
         series = [each[later] for each in series]
         asked = asked if asked is None else asked[later]
     load, ready, starting, desired, utilization = (
-        xp.where((each >= 0.0) & (each <= LARGEST), each, float("nan")) for each in series
+        xp.where((each >= 0.0) & (each <= LARGEST), xp.where(each < SMALLEST, 0.0, each), float("nan"))
+        for each in series
     )
     fresh = rows[xp.isnan(last)]
     if fresh.shape[0]:
@@ -101,14 +104,14 @@ def _noise(shares: np.ndarray, noises: np.ndarray) -> np.ndarray:
     """Return the mean variance by which the remembered starts are uncertain (N,), NaN where there are none."""
     total = shares.sum(axis=1, dtype=np.float64)
     summed = (shares * noises).sum(axis=1, dtype=np.float64)
-    return np.divide(summed, total, out=np.full(total.shape, np.nan), where=total > 0.0)
+    return np.asarray(summed / np.where(total > 0.0, total, np.nan))
 
 
 def moved(before: np.ndarray, now: np.ndarray) -> np.ndarray:
     """Tell (N,) where a value is off by more than `MOVE` from the one in use, or only one of the two is known."""
     unknown = np.isnan(before) | np.isnan(now)
     far = np.abs(now - before) > MOVE * np.abs(before)
-    return np.where(unknown, np.isnan(before) != np.isnan(now), far)
+    return np.asarray(np.where(unknown, np.isnan(before) != np.isnan(now), far))
 
 
 def sentence(

@@ -73,10 +73,12 @@ class Faults:
         return words if len(words) <= LONGEST_SAID else words[: LONGEST_SAID - 3] + "..."
 
     def late(self, seconds: float) -> SourceError:
-        """Return the error of a call that did not end in time."""
-        return self.error(
-            "Timeout", f"gave no whole answer within {seconds:.3g} s; raise its timeout, or make the query cheaper"
-        )
+        """Return the error of a call that did not end in time. seconds: what it was given."""
+        timeout = self._config.timeout
+        own = 0.9 * timeout < seconds <= timeout  # some of it may have gone by before the call began
+        advice = "raise its timeout, or make the query cheaper" if own else "make the query cheaper"
+        given = timeout if own else seconds
+        return self.error("Timeout", f"gave no whole answer within {given:.3g} s; {advice}")
 
     def unsent(self, error: Exception, seconds: float) -> SourceError:
         """Return the error of a call that ended without an answer. seconds: what it was given."""

@@ -12,8 +12,8 @@ are looked at, so it works for anything that can be scaled. What the counts cann
 Both moments are known only to lie between two readings. A start is taken for the middle of what it may have been, and
 the scatter that this adds is taken out of the scatter of the starts. Where the moment of the request is known (the
 caller wrote it), that is used. What is told may still be off by the time between two readings, or by half of it with
-the moment known: starts that always begin and end at the same places between readings show no more. A request weighs 1 however many
-replicas it is for, for they tend to start alike.
+the moment known: starts that always begin and end at the same places between readings show no more. A request weighs
+1 however many replicas it is for, for they tend to start alike.
 
 What decisions use is the quantile `QUANTILE`: headroom has to last until most of a request serves, and the slowest
 tenth must not set it (a node that had to be bought). Old requests fade with a half-life of `HALF_LIFE` newer ones.

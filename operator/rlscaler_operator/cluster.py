@@ -114,8 +114,7 @@ class Cluster:
         try:
             self._scale("PATCH", namespace, ref, f"{path}?{query}", "resize", patch, seconds)
         except ClusterError as error:
-            # A failed test is told by the code alone; an invalid value has its field in the message.
-            if error.reason == "Conflict" or (error.status == 422 and "request due to an error" in error.message):
+            if error.reason == "Conflict" or _test_failed(error):
                 message = f"cannot resize {_named(namespace, ref)}: it does not ask for {seen} replicas any more"
                 raise ClusterError("Stale", message, error.status) from error
             raise
@@ -144,12 +143,32 @@ class Cluster:
         value: dict[str, Any] = self._read(path, f"read {KIND} {key}", Right("get", GROUP, PLURAL, key.namespace))
         return value
 
-    def patch_status(self, key: Key, status: Mapping[str, Any]) -> None:
-        """Merge fields into the status of an RLScaler; a None removes its field. Raises ClusterError."""
+    def patch_status(self, key: Key, status: Mapping[str, Any], uid: str = "") -> None:
+        """Merge fields into the status of an RLScaler; a None removes its field.
+
+        uid: of the very object that is meant, whose status then becomes just these fields; one that has been made anew
+        under the same name is left alone.
+
+        Raises ClusterError: NotFound where there is no such object.
+        """
         path = f"{root(API_VERSION)}{_inside(key.namespace)}/{PLURAL}/{part(key.name)}/status?fieldManager={MANAGER}"
         right = Right("patch", GROUP, f"{PLURAL}/status", key.namespace)
         what = f"write the status of {KIND} {key}"
-        self._connection.request("PATCH", path, what, right, {"status": dict(status)}, MERGE_PATCH)
+        if not uid:
+            self._connection.request("PATCH", path, what, right, {"status": dict(status)}, MERGE_PATCH)
+            return
+        # In a merge patch of a status the API server ignores the uid.
+        whole = {name: value for name, value in status.items() if value is not None}
+        patch = [
+            {"op": "test", "path": "/metadata/uid", "value": uid},
+            {"op": "add", "path": "/status", "value": whole},
+        ]
+        try:
+            self._connection.request("PATCH", path, what, right, patch, JSON_PATCH)
+        except ClusterError as error:
+            if _test_failed(error):
+                raise ClusterError("NotFound", f"cannot {what}: it has been made anew", error.status) from error
+            raise
 
     def create_event(
         self, workload: Workload, kind: Literal["Normal", "Warning"], reason: str, message: str, when: float
@@ -321,6 +340,11 @@ class Cluster:
                 self._discovery.forget(ref.api_version)
             raise
         return value
+
+
+def _test_failed(error: ClusterError) -> bool:
+    """Tell whether the test of a JSON patch failed: told by the code alone; an invalid value has its field named."""
+    return error.status == 422 and "request due to an error" in error.message
 
 
 def _config_map(item: Mapping[str, Any]) -> ConfigMap:

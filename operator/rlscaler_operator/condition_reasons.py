@@ -47,6 +47,7 @@ MEANINGS: tuple[Meaning, ...] = (
     Meaning("Ready", "Unknown", "Pending", "The operator has only begun to look at it."),
     Meaning("Ready", "False", "InvalidSpec", "The spec cannot be used; the message names the field."),
     Meaning("Ready", "False", "InvalidAnnotation", "An annotation of rlscaler.io has a value that means nothing."),
+    Meaning("Ready", "False", "UnitSlip", "A number of the spec is allowed, but hardly meant in that unit."),
     Meaning("Ready", "False", "TargetNotFound", "spec.scaleTargetRef names nothing that exists."),
     Meaning("Ready", "False", "TargetNotWatched", "The operator's configuration does not name the target's kind."),
     Meaning("Ready", "False", "PolicyNotFound", "spec.policy names no policy that the operator has."),

@@ -6,6 +6,7 @@ the metrics does not make a workload look misconfigured. What is not known at a 
 before it. Reasons: `condition_reasons`.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -22,6 +23,11 @@ LONGEST: Final = 1000
 """Characters of a message."""
 
 LOAD: Final = "spec.metrics.load"
+
+FAR_ABOVE: Final = 10.0
+"""Multiples of maxReplicas above which a demand is doubted."""
+FAR_BELOW: Final = 0.001
+"""Part of minReplicas below which it is."""
 
 
 class Finding(NamedTuple):
@@ -114,6 +120,8 @@ def _ready(account: Account) -> Finding | None:
     elif problem is None and account.policy_problem is not None and not _asked_for(account.policy, workload.resource):
         problem = Note(account.policy_problem.reason, _told(account.policy_problem, "spec.policy"))
     problem = problem or workload.annotation_problem
+    if problem is None and workload.resource is not None:
+        problem = _unit_slip(workload.resource.spec)
     if problem is not None:
         return Finding("False", problem.reason, problem.message)
     if account.target is None or account.policy is None:
@@ -121,6 +129,22 @@ def _ready(account: Account) -> Finding | None:
     return Finding(
         "True", "Ready", f"The spec is valid, {_policy(account.policy)} is loaded, {account.target.key} is there."
     )
+
+
+def _unit_slip(spec: Spec) -> Note | None:
+    """Return what in a spec is allowed, and decided by, but hardly meant: a share for a percentage, or the reverse."""
+    target = float(spec.objective.target)
+    if target < 1.0:
+        return Note("UnitSlip", f"spec.objective.target: {target:g} is in percent, so that all but {target:g} % of the "
+                                f'requests may be late; write "{100.0 * target:g}" if that is meant')  # fmt: skip
+    behavior = spec.behavior
+    for name, rules in (("scaleUp", behavior.up), ("scaleDown", behavior.down)) if behavior is not None else ():
+        share = rules.tolerance
+        if share is not None and share >= 1.0:
+            percent = f"{100.0 * share:g} %"
+            return Note("UnitSlip", f"spec.behavior.{name}.tolerance: {share:g} is a share, which is {percent}; write "
+                                    f'"{share / 100.0:g}" if {share:g} % is meant')  # fmt: skip
+    return None
 
 
 def _asked_for(policy: PolicyInUse | None, resource: Resource) -> bool:
@@ -238,7 +262,8 @@ def _writable(account: Account, target: Target) -> Finding:
 
 def _paused(workload: Workload, target: Target) -> str:
     by_annotation = workload.paused
-    cause = "the annotation rlscaler.io/paused is set" if by_annotation else "spec.mode is Paused"
+    annotation = 'the annotation rlscaler.io/paused is set (all but "false" pauses)'
+    cause = annotation if by_annotation else "spec.mode is Paused"
     end = "remove it" if by_annotation else "set spec.mode to Active or Shadow"
     text = f"Paused: {cause}. The target is left at {target.desired} replicas; {end} to go on."
     if workload.force is not None:
@@ -266,7 +291,7 @@ def _limited(account: Account) -> Finding | None:
         return None
     for bit, advice in _limits(resource.spec):
         if decision.bits & bit.value:
-            return Finding("True", str(bit.name), f"{SENTENCES[bit]} {advice}")
+            return Finding("True", str(bit.name), f"{SENTENCES[bit]} {advice}{_doubt(account, resource.spec)}")
     return Finding("False", "DesiredWithinRange", "Neither bounds nor policies changed the count.")
 
 
@@ -278,6 +303,19 @@ def _limits(spec: Spec) -> Iterable[tuple[Reason, str]]:
         (Reason.ScaleUpLimit, "The rest follows; spec.behavior.scaleUp sets the pace."),
         (Reason.ScaleDownLimit, "The rest follows; spec.behavior.scaleDown sets the pace."),
         (Reason.FlapBudgetSpent, "It ends by itself; a noisy load is smoothed by a longer window in its query."),
+    )
+
+
+def _doubt(account: Account, spec: Spec) -> str:
+    """Return the question, as the end of a message, whether a demand far beyond the bounds comes of a wrong unit."""
+    decision, readings = account.decision, account.readings
+    if decision is None or readings is None or not (math.isfinite(readings.load) and readings.load > 0.0):
+        return ""
+    if not (decision.demand > FAR_ABOVE * spec.max_replicas or decision.demand < FAR_BELOW * spec.min_replicas):
+        return ""
+    return (
+        f" {LOAD} returns {readings.load:g} requests/s, and a replica serves {decision.capacity:g} "
+        f"(spec.capacity.perReplica), so {decision.demand:.3g} replicas are needed; is one of the two in another unit?"
     )
 
 

@@ -100,6 +100,7 @@ class Memory:
     version: int = -1
     theirs: int | None = None
     manager: str = ""
+    rewrote: int = -1
     rewrites: int = 0
     until: float = -math.inf
     complete: bool = False
@@ -137,15 +138,16 @@ def wrote(memory: Memory, now: float, count: int, target: Target, version: int =
         # The precondition held, so our last count was gone again before the watch ever showed it.
         manager = "" if target.manager == MANAGER else target.manager
         memory = _rewritten(memory, now, now, View(target.desired, manager, None, version))
-    memory = tried(memory, now, count, target, version)
+    memory = _sent(memory, now, count, target, version)
     return replace(memory, ours=count, wrote_at=now, theirs=None, version=made)
 
 
 def tried(memory: Memory, now: float, count: int, target: Target, version: int = -1) -> Memory:
     """Return the memory after a write of `count` of which nobody knows whether it was done: its answer was lost."""
     memory = _known(memory, target)
-    before = memory.before if memory.unseen else _view(target, version)
-    return replace(memory, unseen=(*memory.unseen, count)[-_UNSEEN:], unseen_at=now, before=before)
+    # Of several attempts at one count at most one is done; the rest would stay unseen for ever.
+    others = tuple(other for other in memory.unseen if other != count or other == memory.ours)
+    return _sent(replace(memory, unseen=others), now, count, target, version)
 
 
 def saved(memory: Memory) -> dict[str, Any]:
@@ -173,7 +175,7 @@ def restored(value: object) -> Memory:
 def _sound(memory: Memory) -> bool:
     """Tell whether every value is of its kind."""
     before = memory.before or View(0, "", None, -1)
-    whole = (memory.rewrites, memory.version, before.desired, before.version, *memory.unseen)
+    whole = (memory.rewrites, memory.rewrote, memory.version, before.desired, before.version, *memory.unseen)
     counts = (memory.ours, memory.theirs)
     times = (memory.wrote_at, memory.unseen_at, memory.until, memory.looked_at)
     return (
@@ -188,6 +190,12 @@ def _sound(memory: Memory) -> bool:
 
 def _view(target: Target, version: int) -> View:
     return View(target.desired, target.manager, None if math.isnan(target.managed_at) else target.managed_at, version)
+
+
+def _sent(memory: Memory, now: float, count: int, target: Target, version: int) -> Memory:
+    """Return the memory after a write of `count` that the watch has not shown yet."""
+    before = memory.before if memory.unseen else _view(target, version)
+    return replace(memory, unseen=(*memory.unseen, count)[-_UNSEEN:], unseen_at=now, before=before)
 
 
 def _known(memory: Memory, target: Target) -> Memory:
@@ -216,8 +224,11 @@ def _is_late(memory: Memory, now: float, view: View) -> bool:
     before = memory.before
     if not memory.unseen or before is None:
         return False
-    if view.version >= 0 and memory.version >= 0 and memory.unseen[-1] == memory.ours:
-        return view.version < memory.version
+    if view.version >= 0 and memory.version >= 0:
+        if view.version < memory.version:
+            return True
+        if memory.unseen[-1] == memory.ours:
+            return False
     if view[:3] != before[:3]:
         return False
     if view.at is not None:
@@ -249,8 +260,8 @@ def _rewritten(memory: Memory, now: float, at: float, view: View) -> Memory:
     elif not complete:
         rewrites, until = max(rewrites, 1), at + RESPECT
     return replace(
-        memory, theirs=view.desired, manager=view.manager, rewrites=rewrites, complete=complete, until=until,
-        unseen=(), before=None,
+        memory, theirs=view.desired, manager=view.manager, rewrote=view.desired, rewrites=rewrites, complete=complete,
+        until=until, unseen=(), before=None,
     )  # fmt: skip
 
 
@@ -294,6 +305,6 @@ def _rewritten_note(memory: Memory, target: TargetKey) -> Note:
         )
     return Note(
         "ReplicasRewritten",
-        f"{who} set {target} to {memory.theirs} replicas; that stands until {end} and is only raised if the demand "
+        f"{who} set {target} to {memory.rewrote} replicas; that stands until {end} and is only raised if the demand "
         f"now needs more; to scale by hand for longer, set the annotation rlscaler.io/paused",
     )

@@ -9,9 +9,10 @@ The algorithm is that of client-go's leaderelection over a Lease of coordination
   clocks run alike within the ratio of the two (15 s to 10 s by default).
 - Every write carries the resourceVersion that was read, so of two that see a free Lease one gets it.
 
-Apart from client-go: a lease that somebody else holds is lost at once and not after the deadline; one that was deleted
-is believed to be held for the rest of its duration, so that its holder can make it again; a holder's own duration
-counts where it differs from ours (two versions of a deployment during a roll-out).
+Apart from client-go: a lease that somebody else holds is lost at once and not after the deadline, and one that
+somebody else has written is not `valid` until it was read again; one that was deleted is believed to be held for the
+rest of its duration, so that its holder can make it again; a holder's own duration counts where it differs from ours
+(two versions of a deployment during a roll-out).
 """
 
 import math
@@ -74,6 +75,7 @@ class Candidate:
         self._known = False  # whether `_seen` is still what the server has, as far as can be told
         self._next = -math.inf
         self._until = -math.inf
+        self._doubted = False  # whether somebody else wrote the Lease since we knew it to be ours
 
     @property
     def leading(self) -> bool:
@@ -82,7 +84,7 @@ class Candidate:
 
     def valid(self, now: float) -> bool:
         """Tell whether it is certain that nobody else leads."""
-        return now < self._until
+        return now < self._until and not self._doubted
 
     def remaining(self, now: float) -> float:
         """Return the seconds for which we are `valid` without another renewal."""
@@ -112,7 +114,8 @@ class Candidate:
         if answer == "Failed":
             self._rest(now, self.terms.look if self.leading else self.terms.retry)
         elif answer == "Conflict":
-            # Who leads wants to know at once whether the Lease was stolen; others can wait.
+            # Who leads wants to know at once whether the Lease was stolen, and is not sure of it until then.
+            self._doubted = True
             self._rest(now, 0.0 if self.leading else self.terms.look)
         elif ask.verb == "read":
             self._observe(answer, now)
@@ -160,6 +163,7 @@ class Candidate:
             self._seen_at = now
         self._seen = lease
         self.holder = _spec(lease).get("holderIdentity") or ""
+        self._doubted = self._doubted and self.holder != self.identity
         if self.leading and self.holder not in ("", self.identity):
             self._lose(f"{self.holder} took it")
 

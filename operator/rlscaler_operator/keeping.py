@@ -38,7 +38,9 @@ SAVING = 0.05
 PIECE = 40 * past.HOUR
 """Seconds of the older past that are read at a time."""
 SLICE = 32
-"""Samples of the older past that are taken in at a stretch."""
+"""Samples of the past that are taken in at a stretch."""
+TICKS = 8
+"""Missed ticks that are decided again at a stretch."""
 DUTY = 4.0
 """Seconds of rest for each second of work on the older past."""
 READ_FOR = 30.0
@@ -141,12 +143,13 @@ class Keeper:
         async with self._saving:
             leader = self._leader
             leader.unkept.clear()
+            self._kept = {key: one for key, one in self._kept.items() if key in leader.fleet.workloads}
             blobs = []
             # Those that are not decided yet have no memory but the one that was kept before.
             ready = [key for key, ledger in leader.ledgers.items() if ledger.ready and key in leader.decider]
             for keys in checkpoint.chunks([*ready, *self._kept]).values():
                 waiting = {key: self._kept[key] for key in keys if key in self._kept}
-                mine = [key for key in keys if key not in waiting]
+                mine = [key for key in keys if key not in waiting and key in leader.decider]
                 batches = [*leader.decider.memory(mine), *checkpoint.joined(waiting, math.inf)]
                 notes = {key: leader.notes(key) for key in mine} | {key: kept.notes for key, kept in waiting.items()}
                 blobs.append(checkpoint.packed(batches, notes))
@@ -169,15 +172,17 @@ class Keeper:
         found = await self._loads(keys, now - past.HOUR, now)
         for begin in range(0, len(keys), AT_ONCE):
             some = [key for key in keys[begin : begin + AT_ONCE] if key in leader.unread and key in leader.decider]
-            self._give(some, found, leader.clock.now())
+            await self._give(some, found, leader.clock.now())
+            for key in some:  # what is kept of them now is what they remember
+                self._kept.pop(key, None)
             leader.begin(some)
             self._older += some
             await asyncio.sleep(0)
 
-    def _give(self, keys: Sequence[Key], loads: Mapping[Key, Loads], now: float) -> None:
+    async def _give(self, keys: Sequence[Key], loads: Mapping[Key, Loads], now: float) -> None:
         """Recall the guard's memory, then take in the last hour and decide again what was missed of it."""
         leader = self._leader
-        kept = {key: self._kept.pop(key) for key in keys if key in self._kept}
+        kept = {key: self._kept[key] for key in keys if key in self._kept}
         last: dict[Key, float] = {}
         sights = {key: sight for key, one in kept.items() if (sight := self._sight(key, one)) is not None}
         for batch in checkpoint.joined(kept, now):
@@ -191,11 +196,17 @@ class Keeper:
         for known, times, values in _matrices({key: loads[key] for key in keys if key in loads}):
             fresh = np.array([key not in last for key in known])
             if fresh.any():
-                leader.decider.fill([key for key in known if key not in last], times[fresh], values[fresh])
+                await self._fill([key for key in known if key not in last], times[fresh], values[fresh])
             if not fresh.all():
                 again = [key for key in known if key in last]
                 seen = np.array([last[key] for key in again])
-                self._decide_again(again, times[~fresh], values[~fresh], seen)
+                await self._decide_again(again, times[~fresh], values[~fresh], seen)
+
+    async def _fill(self, keys: Sequence[Key], times: np.ndarray, values: np.ndarray) -> None:
+        """Take in load; others have their turn in between, above all the renewal of the Lease."""
+        for begin in range(0, times.shape[1], SLICE):
+            self._leader.decider.fill(keys, times[:, begin : begin + SLICE], values[:, begin : begin + SLICE])
+            await asyncio.sleep(0)
 
     def _sight(self, key: Key, kept: Kept) -> missed_writes.Sight | None:
         """Return what the target tells of writes since the memory was kept, None where it was not rlscaler's."""
@@ -205,14 +216,14 @@ class Keeper:
             return None
         return missed_writes.Sight(before, target.desired, missed_writes.changed_at(workload, target))
 
-    def _decide_again(self, keys: Sequence[Key], times: np.ndarray, values: np.ndarray, seen: np.ndarray) -> None:
+    async def _decide_again(self, keys: Sequence[Key], times: np.ndarray, values: np.ndarray, seen: np.ndarray) -> None:
         """Take in load up to the last decision, and make the decisions after it without acting on them.
 
         The target is taken to have had its present replicas since then; load is all that is known of these ticks.
         """
         leader = self._leader
         old = int((times <= seen[:, None]).sum(axis=1).min())
-        leader.decider.fill(keys, times[:, :old], values[:, :old])
+        await self._fill(keys, times[:, :old], values[:, :old])
         for column in range(old, times.shape[1]):
             missed = times[:, column] > seen
             if not missed.all():
@@ -223,9 +234,11 @@ class Keeper:
             due = {keys[row]: float(times[row, column]) for row in rows}
             loads = {keys[row]: float(values[row, column]) for row in rows}
             targets = {key: target for key in due if (target := leader.target(key)) is not None}
-            due = {key: time for key, time in due.items() if key in targets}
+            due = {key: time for key, time in due.items() if key in targets and key in leader.decider}
             readings = {key: Readings(due[key], loads[key]) for key in due}
             leader.decider.decide(due, readings, targets, live=False)
+            if column % TICKS == 0:
+                await asyncio.sleep(0)
 
     async def _loads(self, keys: Iterable[Key], start: float, end: float) -> dict[Key, Loads]:
         """Return the loads of workloads in (start, end], without those whose source has no answer."""

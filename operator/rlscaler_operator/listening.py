@@ -43,7 +43,7 @@ class Listing:
     """What is heard of one collection of objects. Times are monotonic.
 
     listed: whether every object of a list has been taken in. heard_at: when the server last sent anything, NaN before.
-    refused: why it may not be read, "" where it may.
+    refused: why it may not be read, "" where it may; refused_at: when that was last said, NaN before.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Listing:
         self.name = f"{kind} in {namespace}" if namespace else str(kind)
         self.listed = False
         self.heard_at = math.nan
-        self.refused = ""
+        self.refused, self.refused_at = "", math.nan
         self._kept, self._settled, self._monotonic = kept, settled, monotonic
         self._uids: set[str] = set()
         self._awaited: set[str] = set()
@@ -77,7 +77,7 @@ class Listing:
 
     def refuse(self, why: str) -> None:
         """Note that the server does not let us read."""
-        self.refused = why
+        self.refused, self.refused_at = why, self._monotonic()
         self._settled()
 
     def page(self, uids: Iterable[str], version: str, first: bool, last: bool) -> None:

@@ -31,10 +31,13 @@ class Sight(NamedTuple):
 
 
 def changed_at(workload: Workload, target: Target) -> float:
-    """Return when the target was given its present count, by the resource's status; NaN where that does not tell."""
+    """Return when the target was given its present count, by the resource's status; NaN where that does not tell.
+
+    To the second and rounded down, which is less than the time between two decisions.
+    """
     if workload.status.get("desiredReplicas") != target.desired:
         return math.nan
-    return seconds_of(workload.status.get("lastScaleTime")) + 1.0  # written to the second, rounded down
+    return seconds_of(workload.status.get("lastScaleTime"))
 
 
 def counted(batch: Batch, sights: Mapping[Key, Sight], now: float) -> Batch:

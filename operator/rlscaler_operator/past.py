@@ -1,7 +1,8 @@
 """Load read back from Prometheus: the last hour before the first decision, the rest of the past in the background.
 
 Samples are asked for on the same grid of moments at which the group is decided, so that the past that was read and
-the past that was lived through are the same history.
+the past that was lived through are the same history. Only load is read: a backlog, latency or utilization of the past
+shapes no history, and decisions that are made again for missed ticks do without them.
 """
 
 import math

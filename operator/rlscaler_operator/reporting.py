@@ -91,8 +91,8 @@ class Reporter:
         """Take what writes.
 
         valid: whether the lease allows a write now. workers: writes at a time. rate: writes/s of all together.
-        patience: seconds that a change waits for company. told: hears of each write ("status" or "event", and "ok" or
-        the reason of the failure).
+        patience: seconds that a change waits for company. told: hears of each write ("status" or "event", and "Written"
+        or the reason of the failure).
         """
         self._cluster, self._clock, self._valid = cluster, clock, valid
         self._workers, self._gap = workers, 1.0 / rate
@@ -241,7 +241,7 @@ class Reporter:
             if error.reason != "NotFound":
                 self._complain(error)
             return error
-        self._told(what, "ok")
+        self._told(what, "Written")
         self._failures = 0
         if self._complaint:
             _own_log.info("status and events are written again")

@@ -26,6 +26,7 @@ from rlscaler_operator.collecting import Collector, Line
 from rlscaler_operator.configuration import Configuration
 from rlscaler_operator.fleet import Fleet
 from rlscaler_operator.health import HealthServer, loop_check, role_check, watch_checks
+from rlscaler_operator.heartbeat import LONGEST_LIMIT
 from rlscaler_operator.keeping import Keeper, Shelf
 from rlscaler_operator.leadership import Elector
 from rlscaler_operator.leading import Leader
@@ -42,6 +43,8 @@ DRAIN = 0.2
 """Seconds that writes under way have when the process is told to end."""
 KEEP = 0.5
 """Seconds that the state has then to be kept."""
+BEAT = 1.0
+"""Seconds between two beats of a leader that does not decide yet."""
 POLICY_LABEL = "rlscaler.io/policy=true"
 """Label of the ConfigMaps that hold policies, in the operator's own namespace."""
 
@@ -200,6 +203,8 @@ class Operator:
             self._lead.cancel()
 
     def _led(self, task: asyncio.Task[None]) -> None:
+        if task is self._lead:
+            self.telemetry.leader(False)  # again: the loop may have gone round once more before it heard of the end
         if not task.cancelled() and (error := task.exception()) is not None:
             assert self._failed is not None
             if not self._failed.done():
@@ -216,12 +221,16 @@ class Operator:
         )
         shelf = Shelf(self.cluster, options.lease_namespace, options.lease_name, valid)
         keeper = Keeper(leader, shelf, lambda: self.configuration.history)
-        self._reign = _Reign(leader, keeper, actuator, reporter)
+        reign = self._reign = _Reign(leader, keeper, actuator, reporter)
         try:
-            await self._offer_policies()
-            await asyncio.to_thread(self.store.refresh)
-            self._tell_of_policies()
-            await keeper.restore()
+            beating = asyncio.create_task(self._beat())
+            try:
+                await self._offer_policies()
+                await asyncio.to_thread(self.store.refresh)
+                self._tell_of_policies()
+                await keeper.restore()
+            finally:
+                beating.cancel()
             async with asyncio.TaskGroup() as parts:
                 parts.create_task(reporter.run())
                 parts.create_task(leader.ticks())
@@ -231,9 +240,17 @@ class Operator:
                 parts.create_task(self._follow_policies(leader))
                 parts.create_task(self._follow_sources(collector))
         finally:
-            self._reign = None
+            if self._reign is reign:
+                self._reign = None
             await actuator.drain(0.0)
             collector.close()
+
+    async def _beat(self) -> None:
+        """Keep the heartbeat going while a new leader restores what it starts from, which may take its time."""
+        until = self._clock.monotonic() + LONGEST_LIMIT
+        while (now := self._clock.monotonic()) < until and self.elector.valid():
+            self.telemetry.beat(now)
+            await asyncio.sleep(BEAT)
 
     def _lines(self) -> dict[str, Line]:
         found = self._configured.value.sources

@@ -19,11 +19,13 @@ from prometheus_client.registry import Collector
 
 from rlscaler.cli import version_of
 from rlscaler.reasons import names
-from rlscaler.resource_status import CONDITION_TYPES, MODES
+from rlscaler.resource_status import MODES
 from rlscaler_operator.clock import Clock
+from rlscaler_operator.condition_reasons import MEANINGS
 from rlscaler_operator.heartbeat import Heartbeat
 from rlscaler_operator.model import Account, Key, Note
 from rlscaler_operator.status import is_fine
+from rlscaler_operator.writing import Result
 
 BUCKETS: Final = tuple(0.001 * 2.0**n for n in range(15))
 """Bounds of the histograms, seconds: HPA's, 1 ms to 16 s."""
@@ -31,7 +33,7 @@ WINDOW: Final = 300.0
 """Seconds over which the share of decisions in time is taken."""
 _SLOT: Final = 10.0
 _MODES: Final = [(mode,) for mode in MODES]
-_CONDITIONS: Final = [(name, status) for name in CONDITION_TYPES for status in ("True", "False", "Unknown")]
+_CONDITIONS: Final = [(each.condition, each.statuses, each.reason) for each in MEANINGS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class _Row:
     decided_at: float
     mode: str
     policy: tuple[str, str] | None
-    conditions: tuple[tuple[str, str], ...]
+    conditions: tuple[tuple[str, str, str], ...]
     troubled: bool
     values: Mapping[str, float]
 
@@ -153,7 +155,7 @@ class Telemetry:
             decided_at=at,
             mode=mode,
             policy=(policy.name, policy.digest) if policy is not None else None,
-            conditions=tuple((str(each.get("type")), str(each.get("status"))) for each in found),
+            conditions=tuple(_said(each) for each in found),
             troubled=not all(is_fine(each) for each in found if each.get("type") != "ScalingLimited"),
             values=_values(account),
         )
@@ -169,14 +171,14 @@ class Telemetry:
         if problem is not None:
             self._source_errors.labels(source, problem.reason).inc()
 
-    def wrote(self, outcome: str, seconds: float = math.nan) -> None:
-        """Count a write to a target. outcome: "ok", or the reason of the failure. seconds: that it took."""
+    def wrote(self, outcome: Result, seconds: float = math.nan) -> None:
+        """Count what became of a decision that differs from what is there. seconds: that it took."""
         self._writes.labels(outcome).inc()
         if math.isfinite(seconds):
             self._write.observe(seconds)
 
     def reported(self, what: str, outcome: str) -> None:
-        """Count a write of a "status" or an "event". outcome: "ok", or the reason of the failure."""
+        """Count a write of a "status" or an "event". outcome: "Written", or the reason of the failure."""
         (self._events if what == "event" else self._status_writes).labels(outcome).inc()
 
     # What is read
@@ -197,9 +199,9 @@ class Telemetry:
         yield ratio
         modes = Tally((row.mode,) for row in rows.values())
         yield _counted("rlscaler_workloads", "RLScalers, by the mode in force.", ("mode",), modes, _MODES)
-        found = Tally(pair for row in rows.values() for pair in row.conditions)
-        text = "RLScalers, by condition and its status."
-        yield _counted("rlscaler_conditions", text, ("type", "status"), found, _CONDITIONS)
+        found = Tally(each for row in rows.values() for each in row.conditions)
+        text = "RLScalers, by condition, its status and the reason of it."
+        yield _counted("rlscaler_conditions", text, ("type", "status", "reason"), found, _CONDITIONS)
         policies = Tally(row.policy for row in rows.values() if row.policy)
         text = "RLScalers, by the policy that decides."
         yield _counted("rlscaler_policy_workloads", text, ("policy", "digest"), policies, ())
@@ -229,6 +231,10 @@ class _Fleet(Collector):
     def collect(self) -> Iterable[Metric]:
         """Yield the families."""
         return self._telemetry.fleet()
+
+
+def _said(condition: Mapping[str, Any]) -> tuple[str, str, str]:
+    return str(condition.get("type")), str(condition.get("status")), str(condition.get("reason"))
 
 
 def _values(account: Account) -> dict[str, float]:

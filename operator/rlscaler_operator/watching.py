@@ -40,6 +40,8 @@ TARGETS = (
 )
 HPAS = Kind("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler")
 SCALED_OBJECTS = Kind("keda.sh", "v1alpha1", "scaledobjects", "ScaledObject")
+_NEEDED = (RLSCALERS, HPAS)
+"""Kinds without which nothing can be decided: without HPAs nobody can tell whom a target belongs to."""
 _STANDALONE = "!pod-template-hash"
 """Label selector of ReplicaSets that no Deployment made: it gives each of its own this label."""
 
@@ -99,8 +101,8 @@ class Watches:
     """Feeds a fleet, until it is cancelled.
 
     ready: set once every kind has been listed, so that a target which is not known then is not there. Kinds that may
-    not be read do not hold it up, except RLScalers and HPAs: without the latter nobody can tell whom a target belongs
-    to. names: of all collections that are watched where they are served.
+    not be read do not hold it up, except RLScalers and HPAs. names: of all collections that are watched where they are
+    served.
     """
 
     def __init__(
@@ -153,12 +155,15 @@ class Watches:
     def ages(self) -> Mapping[str, float]:
         """Return the seconds since each collection was last heard of, by name.
 
-        One that has not been listed, or may not be, is left out. Of one that is not served, it is the time since that
-        was found.
+        One that has not been listed is left out. Of one that is not served, it is the time since that was found; of
+        one that may not be read and need not be (see `ready`), the time since the last refusal.
         """
         now = self._monotonic()
         served = [listing for kind in self._served for listing in self._listings[kind]]
         found = dict(ages(served, now))
+        for listing in served:
+            if listing.kind not in _NEEDED and listing.refused and not listing.listed:
+                found[listing.name] = now - listing.refused_at
         for kind in self._optional - self._served:
             if self._served:
                 found |= {listing.name: now - self._looked_at for listing in self._listings[kind]}
@@ -208,7 +213,8 @@ class Watches:
                     )
                 done, _ = await asyncio.wait({look, *tasks}, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                await _ended({look, *tasks}, descendants)
+                with _false_alarm_left_out():
+                    await _ended({look, *tasks}, descendants)
                 await self._session.close()
         for task in done:
             if not task.cancelled():
@@ -256,7 +262,7 @@ class Watches:
 
     def _check_ready(self) -> None:
         def settled(kind: Kind) -> bool:
-            waived = kind not in (RLSCALERS, HPAS)
+            waived = kind not in _NEEDED
             return all(listing.listed or (waived and listing.refused) for listing in self._listings[kind])
 
         if self._served and all(settled(kind) for kind in self._served):
@@ -396,6 +402,30 @@ def _signals_left_alone() -> Iterator[None]:
         delattr(loop, "add_signal_handler")
 
 
+@contextlib.contextmanager
+def _false_alarm_left_out() -> Iterator[None]:
+    """Keep asyncio from logging a traceback where kopf ends while it waits for the first word of a watch.
+
+    A callback of kopf's then cancels the task that it runs in; there is none, since a loop runs callbacks by itself.
+    """
+    loop = asyncio.get_running_loop()
+    before = loop.get_exception_handler()
+
+    def handler(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if "request_cancel_callback" in str(context.get("message")):
+            return
+        if before is None:
+            loop.default_exception_handler(context)
+        else:
+            before(loop, context)
+
+    loop.set_exception_handler(handler)
+    try:
+        yield
+    finally:
+        loop.set_exception_handler(before)
+
+
 _family: ContextVar["weakref.WeakSet[asyncio.Task[Any]] | None"] = ContextVar("_family", default=None)
 
 
@@ -450,10 +480,9 @@ async def _ended(tasks: Collection[asyncio.Task[Any]], descendants: Iterable[asy
 
 
 def _quieten() -> None:
-    """Let kopf log nothing by itself: what matters is said here, once and not at each attempt."""
-    logger = logging.getLogger("kopf")
-    if logger.level == logging.NOTSET:
-        logger.setLevel(logging.CRITICAL)
+    """Let kopf log nothing by itself, except to debug: what matters is said here, once and not at each attempt."""
+    if not log.isEnabledFor(logging.DEBUG):
+        logging.getLogger("kopf").setLevel(logging.CRITICAL)
 
 
 def _sentence(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from rlscaler_operator.api_errors import ClusterError
 from rlscaler_operator.backoff import Backoff, Steps
 from rlscaler_operator.clock import Clock
 from rlscaler_operator.cluster import Cluster
-from rlscaler_operator.model import Account, Note, TargetKey
+from rlscaler_operator.model import Account, Key, Note, TargetKey
 
 Result = Literal["Written", "Unchanged", "Stale", "Superseded", "Expired", "NotLeading", "Failed", "Stopped"]
 """What became of a decision. Written: the target was changed. Unchanged: nothing was wanted of it. Stale: the target
@@ -48,14 +48,20 @@ class Outcome:
 
 @dataclass(eq=False, slots=True)
 class _Job:
-    """A decision to write. expires: when it is too old, by the monotonic clock."""
+    """A decision to write.
 
+    of: the workload that was decided. expires: when it is too old, by the monotonic clock. withdrawn: it was taken back
+    while it was being written, so it is not tried again.
+    """
+
+    of: Key
     namespace: str
     ref: TargetRef
     seen: int
     wanted: int
     expires: float
     done: asyncio.Future[Outcome]
+    withdrawn: bool = False
 
     def finish(self, outcome: Outcome) -> None:
         """Tell who waits, unless nobody does any more."""
@@ -139,19 +145,28 @@ class Actuator:
         if self._stopped:
             done.set_result(Outcome("Stopped"))
         elif account.wanted is None or account.wanted == target.desired:
-            self.withdraw(target.key)
+            self.withdraw(target.key, account.workload.key)
             done.set_result(Outcome("Unchanged"))
         elif account.wanted < 0:
             raise ValueError(f"{account.workload.key} wants {account.wanted} replicas")
         else:
             expires = self._clock.monotonic() + resource.spec.interval
-            self._put(target.key, _Job(namespace, ref, target.desired, account.wanted, expires, done))
+            key = account.workload.key
+            self._put(target.key, _Job(key, namespace, ref, target.desired, account.wanted, expires, done))
         return done
 
-    def withdraw(self, target: TargetKey) -> None:
-        """Take back what waits to be written to a target (its workload is not Active any more, or gone)."""
-        if (slot := self._slots.get(target)) is not None:
+    def withdraw(self, target: TargetKey, workload: Key | None = None) -> None:
+        """Take back what waits to be written to a target (its workload is not Active any more, or gone).
+
+        workload: that nothing is wanted for; what another one that scales the same target waits for stays.
+        """
+        slot = self._slots.get(target)
+        if slot is None:
+            return
+        if slot.waiting is not None and workload in (None, slot.waiting.of):
             slot.put(None)
+        if slot.writing is not None and workload in (None, slot.writing.of):
+            slot.writing.withdrawn = True
 
     async def drain(self, deadline: float) -> int:
         """Begin no write any more, and wait for those that are under way; deadline: seconds.
@@ -202,7 +217,7 @@ class Actuator:
                 slot.writing = None
                 if outcome is not None:
                     job.finish(outcome)
-                elif slot.waiting is not None or self._stopped:
+                elif slot.waiting is not None or job.withdrawn or self._stopped:
                     job.finish(Outcome("Stopped" if self._stopped else "Superseded", slot.problem))
                 else:
                     slot.waiting = job

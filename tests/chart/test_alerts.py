@@ -14,7 +14,7 @@ from components import program
 from helm_chart import own, rendered
 from rlscaler.resource_status import CONDITION_TYPES
 from rlscaler_operator.clock import SystemClock
-from rlscaler_operator.condition_reasons import MEANINGS
+from rlscaler_operator.condition_reasons import MEANINGS, Meaning
 from rlscaler_operator.telemetry import Telemetry
 from rlscaler_operator.writing import Result
 
@@ -120,7 +120,8 @@ def test_every_value_that_is_picked_can_occur(rules: dict[str, Any], dashboard: 
         "outcome": set(get_args(Result)),
     }
     for label, values in known.items():
-        picked = {value for found in re.findall(rf'\b{label}=~?"([^"]+)"', text) for value in found.split("|")}
+        named = re.findall(rf'\b{label}(?:=~?|!=|!~)"([^"]+)"', text)
+        picked = {value for found in named for value in found.split("|")}
         assert picked
         assert picked <= values, label
 
@@ -134,6 +135,11 @@ def test_the_workloads_own_namespace_survives_the_scrape() -> None:
 # --- that they fire
 
 
+def conditions(meaning: Meaning) -> str:
+    """Return the series that counts the RLScalers of which a condition says this."""
+    return f'rlscaler_conditions{{{JOB},type="{meaning[0]}",status="{meaning[1]}",reason="{meaning[2]}"}}'
+
+
 WELL = {
     f'rlscaler_is_leader{{{JOB},pod="a"}}': "1x60",
     f'rlscaler_is_leader{{{JOB},pod="b"}}': "0x60",
@@ -144,11 +150,8 @@ WELL = {
     f'rlscaler_writes_total{{{JOB},outcome="Written"}}': "0+5x60",
     f'rlscaler_writes_total{{{JOB},outcome="Stale"}}': "0+1x60",
     f'rlscaler_writes_total{{{JOB},outcome="Failed"}}': "0x60",
-    f'rlscaler_conditions{{{JOB},type="Ready",status="True"}}': "9x60",
-    f'rlscaler_conditions{{{JOB},type="Ready",status="False"}}': "0x60",
-    f'rlscaler_conditions{{{JOB},type="ScalingActive",status="False"}}': "0x60",
-    f'rlscaler_conditions{{{JOB},type="FallbackActive",status="True"}}': "0x60",
-    f'rlscaler_conditions{{{JOB},type="Conflict",status="True"}}': "0x60",
+    **dict.fromkeys(map(conditions, MEANINGS), "0x60"),
+    conditions(MEANINGS[0]): "9x60",
     f'rlscaler_watch_age_seconds{{{JOB},watch="rlscalers"}}': "20x60",
 }
 """A fleet in which all is well, for an hour, a sample a minute."""
@@ -159,6 +162,14 @@ def ill(series: str, values: str) -> dict[str, str]:
     changed = {name: values for name in WELL if name.startswith(series)}
     assert changed
     return WELL | changed
+
+
+def one(condition: str, status: str, *reasons: str) -> dict[str, str]:
+    """Return WELL, but that for one RLScaler a condition has a status, for each of these reasons in turn."""
+    told = [each for each in MEANINGS if each[:2] == (condition, status) and each.reason in reasons]
+    assert len(told) == len(reasons)
+    turns = ["".join("1 " if n // 5 % len(told) == i else "0 " for n in range(60)) for i in range(len(told))]
+    return WELL | dict(zip(map(conditions, told), turns, strict=True))
 
 
 STORIES: dict[str, tuple[dict[str, str], set[str]]] = {
@@ -173,19 +184,23 @@ STORIES: dict[str, tuple[dict[str, str], set[str]]] = {
         ill('rlscaler_writes_total{job="scaler-rlscaler",outcome="Failed"', "0+1x60"),
         {"RLScalerWritesFailing"},
     ),
-    "one is not ready": (
-        ill('rlscaler_conditions{job="scaler-rlscaler",type="Ready",status="False"', "1x60"),
-        {"RLScalerNotReady"},
+    "one is not ready": (one("Ready", "False", "InvalidSpec"), {"RLScalerNotReady"}),
+    "a policy is refused": (
+        one("Ready", "False", "PolicyRefused") | one("FallbackActive", "True", "PolicyRefused"),
+        {"RLScalerPolicyRefused"},
     ),
-    "one is inactive": (
-        ill('rlscaler_conditions{job="scaler-rlscaler",type="ScalingActive"', "1x60"),
-        {"RLScalerInactive"},
+    "one has no data": (one("ScalingActive", "False", "NoData"), {"RLScalerInactive"}),
+    "one is switched off": (one("ScalingActive", "False", "ScalingDisabled"), set()),
+    "one falls back": (one("FallbackActive", "True", "MetricLossFallback"), {"RLScalerFallback"}),
+    "two owners": (
+        one("Conflict", "True", "OwnedByHPA") | one("AbleToScale", "False", "OwnedByHPA"),
+        {"RLScalerConflict"},
     ),
-    "one falls back": (
-        ill('rlscaler_conditions{job="scaler-rlscaler",type="FallbackActive"', "1x60"),
-        {"RLScalerFallback"},
+    "a quarrel": (one("AbleToScale", "False", "ReplicasRewritten", "Yielding"), {"RLScalerConflict"}),
+    "in Shadow beside an HPA": (
+        one("Conflict", "True", "OwnedByHPA") | one("AbleToScale", "Unknown", "Shadow"),
+        set(),
     ),
-    "two owners": (ill('rlscaler_conditions{job="scaler-rlscaler",type="Conflict"', "1x60"), {"RLScalerConflict"}),
     "a watch is silent": (ill("rlscaler_watch_age_seconds", "0+60x60"), {"RLScalerWatchSilent"}),
     "another release is ill": (
         WELL | {name.replace("scaler-rlscaler", "other"): "0x60" for name in WELL if "is_leader" in name},

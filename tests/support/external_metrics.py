@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 from urllib.parse import parse_qs, urlsplit
 
 from cluster_access import ClusterAccess
@@ -232,11 +232,10 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Server
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
-        answer = self.server.adapter.answer(parts.path, parse_qs(parts.query))
+        answer = cast(_Server, self.server).adapter.answer(parts.path, parse_qs(parts.query))
         body = json.dumps(answer).encode()
         self.send_response(404 if answer is None else 200)
         self.send_header("Content-Type", "application/json")

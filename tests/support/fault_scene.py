@@ -1,18 +1,19 @@
 """A cluster, a Prometheus and operators that come and go: what tests of faults take place in."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from cluster_access import kubeconfig
+from cluster_access import ApiError, kubeconfig
 from control_plane import ControlPlane
 from load_exporter import Exporter
 from operator_process import OperatorProcess
+from processes import wait_until
 from prometheus_server import PrometheusServer
 from rlscaler.crd import crd
-from processes import wait_until
 from shop import deployment, rlscaler
 
 SHOP = "shop"
@@ -70,10 +71,12 @@ class Scene:
         server: str = "",
         environment: Mapping[str, str] | None = None,
         lease: float = 2.0,
+        targets: Sequence[Mapping[str, str]] = (),
     ) -> OperatorProcess:
         """Return an operator that has not been started, and whose account is made here.
 
-        server: the API server's address as this operator knows it. environment: added to the process' own.
+        server: the API server's address as this operator knows it. environment: added to the process' own. targets:
+        custom ones, as the configuration names them.
         """
         account: dict[str, Any] = {"apiVersion": "v1", "kind": "ServiceAccount"}
         self.cluster.request(
@@ -89,13 +92,20 @@ class Scene:
         file = self.directory / f"{name}.kubeconfig"
         token = self.cluster.token_for(HOME, name)
         file.write_text(kubeconfig(server or self.cluster.server, self.cluster.ca, token))
-        sources = {"sources": {"default": {"url": self.prometheus.url}}}
+        configuration = {"sources": {"default": {"url": self.prometheus.url}}, "targets": [*map(dict, targets)]}
         made = OperatorProcess(
-            self.directory / name, file, sources, lease=HOME, identity=name,
+            self.directory / name, file, configuration, lease=HOME, identity=name,
             arguments=[f"--lease-duration={lease:g}", *arguments], environment=environment,
         )  # fmt: skip
         self._operators.append(made)
         return made
+
+    def end_operators(self) -> None:
+        """Kill all operators, and take away the Lease that the last of them would hold for some time yet."""
+        while self._operators:
+            self._operators.pop().stop(9)
+        with suppress(ApiError):
+            self.cluster.request("DELETE", LEASE)
 
     def workload(self, name: str, load: float, replicas: int = 3, mode: str = "Active", **spec: Any) -> None:
         """Make a Deployment with this load, and its RLScaler."""

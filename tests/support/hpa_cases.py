@@ -46,6 +46,15 @@ class HpaCase:
         """Return what is true at a sync; the last for ever."""
         return self.series[min(sync, len(self.series) - 1)]
 
+    def spans(self) -> set[float]:
+        """Return the windows and periods of the behaviour, in seconds; those of the defaults where it names none."""
+        both = [self.behavior.get(way, {}) for way in ("scaleUp", "scaleDown")]
+        policies = [policy for rules in both for policy in rules.get("policies", [_pods(4, 15)])]
+        windows = [
+            rules.get("stabilizationWindowSeconds", default) for rules, default in zip(both, (0, 300), strict=True)
+        ]
+        return {*windows, *(policy["periodSeconds"] for policy in policies)} - {0}
+
     def deployment(self) -> dict[str, Any]:
         """Return the target: pods on a node of kwok's."""
         labels = {"app": self.name}
@@ -111,6 +120,10 @@ def named() -> list[HpaCase]:
     own = _both(free | {"tolerance": "0.25"}, free | {"tolerance": "200m"})
     unknown = _loads(3, 3, None, None, 9, None, 2, None, *[None] * 8, 2, 2, *[None] * 6, 7, 7)
     waiting = (0, 0, 6, 6, 0.2, 0, 11, 4, 0, 0, 12, 1, 1, 1)
+    halves = (
+        (210, 100), (None, 100), (210, None), (560, None), (None, 450), (70, 100), (None, 100), (70, None),
+        (None, None), (490, None), (490, 50), (None, 50), (140, 50),
+    )  # fmt: skip
     shares = (0.6, 0.9, 0.9, 0.66, 0.661, 0.655, 0.3, 0.3, 0.54, 0.2, 0.7)
     totals = (100, 140, 140, 110, 111, 90, 89.9, 60, 60, 100, 300, 20, 100)
     return [
@@ -134,10 +147,17 @@ def named() -> list[HpaCase]:
         HpaCase("switched-off", steps, start=0),
         HpaCase("to-zero-and-back", _loads(3, 3, *[0] * 7, 5, 5, *[0] * 8, 0.01, 2, 2), _both(free, free), low=0),
         HpaCase("gaps", unknown, _both(still, free)),
+        HpaCase("unknown-at-first", _loads(*[None] * 3, 9, 9, *[2] * 12, 6, 6), _both(still, still), start=5),
         HpaCase(
             "two-metrics",
             tuple({"load": 70.0 * load, "backlog": 50.0 * waits} for load, waits in enumerate(waiting)),
             _both(free, still),
+            kind="backlog",
+        ),
+        HpaCase(
+            "one-of-two-unknown",
+            tuple({"load": load, "backlog": waits} for load, waits in 3 * halves),
+            _both({"stabilizationWindowSeconds": 2}, still),
             kind="backlog",
         ),
         HpaCase(
@@ -147,6 +167,13 @@ def named() -> list[HpaCase]:
             kind="utilization",
         ),
         HpaCase("total", tuple({"load": total} for total in 4 * totals), _both(free, free), kind="total"),
+        HpaCase(
+            "total-from-zero",
+            tuple({"load": total} for total in 3 * (100, 0, 0, 5, 100, 100, 330, 100, 0, 101, 60, 60, None, 0, 1000)),
+            _both(free, still),
+            low=0,
+            kind="total",
+        ),
     ]
 
 

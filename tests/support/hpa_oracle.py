@@ -1,7 +1,7 @@
 """What a HorizontalPodAutoscaler decides for one workload: plain lists and loops, as slow and as plain as can
 be.
 
-A restatement of kubernetes/pkg/controller/podautoscaler (v1.36), function by function and under its names,
+A restatement of kubernetes/pkg/controller/podautoscaler (v1.37), function by function and under its names,
 that tests hold the vectorised rules against. Times are seconds, quantities are thousandths, as in the
 controller.
 """

@@ -1,5 +1,6 @@
 """What became of a namespace's workloads over time, as somebody saw it who looked again and again."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,6 +15,9 @@ class Seen(NamedTuple):
     status: str
     reason: str
     message: str
+
+
+NOTHING = Seen(0.0, "", "", "")
 
 
 class Recorder:
@@ -57,14 +61,14 @@ class Recorder:
         """Return the replicas of a Deployment at the last look."""
         return self.replicas[name][-1][1]
 
-    def counts(self, name: str, since: float) -> list[int]:
-        """Return the counts that a Deployment has had since a moment, the one before it first."""
+    def counts(self, name: str, since: float, until: float = math.inf) -> list[int]:
+        """Return the counts that a Deployment had between two moments, the one before them first."""
         before = [count for at, count in self.replicas[name] if at <= since]
-        return before[-1:] + [count for at, count in self.replicas[name] if at > since]
+        return before[-1:] + [count for at, count in self.replicas[name] if since < at < until]
 
-    def condition(self, name: str, kind: str) -> Seen:
-        """Return a condition at the last look; one without a status where there is none."""
-        return self.conditions.get((name, kind), [Seen(0.0, "", "", "")])[-1]
+    def condition(self, name: str, kind: str, until: float = math.inf) -> Seen:
+        """Return a condition as it stood at a moment, the last look by default; NOTHING where it was not there."""
+        return next((seen for seen in reversed(self.conditions.get((name, kind), ())) if seen.at < until), NOTHING)
 
     def found(self, name: str, kind: str, since: float) -> list[Seen]:
         """Return how a condition has stood since a moment, what stood before it left out."""

@@ -1,7 +1,11 @@
-"""What is counted of each twin, measured and predicted alike, and the table of both."""
+"""What is counted of each twin, measured and predicted alike."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+
+Changes = Sequence[tuple[float, int]]
 
 
 @dataclass(slots=True)
@@ -9,7 +13,7 @@ class Figures:
     """One contender's: seconds are those of the cluster.
 
     replica_seconds: billed, from a pod's creation to its end. unmet: replica-seconds by which the ready replicas were
-    fewer than the demand at full use. rescales: changes of the count that is asked for. peak: most replicas at once.
+    fewer than the demand at full use. rescales: changes of the count that is asked for. peak: most that was asked for.
     """
 
     name: str
@@ -26,23 +30,32 @@ class Figures:
         self.peak = max(self.peak, replicas)
 
 
-HEADS = ("", "replica-seconds", "predicted", "off", "unmet demand", "predicted", "rescales", "predicted", "peak", "predicted")  # fmt: skip
+def counted(
+    name: str, orders: Changes, pods: Changes, ready: Changes, demand: np.ndarray, began: float, tick: float
+) -> Figures:
+    """Return the figures of a twin from what was seen of it.
+
+    orders: (time, replicas asked for) from before `began` on. pods, ready: (time, +1 or -1), see `twin_log.TwinLog`.
+    demand: (K,) replicas that are needed at full use in each tick from `began` on, `tick` seconds each.
+    """
+    edges = began + tick * np.arange(len(demand) + 1)
+    seen = [at for changes in (pods, ready) for at, _ in changes if edges[0] < at < edges[-1]]
+    starts = np.unique([*edges, *seen])
+    seconds, starts = np.diff(starts), starts[:-1]
+    needed = demand[np.searchsorted(edges, starts, "right") - 1]
+    asked = [replicas for at, replicas in orders if at <= began][-1:]
+    changed = [replicas for at, replicas in orders if began < at < edges[-1]]
+    return Figures(
+        name,
+        replica_seconds=float(seconds @ _sum_until(pods, starts)),
+        unmet=float(seconds @ np.clip(needed - _sum_until(ready, starts), 0.0, None)),
+        rescales=len(changed),
+        peak=max(asked + changed),
+    )
 
 
-def table(measured: Mapping[str, Figures], predicted: Mapping[str, Figures]) -> str:
-    """Return the figures as a table in Markdown."""
-    rows = [HEADS, ("---",) + ("---:",) * (len(HEADS) - 1)]
-    for name, real in measured.items():
-        told = predicted[name]
-        off = real.replica_seconds / told.replica_seconds - 1.0
-        rows.append(
-            (
-                name, f"{real.replica_seconds:.0f}", f"{told.replica_seconds:.0f}", f"{100 * off:+.1f} %",
-                f"{real.unmet:.1f}", f"{told.unmet:.1f}", str(real.rescales), str(told.rescales),
-                str(real.peak), str(told.peak),
-            )
-        )  # fmt: skip
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADS))]
-    aligned = [[cell.ljust(w) if not i else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
-               for row in rows]  # fmt: skip
-    return "\n".join(f"| {' | '.join(row)} |" for row in aligned)
+def _sum_until(changes: Changes, times: np.ndarray) -> np.ndarray:
+    """Return the sum of the changes up to each time, that at the time itself included."""
+    at = np.array([when for when, _ in changes])
+    sums = np.cumsum([0, *(change for _, change in changes)])
+    return sums[np.searchsorted(at, times, "right")]

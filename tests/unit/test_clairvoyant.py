@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlscaler_sim import clairvoyant, world
-from rlscaler_sim.late_bound import least_late, surely_late
-from rlscaler_sim.programme import Programme
+from rlscaler_sim.clairvoyant.late_bound import least_late, surely_late
+from rlscaler_sim.clairvoyant.programme import Programme
 from rlscaler_sim.queueing import run_ticks
 
 F = np.float32

@@ -120,6 +120,23 @@ CASES = (
         "Ready", "False", "InvalidAnnotation", ("force-replicas",),
     ),
     Case(
+        "a share in place of a percentage", account(workload=workload(spec={"objective": {"target": "0.95"}})),
+        "Ready", "False", "UnitSlip", ("spec.objective.target: 0.95 is in percent", 'write "95" if that is meant'),
+    ),
+    Case(
+        "a percentage in place of a share",
+        account(workload=workload(spec={"behavior": {"scaleUp": {"tolerance": "5"}}})),
+        "Ready", "False", "UnitSlip",
+        ("spec.behavior.scaleUp.tolerance: 5 is a share, which is 500 %", 'write "0.05" if 5 % is meant'),
+    ),
+    Case(
+        "low aims that are meant",
+        account(workload=workload(spec={
+            "objective": {"target": "1"}, "behavior": {"scaleDown": {"tolerance": "0.99"}, "scaleUp": {}}
+        })),
+        "Ready", "True", "Ready",
+    ),
+    Case(
         "the operator has just begun",
         account(target=None, decision=None, readings=None, policy=None, wanted=None),
         "Ready", "Unknown", "Pending",
@@ -222,7 +239,7 @@ CASES = (
     ),
     Case(
         "paused by annotation", account(workload=workload(paused=True), wanted=None), "AbleToScale", "False", "Paused",
-        ("rlscaler.io/paused", "left at 4 replicas"),
+        ("rlscaler.io/paused is set (all but \"false\" pauses)", "left at 4 replicas"),
     ),
     Case(
         "paused by mode", account(workload=workload(spec={"mode": "Paused"}), wanted=None),
@@ -259,6 +276,15 @@ CASES = (
         "ScalingLimited", "True", "TooManyReplicas", ("spec.maxReplicas is 10",),
     ),
     Case("at the lower bound", of_bits(Reason.TooFewReplicas), "ScalingLimited", "True", "TooFewReplicas", ("is 2",)),
+    Case(
+        "far above the upper bound", of_bits(Reason.TooManyReplicas, demand=132.0, capacity=1.0),
+        "ScalingLimited", "True", "TooManyReplicas",
+        ("spec.maxReplicas is 10", "a replica serves 1 (spec.capacity.perReplica), so 132 replicas", "another unit?"),
+    ),
+    Case(
+        "far below the lower bound", of_bits(Reason.TooFewReplicas, demand=132e-6, capacity=1e6),
+        "ScalingLimited", "True", "TooFewReplicas", ("spec.minReplicas is 2", "0.000132 replicas", "another unit?"),
+    ),
     Case("a policy's pace", of_bits(Reason.ScaleUpLimit), "ScalingLimited", "True", "ScaleUpLimit"),
     Case("a policy's pace down", of_bits(Reason.ScaleDownLimit), "ScalingLimited", "True", "ScaleDownLimit"),
     Case("flapping", of_bits(Reason.FlapBudgetSpent), "ScalingLimited", "True", "FlapBudgetSpent"),
@@ -292,6 +318,11 @@ def test_a_case_says_what_it_is_and_what_to_do(case: Case) -> None:
     assert (said["status"], said["reason"]) == (case.status, case.reason), said
     for words in case.words:
         assert words in said["message"], said["message"]
+
+
+@pytest.mark.parametrize(("bit", "demand"), [(Reason.TooManyReplicas, 99.0), (Reason.TooFewReplicas, 0.003)])
+def test_a_demand_that_may_be_right_is_not_doubted(bit: Reason, demand: float) -> None:
+    assert "unit?" not in found(of_bits(bit, demand=demand))["ScalingLimited"]["message"]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.type}: {case.name}")

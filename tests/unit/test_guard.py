@@ -1,6 +1,6 @@
 """The guard: named cases, and what no proposal whatsoever can get past."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -92,6 +92,19 @@ def test_no_answer_gives_way_to_the_rule(answer: float) -> None:
     decided = decide(answer)
     assert Reason.PolicyFailed & int(decided.reasons[0])
     assert decided.replicas[0] == np.ceil(decided.recommendation[0] - 1e-6) > 3
+
+
+def test_where_the_rule_has_no_answer_either_the_count_is_held_and_no_window_remembers_it() -> None:
+    says = Says(NAN)
+    slow = replace(DEFAULT, up=replace(DEFAULT.up, window=60.0))
+    scaler = Autoscaler(says, Settings(capacity_per_replica=10.0, behavior=slow), 1, fallback=says)
+
+    def replicas(time: float) -> int:
+        return int(scaler.decide(Snapshot(time=time, load=30.0, ready=5, starting=0, desired=5)).replicas[0])
+
+    assert [replicas(time) for time in (0.0, 15.0, 30.0, 45.0)] == [5] * 4
+    says.replicas = 8
+    assert replicas(61.0) == 8, "the last recommendation, of the count that was found, is more than a window ago"
 
 
 def test_an_input_outside_of_the_training_range_gives_way_to_the_rule() -> None:

@@ -193,6 +193,22 @@ def test_a_stolen_lease_is_lost_with_the_next_renewal() -> None:
     assert store.spec["holderIdentity"] == "thief"
 
 
+def test_a_leader_is_not_sure_of_a_lease_that_somebody_else_wrote_until_it_has_read_it() -> None:
+    store, one = Store(), candidate("one")
+    go(one, store, 0.0)
+    assert store.lease is not None
+    store.do(Ask("replace", {**store.lease, "metadata": {**store.lease["metadata"], "labels": {"seen": "yes"}}}))
+    assert one.valid(2.0)
+    ask = one.ask(2.0, stamp(2.0))
+    assert ask is not None
+    one.take(ask, store.do(ask), 2.0, 2.0)
+    assert one.leading
+    assert not one.valid(2.0)
+    go(one, store, 2.0)
+    assert one.valid(2.0)
+    assert store.spec["renewTime"] == stamp(2.0)
+
+
 def test_a_lost_answer_costs_a_read_and_no_leadership() -> None:
     store, one = Store(), candidate("one")
     go(one, store, 0.0)

@@ -132,7 +132,7 @@ def test_a_change_is_written_and_rest_is_not() -> None:
 
     stage = play(scene)
     assert stage.server.replicas() == [4, 7]
-    assert stage.outcomes == [("status", "ok"), ("status", "ok")]
+    assert stage.outcomes == [("status", "Written"), ("status", "Written")]
 
 
 def test_a_restart_writes_nothing_where_nothing_changed() -> None:
@@ -312,7 +312,7 @@ def test_a_server_in_trouble_is_asked_less_and_less_and_nothing_is_lost(
             await asyncio.sleep(0.001)
 
     stage = play(scene)
-    assert [outcome for _, outcome in stage.outcomes] == [reason] * 10 + ["ok", "ok"]
+    assert [outcome for _, outcome in stage.outcomes] == [reason] * 10 + ["Written", "Written"]
     tries = [pause for pause in pauses if pause >= 0.5]
     assert tries == [min(0.5 * 2.0**i, LONGEST_PAUSE) for i in range(10)]
     assert sum(stage.clock.slept) >= 60.0, "the others wait too"
@@ -356,7 +356,7 @@ def test_an_event_that_fails_is_given_up() -> None:
         await stage.tell(lost(30.0))
 
     stage = play(scene)
-    assert stage.outcomes == [("status", "ok"), ("status", "ok"), ("event", "Forbidden")]
+    assert stage.outcomes == [("status", "Written"), ("status", "Written"), ("event", "Forbidden")]
 
 
 def test_a_defect_of_a_write_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -16,7 +16,7 @@ from rlscaler_operator.api_errors import ClusterError, Failure
 from rlscaler_operator.backoff import Steps
 from rlscaler_operator.clock import SystemClock
 from rlscaler_operator.cluster import Cluster
-from rlscaler_operator.model import Account, Note, TargetKey
+from rlscaler_operator.model import Account, Key, Note, TargetKey
 from rlscaler_operator.writing import Actuator, Outcome
 from wanted_writes import DEPLOYMENT, account
 
@@ -311,6 +311,37 @@ def test_what_waits_can_be_taken_back(how: str) -> None:
         assert (await waits).result == "Superseded"
 
     assert len(run(test, steps=SLOW).attempts) == 1
+
+
+def test_what_fails_while_it_is_taken_back_is_not_tried_again() -> None:
+    async def test(cluster: FaultyCluster, actuator: Actuator) -> None:
+        go_on = threading.Event()
+
+        def script(_: Attempt) -> None:
+            go_on.wait(30.0)
+            raise error("Unavailable")
+
+        cluster.script = script
+        waits = actuator.submit(account(1, 2), DEPLOYMENT)
+        await begun(cluster, 1)
+        actuator.withdraw(TargetKey("shop", "apps", "Deployment", "web"), Key("shop", "web"))
+        go_on.set()
+        assert (await waits).result == "Superseded"
+
+    assert len(run(test).attempts) == 1
+
+
+def test_one_that_gives_way_takes_nothing_back_from_another_on_the_same_target() -> None:
+    """Two workloads of one target are decided together: the younger wants nothing, and that is no withdrawal."""
+
+    async def test(cluster: FaultyCluster, actuator: Actuator) -> None:
+        younger = account(1, None, key=Key("shop", "younger"))
+        older = actuator.submit(account(1, 2), DEPLOYMENT)
+        assert (await actuator.apply(younger, DEPLOYMENT)).result == "Unchanged"
+        actuator.withdraw(TargetKey("shop", "apps", "Deployment", "web"), younger.workload.key)
+        assert (await older).wrote
+
+    assert run(test).attempts == [("web", 1, 2)]
 
 
 def test_a_decision_is_not_written_after_its_interval() -> None:

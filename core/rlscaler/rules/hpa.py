@@ -1,7 +1,7 @@
 """What a HorizontalPodAutoscaler recommends for N workloads: metrics to replicas, before any `behavior`.
 
 It is the rule that everyone has, so learned policies are measured against it and people read decisions in its
-terms. The arithmetic follows kubernetes/pkg/controller/podautoscaler/replica_calculator.go (v1.36) in its
+terms. The arithmetic follows kubernetes/pkg/controller/podautoscaler/replica_calculator.go (v1.37) in its
 order of operations, so that rounding agrees; sets of pods are given as counts and sums, which is all that it
 looks at as long as the pods of a workload request the same. Quantities of pods are thousandths (milli-values)
 as there, because it truncates their means to whole thousandths and their utilisation to whole percent.

@@ -1,0 +1,159 @@
+"""The keeper: when it reads and writes the checkpoint, and what it must not write."""
+
+import asyncio
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from rlscaler.policies import load_policy
+from rlscaler_operator import checkpoint, keeping
+from rlscaler_operator.api_errors import ClusterError
+from rlscaler_operator.checkpoint import Batch
+from rlscaler_operator.deciding import Decider
+from rlscaler_operator.keeping import Keeper, Shelf
+from rlscaler_operator.leading import Leader
+from rlscaler_operator.model import Key, PolicyInUse
+from workload_accounts import resource, workload
+
+WEB, GONE, NEW = Key("shop", "web"), Key("shop", "gone"), Key("shop", "new")
+
+
+class Table:
+    """A shelf in memory. fails: errors of the next reads."""
+
+    def __init__(self, blobs: Sequence[bytes] = (), fails: Sequence[ClusterError] = ()) -> None:
+        self.blobs, self.fails, self.reads, self.writes = list(blobs), list(fails), 0, 0
+
+    def read(self) -> list[tuple[str, bytes]]:
+        self.reads += 1
+        if self.fails:
+            raise self.fails.pop(0)
+        return [(f"ConfigMap {number}", blob) for number, blob in enumerate(self.blobs)]
+
+    def write(self, blobs: Sequence[bytes]) -> None:
+        self.writes += 1
+        self.blobs = list(blobs)
+
+    def keys(self) -> set[Key]:
+        return {key for blob in self.blobs for key in checkpoint.unpacked(blob, "x")[0]}
+
+
+class Time:
+    """A clock that goes on by a tenth of a second at each look."""
+
+    def __init__(self) -> None:
+        self.at = 1000.0
+
+    def monotonic(self) -> float:
+        self.at += 0.1
+        return self.at
+
+    now = monotonic
+
+
+def leader_of(*names: Key, ready: Sequence[Key] = ()) -> Any:
+    """Return what a keeper needs of a leader whose fleet has these workloads; ready: those that are decided."""
+    decider = Decider()
+    for key in names:
+        decider.put(key, resource(key.name), load_policy("default"), PolicyInUse("default"))
+    return SimpleNamespace(
+        decider=decider,
+        clock=Time(),
+        fleet=SimpleNamespace(workloads={key: workload(key.name) for key in names}),
+        ledgers={key: SimpleNamespace(ready=key in ready) for key in names},
+        notes=lambda key: {"replicas": 4},
+        unkept=asyncio.Event(),
+    )
+
+
+def keeper_of(leader: Any, table: Table) -> Keeper:
+    return Keeper(cast(Leader, leader), cast(Shelf, table), lambda: 0.0)
+
+
+def blob_of(*names: Key) -> bytes:
+    """Return what an earlier process kept of workloads."""
+    decider = Decider()
+    for key in names:
+        decider.put(key, resource(key.name), load_policy("default"), PolicyInUse("default"))
+    batches = [Batch(batch.keys, np.full(len(batch.keys), 900.0), batch.parts) for batch in decider.memory(names)]
+    return checkpoint.packed(batches, {})
+
+
+def busy(retry: bool) -> ClusterError:
+    return ClusterError("Unavailable" if retry else "Forbidden", "the API server says no")
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "READ_AGAIN", 0.0)
+    monkeypatch.setattr(keeping, "SOON", 0.0)
+
+
+def test_nothing_is_written_before_the_state_has_been_read() -> None:
+    """A process that is told to end while it takes over would else leave nothing of what it was to take over."""
+    table = Table([blob_of(WEB)])
+    asyncio.run(keeper_of(leader_of(WEB), table).save())
+    assert table.writes == 0
+    assert table.keys() == {WEB}
+
+
+def test_what_was_kept_of_workloads_that_wait_is_kept_on_and_of_those_that_are_gone_is_not() -> None:
+    table = Table([blob_of(WEB, GONE)])
+
+    async def scene() -> None:
+        keeper = keeper_of(leader_of(WEB, NEW, ready=[NEW]), table)
+        await keeper.restore()
+        await keeper.save()
+
+    asyncio.run(scene())
+    assert table.keys() == {WEB, NEW}
+    kept = checkpoint.newest(checkpoint.unpacked(blob, "x")[0] for blob in table.blobs)
+    assert kept[WEB].time == 900.0
+    assert kept[NEW].notes == {"replicas": 4}
+
+
+def test_a_busy_api_server_is_asked_again() -> None:
+    table = Table([blob_of(WEB)], [busy(True)] * 3)
+    keeper = keeper_of(leader_of(WEB), table)
+    asyncio.run(keeper.restore())
+    asyncio.run(keeper.save())
+    assert table.reads == 4
+    assert table.keys() == {WEB}
+
+
+def test_an_api_server_that_stays_away_does_not_keep_a_leader_from_starting(caplog: pytest.LogCaptureFixture) -> None:
+    table = Table([], [busy(True)] * 10_000)
+    asyncio.run(keeper_of(leader_of(WEB), table).restore())
+    assert 10 < table.reads < 20.0 * keeping.READ_FOR
+    assert caplog.messages == ["no checkpoint: the API server says no"]
+
+
+def test_missing_rights_are_told_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    table = Table([], [busy(False)] * 2)
+    asyncio.run(keeper_of(leader_of(WEB), table).restore())
+    assert table.reads == 1
+    assert caplog.messages == ["no checkpoint: the API server says no"]
+
+
+def test_a_change_is_kept_soon_and_not_again_without_another() -> None:
+    table, leader = Table(), leader_of(WEB, ready=[WEB])
+    leader.clock.monotonic = lambda: 0.0
+
+    async def scene() -> None:
+        keeper = keeper_of(leader, table)
+        await keeper.restore()
+        saving = asyncio.create_task(keeper.save_regularly())
+        for written in (1, 2):
+            leader.unkept.set()
+            async with asyncio.timeout(30.0):
+                while table.writes < written:
+                    await asyncio.sleep(0.001)
+            assert not leader.unkept.is_set()
+        await asyncio.sleep(0.1)
+        saving.cancel()
+
+    asyncio.run(scene())
+    assert table.writes == 2
