@@ -8,7 +8,7 @@ COMPARE ?= hpa,hpa-tuned,keda
 run := $(PYTHON) scripts/environment.py run
 test := $(PYTHON) scripts/environment.py test
 
-.PHONY: help dry-run test lint format bench constraints docs results
+.PHONY: help dry-run test lint format bench bench-sim bench-cluster side-by-side constraints docs results
 
 help: ## Show what there is to do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r target text; do \
@@ -36,8 +36,16 @@ format: ## Put the code into the house's form
 	@$(test) python -m ruff format .
 	@$(test) python -m ruff check --fix .
 
-bench: ## Measure the speed against named peers
+bench: bench-sim bench-cluster ## Measure the speed against named peers (half an hour)
+
+bench-sim: ## Measure the decision and the world
 	@$(test) python -m rlscaler_sim.bench $(ARGS)
+
+bench-cluster: ## Measure the operator with thousands of workloads, beside the HPA controller
+	@$(test) python scripts/bench_cluster.py $(ARGS)
+
+side-by-side: ## Play recorded load to twins under the real HPA and under rlscaler (half an hour)
+	@$(test) python scripts/side_by_side.py --speed 1 $(ARGS)
 
 constraints: ## Pin every package anew (ARGS="--upgrade" for the newest)
 	@$(PYTHON) scripts/environment.py build scripts/constraints.sh $(ARGS)

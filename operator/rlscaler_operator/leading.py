@@ -350,7 +350,7 @@ class Leader:
         began = self.clock.monotonic()
         outcome = await done
         key, target = account.workload.key, account.target
-        self.telemetry.wrote(outcome.result, self.clock.monotonic() - began)
+        self.telemetry.wrote(outcome.result, self.clock.monotonic() - began if outcome.wrote else math.nan)
         ledger.write_problem = outcome.problem
         if target is None or account.wanted is None:
             return

@@ -36,6 +36,10 @@ _MODES: Final = [(mode,) for mode in MODES]
 _CONDITIONS: Final = [(each.condition, each.statuses, each.reason) for each in MEANINGS]
 
 
+_CALM = ("ScalingLimited", "Conflict")
+"""Conditions that ask for nobody: a bound that holds; another owner, for one that matters makes AbleToScale False too."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Row:
     """What the series of one workload are made from."""
@@ -156,7 +160,7 @@ class Telemetry:
             mode=mode,
             policy=(policy.name, policy.digest) if policy is not None else None,
             conditions=tuple(_said(each) for each in found),
-            troubled=not all(is_fine(each) for each in found if each.get("type") != "ScalingLimited"),
+            troubled=not all(is_fine(each) for each in found if each.get("type") not in _CALM),
             values=_values(account),
         )
 
