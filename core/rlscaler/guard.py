@@ -110,6 +110,8 @@ def settle(xp: Any, view: View, state: State, proposal: Proposal, recommendation
 
     if proposal.patience is not None:
         kept = _patient(xp, state, time, wanted, proposal.patience)
+        # replicas are kept, none is asked for anew: an old proposal may be one about other bounds or another capacity
+        kept = xp.maximum(wanted, xp.minimum(kept, current))
         bits = flag(known & (_whole(xp, kept) > _whole(xp, wanted)), Reason.Patience)
         wanted = xp.where(known, kept, wanted)
     desired = _whole(xp, wanted)

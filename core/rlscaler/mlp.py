@@ -103,7 +103,8 @@ class MlpPolicy:
         self.name = str(manifest["name"])
         self.scheme = scheme(manifest["action_scheme"])
         fields = manifest["fields"]
-        if not fields or (unknown := [name for name in fields if name not in NAMES]):
+        unknown = [name for name in fields if name not in NAMES]
+        if unknown or not fields:
             found = unknown[0] if fields else "nothing"
             raise ArtifactError(f"{self.name}: fields names {found}; expected fields of the observation")
         self.columns = np.array([NAMES.index(name) for name in fields], np.int64)

@@ -19,7 +19,6 @@ from rlscaler_operator import checkpoint, missed_writes, past
 from rlscaler_operator.api_errors import ClusterError
 from rlscaler_operator.checkpoint import Kept
 from rlscaler_operator.cluster import Cluster
-from rlscaler_operator.collecting import Line
 from rlscaler_operator.conflicts import MANAGER
 from rlscaler_operator.leading import Leader
 from rlscaler_operator.model import Key, Note, Readings
@@ -95,7 +94,6 @@ class Keeper:
         self._leader, self._shelf, self._history = leader, shelf, history
         self._kept: dict[Key, Kept] = {}
         self._older: list[Key] = []
-        self._offsets: dict[str, float] = {}
         self._saving = asyncio.Lock()
         self._restored = False
 
@@ -160,16 +158,40 @@ class Keeper:
                 log.warning("the state is not kept: %s", error.message)
 
     async def read_recent(self) -> None:
-        """Give new workloads their memory and their last hour, then let them be decided, until cancelled."""
-        while True:
-            await asyncio.sleep(GATHER)
-            if unread := [key for key in self._leader.unread if self._leader.target(key) is not None]:
-                await self._remember(unread)
+        """Give new workloads their memory and their last hour, then let them be decided, until cancelled.
 
-    async def _remember(self, keys: Sequence[Key]) -> None:
+        Each source is read by a task of its own, so that one that hangs keeps the workloads of no other waiting.
+        """
+        reading: dict[str, tuple[list[Key], asyncio.Task[dict[Key, Loads]]]] = {}
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await asyncio.sleep(GATHER)
+                read: list[Key] = []
+                loads: dict[Key, Loads] = {}
+                for source in [source for source, (_, task) in reading.items() if task.done()]:
+                    keys, task = reading.pop(source)
+                    read += keys
+                    loads |= task.result()
+                await self._remember(read, loads)
+                for source, keys in self._unread().items():
+                    if source not in reading:
+                        reading[source] = keys, tasks.create_task(self._recent(keys))
+
+    def _unread(self) -> dict[str, list[Key]]:
+        """Return the new workloads whose target is there, by their source."""
         leader = self._leader
-        now = leader.clock.now()
-        found = await self._loads(keys, now - past.HOUR, now)
+        found: dict[str, list[Key]] = {}
+        for key in leader.unread:
+            if key in leader.roster and leader.target(key) is not None:
+                found.setdefault(leader.roster.group(key).load.source, []).append(key)
+        return found
+
+    async def _recent(self, keys: Sequence[Key]) -> dict[Key, Loads]:
+        now = self._leader.clock.now()
+        return await self._loads(keys, now - past.HOUR, now)
+
+    async def _remember(self, keys: Sequence[Key], found: Mapping[Key, Loads]) -> None:
+        leader = self._leader
         for begin in range(0, len(keys), AT_ONCE):
             some = [key for key in keys[begin : begin + AT_ONCE] if key in leader.unread and key in leader.decider]
             await self._give(some, found, leader.clock.now())
@@ -204,7 +226,8 @@ class Keeper:
 
     async def _fill(self, keys: Sequence[Key], times: np.ndarray, values: np.ndarray) -> None:
         """Take in load; others have their turn in between, above all the renewal of the Lease."""
-        for begin in range(0, times.shape[1], SLICE):
+        known = np.flatnonzero(np.isfinite(values).any(axis=0))  # many were born within the hour
+        for begin in range(int(known[0]) if len(known) else times.shape[1], times.shape[1], SLICE):
             self._leader.decider.fill(keys, times[:, begin : begin + SLICE], values[:, begin : begin + SLICE])
             await asyncio.sleep(0)
 
@@ -260,7 +283,7 @@ class Keeper:
         line = self._leader.collector.lines.get(group.load.source)
         if line is None:
             return {}
-        offset = await self._offset(line)
+        offset = await line.offset(line.timeout)
         pieces: dict[Key, list[np.ndarray]] = {key: [] for key in members}
         times: list[np.ndarray] = []
         series = len(members)
@@ -276,19 +299,24 @@ class Keeper:
         grid = np.concatenate(times)
         return {key: Loads(grid, np.concatenate(values)) for key, values in pieces.items()} if len(grid) else {}
 
-    async def _offset(self, line: Line) -> float:
-        """Return the source's time less decision time, asked once."""
-        if line.name not in self._offsets:
-            self._offsets[line.name] = await line.offset(line.timeout)
-        return self._offsets[line.name]
-
     async def read_older(self) -> None:
-        """Read what lies before the last hour, a few workloads at a time, until cancelled."""
+        """Read what lies before the last hour, a few workloads at a time, until cancelled.
+
+        Those whose source does not answer wait until it does, so that its fault costs them no history.
+        """
         while True:
             await asyncio.sleep(GATHER)
-            if self._older:
-                some, self._older = self._older[:AT_ONCE], self._older[AT_ONCE:]
+            if some := [key for key in self._older if self._has_past(key)][:AT_ONCE]:
+                taken = set(some)
+                self._older = [key for key in self._older if key not in taken]
                 await self._read_older([key for key in some if key in self._leader.decider])
+
+    def _has_past(self, key: Key) -> bool:
+        """Tell whether a workload's source can be asked for the past now; True of one that is not decided any more."""
+        if key not in self._leader.roster:
+            return True
+        line = self._leader.collector.lines.get(self._leader.roster.group(key).load.source)
+        return line is not None and line.has_past
 
     async def _read_older(self, keys: Sequence[Key]) -> None:
         leader = self._leader

@@ -146,6 +146,8 @@ class Leader:
                 self._stop(key)
             elif key not in self.decider or ledger.version != version:
                 self._admit(workload, ledger)
+            if ledger.version != version:
+                ledger.readings = ledger.decision = None  # those of the former spec say nothing of this one
             ledger.version = version
             if workload.force is not None:  # whoever forces a count waits for no tick
                 self._settle(workload, ledger)

@@ -86,6 +86,8 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any], since_last: float) -
     before, after = _by_type(old), _by_type(new)
     if before.keys() != after.keys():
         return True
+    if any(before[name].get("observedGeneration") != after[name].get("observedGeneration") for name in after):
+        return True  # what was told of the former spec stood until the new one had been tried
     shifted = {name for name in after if after[name] is not before[name] and _said(before[name]) != _said(after[name])}
     if any(not _routine(name, before[name], after[name]) for name in shifted):
         return True

@@ -37,7 +37,7 @@ _CONDITIONS: Final = [(each.condition, each.statuses, each.reason) for each in M
 
 
 _CALM = ("ScalingLimited", "Conflict")
-"""Conditions that ask for nobody: a bound that holds; another owner, for one that matters makes AbleToScale False too."""
+"""Conditions that ask for nobody: a bound that holds; an owner beside us, who matters where AbleToScale is False."""
 
 
 @dataclass(frozen=True, slots=True)

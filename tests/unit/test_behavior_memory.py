@@ -124,6 +124,16 @@ def test_decisions_closer_than_half_an_interval_look_back_that_much_further(
         assert least <= replicas[0] <= most, f"at {now} s"
 
 
+def test_a_long_window_at_a_short_interval_takes_bounded_memory_and_looks_back_a_little_further() -> None:
+    options = compiled([Behavior(FREE, rules(("Pods", 1, 1800), window=3600))], interval=1.0)
+    memory = behavior.state(options, 1)
+    assert memory["recommended_time"].shape[1] == behavior.MOST_SLOTS + 3
+    assert memory["scaled_time"].shape[2] == behavior.MOST_EVENTS + 3
+    falls = [(float(now), 50.0, 50.0 if now < 100 else 10.0) for now in range(3800)]
+    counts, _ = run(options, memory, falls)
+    assert 99 + 3600 <= counts.index(49.0) <= 99 + 3600 + 3600 // behavior.MOST_SLOTS
+
+
 def test_events_closer_than_half_an_interval_are_all_counted() -> None:
     options = compiled([Behavior(rules(("Pods", 10, 60)), FREE)])
     memory, current = behavior.state(options, 1), 10.0

@@ -203,8 +203,7 @@ def test_a_slow_policy_gives_way_to_the_rule_and_is_tried_again() -> None:
     assert rests.replicas >= 2
     rule = Decider()
     rule.put(KEY, resource(), load_policy("default"), IN_USE)
-    for tick in range(3):
-        alone = decided(rule, BEGIN + 15.0 * tick)
+    *_, alone = [decided(rule, BEGIN + 15.0 * tick) for tick in range(3)]
     assert rests.recommendation == alone.recommendation
     assert rests.replicas == alone.replicas
     policy.takes, policy.now = 0.0, policy.now + max(LEAST_REST, REST * 4.0)

@@ -157,6 +157,19 @@ def test_patience_keeps_the_largest_proposal() -> None:
     assert found == [20, 20, 20, 20, 20, 12, 12, 5, 5, 5, 5]
 
 
+def test_patience_keeps_replicas_and_asks_for_none() -> None:
+    """A proposal that a bound cut off is not caught up with when the bound is gone."""
+    policy = Says(50, {"patience": 60.0})
+    scaler = Autoscaler(policy, Settings(capacity_per_replica=10.0, max_replicas=8), 1)
+    first = scaler.decide(Snapshot(time=1000.0, load=30.0, ready=5, starting=0, desired=5))
+    assert first.replicas.tolist() == [8]
+    scaler.update([0], Settings(capacity_per_replica=10.0, max_replicas=100))
+    policy.replicas = 4
+    kept = scaler.decide(Snapshot(time=1015.0, load=30.0, ready=8, starting=0, desired=8))
+    assert kept.replicas.tolist() == [8]
+    assert kept.reasons[0] & Reason.Patience
+
+
 def test_the_flap_budget_pauses_scale_down_only() -> None:
     policy = Says(5)
     scaler = Autoscaler(policy, Settings(capacity_per_replica=10.0, flap_budget=4, floor=False), 1)

@@ -94,9 +94,8 @@ def test_branches_choose_for_themselves_and_the_mask_holds_the_first() -> None:
 
 def view(n: int, load: Any = 100.0) -> View:
     scaler = Autoscaler("growth-quantile", Settings(capacity_per_replica=10.0), n)
-    for tick in range(5):
-        seen = scaler.view(Snapshot(time=15.0 * tick, load=load, ready=10, starting=0, desired=10, backlog=0))
-    return seen
+    ticks = (Snapshot(time=15.0 * tick, load=load, ready=10, starting=0, desired=10, backlog=0) for tick in range(5))
+    return [scaler.view(snapshot) for snapshot in ticks][-1]
 
 
 @pytest.mark.parametrize(("output", "actions"), [("choices", "headroom"), ("choices", "step"), ("choices", "branching"),
@@ -105,9 +104,9 @@ def test_it_decides_from_a_file(output: str, actions: str) -> None:
     """An artifact's bytes become a policy that answers every row."""
     policy = from_artifact(loads(dumps(made(output, actions))))
     scaler = Autoscaler(policy, Settings(capacity_per_replica=10.0), 3)
-    for tick in range(8):
-        decisions = scaler.decide(Snapshot(time=15.0 * tick, load=[50.0, 100.0, 500.0], ready=10, starting=0,
-                                           desired=10, backlog=0))  # fmt: skip
+    at = [50.0, 100.0, 500.0]
+    ticks = (Snapshot(time=15.0 * t, load=at, ready=10, starting=0, desired=10, backlog=0) for t in range(8))
+    decisions = [scaler.decide(snapshot) for snapshot in ticks][-1]
     assert np.isfinite(decisions.proposal).all()
     assert decisions.error == ""
     assert not (decisions.reasons & Reason.PolicyFailed).any()
@@ -117,8 +116,8 @@ def test_input_out_of_the_training_range_falls_back() -> None:
     """The rule decides for that row alone, and says so."""
     policy = from_artifact(made(training_range={"size": [0.0, 3.0]}))
     scaler = Autoscaler(policy, Settings(capacity_per_replica=10.0, max_replicas=10_000), 2)
-    for tick in range(4):
-        decisions = scaler.decide(Snapshot(time=15.0 * tick, load=[100.0, 90_000.0], ready=10, starting=0, desired=10))
+    ticks = (Snapshot(time=15.0 * t, load=[100.0, 90_000.0], ready=10, starting=0, desired=10) for t in range(4))
+    decisions = [scaler.decide(snapshot) for snapshot in ticks][-1]
     assert (decisions.reasons & Reason.OutOfTrainingRange != 0).tolist() == [False, True]
 
 

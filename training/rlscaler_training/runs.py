@@ -22,7 +22,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -183,7 +183,7 @@ def begin(folder: str | Path, algorithm: str, settings: Any, arguments: Mapping[
     path = Path(folder)
     if (path / CONFIG).exists():
         raise UserError(f"{path} holds a run; go on with it by --resume {path}, or name another folder")
-    told = asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else dict(settings)
+    told: dict[str, Any] = asdict(settings)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,0 +1,236 @@
+"""Analytic policy gradient: the score of whole stretches of load is differentiable in the orders, so follow it.
+
+Read from top to bottom: the settings, the material, the policy's orders, the loop. Load does not depend on what is
+ordered; so the score of a stretch is a function of the orders alone (`relaxation`), its gradient is exact but for two
+softened edges, and no value function, advantage or exploration is needed (as in the study of `policy.md`, and in
+SHAC, Xu et al. 2022, arXiv 2204.07137, without its critic). The network corrects the headroom that the workload's own
+growth makes cheapest; the rest of the decision is the guard's.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlscaler import Settings
+from rlscaler.action import HOLD
+from rlscaler.mlp import LARGEST_CORRECTION
+from rlscaler.observation import LOAD_FIELDS, NAMES, observe
+from rlscaler.policy import View
+from rlscaler.settings import compiled
+from rlscaler_sim.pool import WARM_UP, Pool
+from rlscaler_sim.world import WorldConfig
+from rlscaler_training import relaxation
+from rlscaler_training.export import Mlp
+from rlscaler_training.hyper import choice, setting
+from rlscaler_training.relaxation import Stretch
+
+FIELDS = (*(field.name for field in LOAD_FIELDS), "size", "reaction", "startup_share", "price")
+"""What the network sees: what orders do not change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Hyper-parameters, each with the source of its default."""
+
+    steps: int = setting(3000, 1, 1_000_000, "Gradient steps.")
+    batch: int = setting(48, 1, 65_536, "Stretches of load in each.")
+    decisions: int = setting(120, 8, 10_000, "Decisions of a stretch that count: half an hour.")
+    rate: float = setting(2e-3, 1e-7, 1.0, "First learning rate; it falls to 0 as a cosine.")
+    decay: float = setting(1e-4, 0.0, 1.0, "Weight decay of AdamW (Loshchilov & Hutter 2019).")
+    clip: float = setting(1.0, 1e-3, 1e3, "Largest norm of the gradient.")
+    hidden: tuple[int, ...] = setting((96, 96), 1, 4096, "Widths of the hidden layers.")
+    activation: str = choice("silu", ("silu", "tanh", "relu"), "What stands between them.")
+    dropout: float = setting(0.1, 0.0, 0.9, "Share of the inputs that is blanked, so that none is leaned on.")
+    width: float = setting(1.0, 1e-3, 60.0, "First width, in seconds of waiting, of the edge of being late.")
+    width_end: float = setting(0.1, 1e-3, 60.0, "Last width; it falls geometrically.")
+    evaluate_every: int = setting(250, 1, 1_000_000, "Steps between evaluations.")
+
+
+@dataclass(slots=True)
+class Material:
+    """A pool of load as tensors of one device. seen: observations (P, S, len(FIELDS)). level, cheap, demand: (P, S)
+    replicas, log headroom, replicas; NaN-free, with `known` (P, S) where the load is. whole: the load and its world."""
+
+    seen: Tensor
+    level: Tensor
+    cheap: Tensor
+    demand: Tensor
+    known: Tensor
+    whole: Stretch
+    weight: Tensor
+
+    @property
+    def steps(self) -> int:
+        """Decisions of each load."""
+        return int(self.seen.shape[1])
+
+
+def material(pool: Pool, config: WorldConfig, settings: Settings, device: torch.device) -> Material:
+    """Return what is trained on. config, settings: those that the pool was prepared with, scalars or (P,)."""
+    count = pool.loads
+    options = compiled(settings, count)
+    capacity = np.broadcast_to(np.asarray(config.capacity_per_replica, np.float64), (count,))
+    columns = [NAMES.index(name) for name in FIELDS]
+    seen = np.zeros((count, pool.steps, len(FIELDS)), np.float32)
+    nothing = np.full(pool.steps, np.nan)
+    for load in range(count):
+        level = pool.features["level"][load].astype(np.float64)
+        counts = dict.fromkeys(("ready", "starting", "desired", "backlog", "utilization", "latency", "errors"), nothing)
+        view = View(
+            xp=np,
+            settings={name: np.broadcast_to(array[load], (pool.steps, *array.shape[1:]))
+                      for name, array in options.items()},
+            snapshot={**counts, "time": nothing, "load": pool.seen[load]},
+            features={name: array[load] for name, array in pool.features.items()},
+            demand=pool.seen[load] / capacity[load],
+            current=level,
+        )  # fmt: skip
+        seen[load] = observe(view)[:, columns]
+
+    def tensor(array: Any) -> Tensor:
+        return torch.as_tensor(np.ascontiguousarray(array, dtype=np.float32), device=device)
+
+    def each(value: Any) -> Tensor:
+        return tensor(np.broadcast_to(np.asarray(value, np.float32), (count,)).copy())
+
+    level = pool.features["level"]
+    known = np.isfinite(level) & np.isfinite(pool.seen)
+    whole = Stretch(
+        rates=tensor(pool.rates), needed=tensor(pool.mean_needed), arrivals=tensor(pool.mean_arrivals),
+        capacity=each(capacity), startup=each(config.startup), slo=each(config.slo_wait),
+        price=each(settings.objective.price), low=each(settings.min_replicas), high=each(settings.max_replicas),
+        interval=pool.interval,
+    )  # fmt: skip
+    made = Material(
+        seen=tensor(seen), level=tensor(np.nan_to_num(level)), cheap=tensor(pool.features["trend_cheap"]),
+        demand=tensor(np.nan_to_num(pool.seen / capacity[:, None])), known=torch.as_tensor(known, device=device),
+        whole=whole, weight=torch.ones(count, device=device),
+    )  # fmt: skip
+    excess = _whole_score(made, None) - 1.0
+    made.weight = 1.0 / excess.clamp(min=0.05)
+    made.weight /= made.weight.mean()
+    return made
+
+
+def orders(material: Material, correction: Tensor | None, load: Tensor, at: Tensor) -> Tensor:
+    """Return the orders (N, T) of a network's correction (N, T), as the guard makes them of proposals.
+
+    None: no correction, the rule. load, at: (N, T) which load and which decision.
+    """
+    level, headroom = material.level[load, at], material.cheap[load, at]
+    if correction is not None:
+        headroom = headroom + correction.clamp(-LARGEST_CORRECTION, LARGEST_CORRECTION)
+    proposal = (level + 0.5) * torch.exp(headroom) - 0.5
+    proposal = relaxation.kept(proposal, 1 + round(HOLD / material.whole.interval))
+    whole = relaxation.rounded_up(torch.maximum(proposal, material.demand[load, at]))
+    first = load[:, 0]
+    low, high = material.whole.low[first, None], material.whole.high[first, None]
+    return torch.minimum(torch.maximum(whole, low), high)
+
+
+def part(material: Material, load: Tensor, at: Tensor) -> Stretch:
+    """Return the load and world of stretches, (N, T) each as of `orders`."""
+    whole, first = material.whole, load[:, 0]
+    return Stretch(
+        rates=whole.rates[load, at], needed=whole.needed[first], arrivals=whole.arrivals[first],
+        capacity=whole.capacity[first], startup=whole.startup[first], slo=whole.slo[first], price=whole.price[first],
+        low=whole.low[first], high=whole.high[first], interval=whole.interval,
+    )  # fmt: skip
+
+
+def _whole_score(material: Material, network: Mlp | None, width: float = 0.05, rows: int = 8) -> Tensor:
+    """Return the relaxed score of each load, (P,), from the warm-up on; network None: the rule."""
+    found = []
+    with torch.no_grad():
+        for load in torch.arange(material.seen.shape[0], device=material.seen.device).split(rows):
+            at = torch.arange(min(WARM_UP, material.steps // 4), material.steps, device=load.device)
+            load_at, at = load[:, None].expand(-1, len(at)), at[None].expand(len(load), -1)
+            correction = None if network is None else corrected(network, material.seen[load_at, at])
+            cost, late = relaxation.score(part(material, load_at, at), orders(material, correction, load_at, at), width)
+            found.append(cost + late)
+    return torch.cat(found)
+
+
+class Net(Mlp):
+    """The network over FIELDS alone, whose inputs come in their order."""
+
+    def __init__(self, hidden: tuple[int, ...], activation: str) -> None:
+        """Make it; its last layer begins near 0, so that it begins as the rule."""
+        super().__init__(FIELDS, hidden, 1, activation)
+        with torch.no_grad():
+            self.head.weight.mul_(0.01)
+            self.head.bias.zero_()
+
+
+def corrected(network: Mlp, seen: Tensor, dropout: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
+    """Return the correction (...) of inputs (..., len(FIELDS)); dropout blanks that share of the normalised inputs."""
+    inputs = (seen - network.mean) / network.scale
+    if dropout:
+        kept = torch.rand(inputs.shape, generator=generator, device=inputs.device) >= dropout
+        inputs = inputs * kept
+    out: Tensor = network.head(network.trunk(inputs))[..., 0]
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What is told on the way: steps done, training loss, relaxed validation score, the best one so far, the rule's."""
+
+    step: int
+    loss: float
+    score: float
+    best: float
+    rule: float
+
+
+def train(
+    train: Material, validation: Material, config: Config, seed: int, report: Callable[[Progress], None] | None = None
+) -> tuple[Mlp, list[Progress]]:
+    """Return the network that was best on the validation load, and the evaluations on the way."""
+    device = train.seen.device
+    generator = torch.Generator(device=device).manual_seed(seed)
+    torch.manual_seed(seed)
+    network = Net(config.hidden, config.activation).to(device)
+    sample = train.seen[train.known]
+    network.mean.copy_(sample.mean(dim=0))
+    network.scale.copy_(sample.std(dim=0).clamp(min=1e-2))
+    optimiser = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=config.decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
+    rule = float((validation.weight * _whole_score(validation, None)).mean())
+    best, kept = float("inf"), {name: value.clone() for name, value in network.state_dict().items()}
+    curve: list[Progress] = []
+    lead = train.whole.lead
+    span = torch.arange(config.decisions + lead, device=device)
+    first, last = min(WARM_UP, train.steps // 4), train.steps - len(span)
+    smoothed = float("nan")
+    for step in range(config.steps + 1):
+        if step % config.evaluate_every == 0 or step == config.steps:
+            score = float((validation.weight * _whole_score(validation, network)).mean())
+            if score < best:
+                best, kept = score, {name: value.clone() for name, value in network.state_dict().items()}
+            curve.append(Progress(step, smoothed, score, best, rule))
+            if report is not None:
+                report(curve[-1])
+        if step == config.steps:
+            break
+        width = config.width * (config.width_end / config.width) ** (step / config.steps)
+        load = torch.randint(train.seen.shape[0], (config.batch, 1), generator=generator, device=device)
+        begin = torch.randint(first, last, (config.batch, 1), generator=generator, device=device)
+        load, at = load.expand(-1, len(span)), begin + span
+        correction = corrected(network, train.seen[load, at], config.dropout, generator)
+        cost, late = relaxation.score(part(train, load, at), orders(train, correction, load, at), width)
+        loss = (train.weight[load[:, 0]] * (cost + late)).mean()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
+        optimiser.step()
+        schedule.step()
+        smoothed = (
+            float(loss.detach()) if step % config.evaluate_every == 0 else 0.98 * smoothed + 0.02 * float(loss.detach())
+        )
+    network.load_state_dict(kept)
+    return network, curve
