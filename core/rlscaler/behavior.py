@@ -30,6 +30,10 @@ LONGEST_WINDOW, LONGEST_PERIOD = 3600.0, 1800.0
 """Seconds that the API server allows for a stabilisation window and for the period of a policy."""
 TOLERANCE = 0.1
 """--horizontal-pod-autoscaler-tolerance, used where a behaviour names none."""
+MOST_SLOTS, MOST_EVENTS = 1800, 900
+"""Recommendations and scale events of a workload that are told apart: all of the longest window and period at an
+interval of 4 s. The memory of all workloads is as wide as the widest, so no single one may ask for more.
+"""
 _MAX, _MIN, _DISABLED, _NO_LIMIT = range(4)
 """Codes of the select policies, and of a direction without policies."""
 
@@ -182,15 +186,21 @@ def state(settings: Mapping[str, Array], n: int) -> State:
 
 
 def _slots(xp: Any, settings: Mapping[str, Array]) -> Array:
-    """Return (N,) int64: recommendations, begun at least half an interval apart, that a window can hold."""
+    """Return (N,) int64: recommendations, begun `_apart` seconds apart, that a window can hold."""
     window = xp.maximum(settings["up_window"], settings["down_window"])
-    return xp.astype(xp.ceil(2.0 * window / settings["interval"]), xp.int64) + 3
+    return xp.astype(xp.ceil(xp.clip(2.0 * window / settings["interval"], None, MOST_SLOTS)), xp.int64) + 3
+
+
+def _apart(xp: Any, settings: Mapping[str, Array]) -> Array:
+    """Return (N,) seconds from the beginning of one recommendation's slot to that of the next."""
+    window = xp.maximum(settings["up_window"], settings["down_window"])
+    return xp.maximum(0.5 * settings["interval"], window / MOST_SLOTS)
 
 
 def _events(xp: Any, settings: Mapping[str, Array]) -> Array:
-    """Return (N,) int64: scale events of one direction that the longest period can hold."""
+    """Return (N,) int64: scale events of one direction that the longest period can hold, or that are told apart."""
     longest = xp.maximum(_longest(xp, settings, "up"), _longest(xp, settings, "down"))
-    return xp.astype(xp.ceil(2.0 * longest / settings["interval"]), xp.int64) + 3
+    return xp.astype(xp.ceil(xp.clip(2.0 * longest / settings["interval"], None, MOST_EVENTS)), xp.int64) + 3
 
 
 def _longest(xp: Any, settings: Mapping[str, Array], name: str) -> Array:
@@ -275,7 +285,9 @@ def apply(
     was before the decision, the write did not land and there is no event (HPA stores successful rescales
     only). Decisions less than half an interval apart share a slot: of recommendations the highest and the
     lowest stay until the latest expires, events count from the first. So what is looked back at is off by
-    less than half an interval there, and exact elsewhere.
+    less than half an interval there, and exact elsewhere, up to `MOST_SLOTS` recommendations in a window and
+    `MOST_EVENTS` changes in a period; where there are more, slots are a `MOST_SLOTS`th of the window apart, and
+    further events count from the last that is told apart.
     """
     low, high = settings["min_replicas"], settings["max_replicas"]
     known = xp.isfinite(current)
@@ -315,7 +327,7 @@ def apply(
 def _remember(xp: Any, settings: Mapping[str, Array], state: State, mask: Array, time: Array, value: Array) -> None:
     """Add a recommendation (N,) to the rings of the rows in `mask`; a young newest slot is shared."""
     rows, size = xp.arange(mask.shape[0], device=getattr(time, "device", None)), _slots(xp, settings)
-    fresh = time - state["recommended_start"] >= 0.5 * settings["interval"]
+    fresh = time - state["recommended_start"] >= _apart(xp, settings)
     if not bool(xp.all(mask)):
         rows = rows[mask]
         fresh, time, value, size = fresh[mask], time[mask], value[mask], size[mask]

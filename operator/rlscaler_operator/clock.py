@@ -32,7 +32,9 @@ class SystemClock:
     guard ends early or never because of it; the wall clock is what history's day and week profile go by.
     """  # fmt: skip
 
-    def __init__(self, monotonic: Callable[[], float] = awake_and_asleep, wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, monotonic: Callable[[], float] = awake_and_asleep, wall: Callable[[], float] = time.time
+    ) -> None:
         """Start at the wall clock's time."""
         self._monotonic, self._wall = monotonic, wall
         self._at, self._now = monotonic(), wall()

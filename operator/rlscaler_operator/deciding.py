@@ -32,7 +32,7 @@ REST, LEAST_REST = 20.0, 60.0
 more than a twentieth."""
 _LEARNED = "learned"
 _READINGS = ("load", "backlog", "latency", "errors", "utilization")
-_KEPT = ("history", "guard")
+_KEPT = ("history", "guard", "rule")
 
 log = logging.getLogger("rlscaler.deciding")
 
@@ -47,6 +47,12 @@ class _Pool:
     rows: dict[Key, int] = field(default_factory=dict)
     rests_until: float = -np.inf
     slowness: str = ""
+
+    def called(self, part: str) -> str:
+        """Return what the memory of the policy, or of the rule beside it, is called where it is kept."""
+        if part == "policy":
+            return f"policy {self.in_use.name} {self.in_use.digest}"
+        return f"rule {self.scaler.fallback.name}"
 
 
 class Decider:
@@ -261,26 +267,29 @@ class Decider:
             if mine := [key for key in pool.rows if key in wanted]:
                 rows = np.array([pool.rows[key] for key in mine], np.int64)
                 time = np.array([self._time.get(key, np.nan) for key in mine])
-                parts = pool.scaler.memory(rows, ("guard",))
+                parts = pool.scaler.memory(rows, ("guard", "policy", "rule"))
                 guard = condensed(parts["guard"], pool.scaler.settings(rows), np.nan_to_num(time, nan=-np.inf))
-                parts_kept = {"guard": guard, _LEARNED: self._estimates.memory(mine)}
-                found.append(Batch(mine, time, parts_kept))
+                kept = {"guard": guard, _LEARNED: self._estimates.memory(mine)}
+                kept |= {pool.called(part): parts[part] for part in ("policy", "rule") if parts[part]}
+                found.append(Batch(mine, time, kept))
         return found
 
     def recall(self, batch: Batch) -> None:
         """Put back what `memory` returned, of workloads that have been `put` since.
 
-        Raises ValueError, with nothing changed, where it does not fit.
+        What a policy remembered is for that policy alone. Raises ValueError, with nothing changed, where it does not
+        fit.
         """
         for pool in self._pools:
             at = [i for i, key in enumerate(batch.keys) if key in pool.rows]
             if at:
                 keys = [batch.keys[i] for i in at]
                 parts = {part: taken(state, np.array(at)) for part, state in batch.parts.items()}
-                learned = parts.pop(_LEARNED, None)
-                pool.scaler.recall([pool.rows[key] for key in keys], parts)
-                if learned is not None:
-                    self._estimates.recall(keys, learned)
+                rows = [pool.rows[key] for key in keys]
+                own = {part: parts[name] for part in ("policy", "rule") if (name := pool.called(part)) in parts}
+                pool.scaler.recall(rows, {"guard": parts["guard"], **own})
+                if _LEARNED in parts:
+                    self._estimates.recall(keys, parts[_LEARNED])
                     self._learn(pool, keys)
                 self._time |= {batch.keys[i]: float(batch.time[i]) for i in at if np.isfinite(batch.time[i])}
 

@@ -6,9 +6,10 @@ when it becomes the leader it starts as a fresh process does: checkpoint, the la
 """
 
 import asyncio
+import contextlib
 import logging
 import math
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -136,23 +137,27 @@ class Leader:
     def take_in(self, changed: Iterable[Key]) -> None:
         """Admit, update or drop workloads whose resource, target or other owners have changed."""
         for key in changed:
-            workload = self.fleet.workloads.get(key)
-            if workload is None:
-                self._drop(key)
-                continue
-            ledger = self.ledgers.setdefault(key, Ledger())
-            version = (workload.uid, workload.generation)
-            if workload.resource is None:
-                self._stop(key)
-            elif key not in self.decider or ledger.version != version:
-                self._admit(workload, ledger)
-            if ledger.version != version:
-                ledger.readings = ledger.decision = None  # those of the former spec say nothing of this one
-            ledger.version = version
-            if workload.force is not None:  # whoever forces a count waits for no tick
-                self._settle(workload, ledger)
-            else:
-                self._tell(self._account(workload, ledger))
+            with _alone(key):
+                self._take_in_one(key)
+
+    def _take_in_one(self, key: Key) -> None:
+        workload = self.fleet.workloads.get(key)
+        if workload is None:
+            self._drop(key)
+            return
+        ledger = self.ledgers.setdefault(key, Ledger())
+        version = (workload.uid, workload.generation)
+        if workload.resource is None:
+            self._stop(key)
+        elif key not in self.decider or ledger.version != version:
+            self._admit(workload, ledger)
+        if ledger.version != version:
+            ledger.readings = ledger.decision = None  # those of the former spec say nothing of this one
+        ledger.version = version
+        if workload.force is not None:  # whoever forces a count waits for no tick
+            self._settle(workload, ledger)
+        else:
+            self._tell(self._account(workload, ledger))
 
     def _drop(self, key: Key) -> None:
         self._stop(key)
@@ -205,8 +210,9 @@ class Leader:
             if workload.resource is None or ledger is None:
                 continue
             if ledger.policy_problem is not None or workload.resource.spec.policy.name in named:
-                self._admit(workload, ledger)
-                self._tell(self._account(workload, ledger))
+                with _alone(key):
+                    self._admit(workload, ledger)
+                    self._tell(self._account(workload, ledger))
 
     def rest(self) -> None:
         """Begin nothing any more; what has been decided may still be written."""
@@ -296,7 +302,8 @@ class Leader:
             ledger = self.ledgers[key]
             ledger.readings, ledger.decision = readings[key], decision
             self.telemetry.on_time(now - due[key] <= self.roster.group(key).interval)
-            self._settle(self.fleet.workloads[key], ledger)
+            with _alone(key):
+                self._settle(self.fleet.workloads[key], ledger)
 
     def _settle(self, workload: Workload, ledger: Ledger) -> None:
         """Report a workload, and write to its target where that is wanted."""
@@ -372,6 +379,15 @@ class Leader:
     def _tell(self, account: Account) -> None:
         status = self.reporter.report(account)
         self.telemetry.told(account, status)
+
+
+@contextlib.contextmanager
+def _alone(key: Key) -> Iterator[None]:
+    """Keep a fault of this program that one workload brings to light from the others; it is logged with its trace."""
+    try:
+        yield
+    except Exception:
+        log.exception("%s: a defect of rlscaler; the other workloads go on", key)
 
 
 def _source_problem(readings: Readings | None) -> Note | None:

@@ -1,4 +1,7 @@
-"""Wrong, odd and barely right resources: `rlscaler validate` and the API server judge alike, and no watch trips."""
+"""Wrong, odd and barely right resources: `rlscaler validate` and the API server judge alike, and nothing trips.
+
+What a running operator makes of them is in `test_fuzzed_operator`.
+"""
 
 import itertools
 from collections import Counter
@@ -10,9 +13,18 @@ import pytest
 from cluster_access import ApiError, ClusterAccess
 from fuzzed_resources import Fuzzed, fuzzed_resources
 from rlscaler.custom_resource import Resource, ResourceError, resource_from_object
+from rlscaler.policies import load_policy
+from rlscaler_operator.deciding import Decider
 from rlscaler_operator.fleet import Fleet
+from rlscaler_operator.model import Key, PolicyInUse, Readings, Target, TargetKey
+from rlscaler_operator.queries import asked, group_of
+from rlscaler_operator.roster import Roster
+
+pytestmark = pytest.mark.timeout(600)
 
 COUNT, SEED = 10_000, 20260
+DECIDED = 500
+"""Resources for which decisions are made, all in one batch."""
 AT_ONCE = 8
 SHOWN = 25
 """Disagreements that a failure lists."""
@@ -98,3 +110,29 @@ def test_no_resource_trips_the_fleet(cases: list[Fuzzed]) -> None:
         fleet.see_workload("MODIFIED", {**case.resource, "metadata": {**known, **kept}})
         fleet.see_workload("DELETED", case.resource)
     assert {workload.resource is not None for workload in fleet.workloads.values()} == {True, False}
+
+
+def test_no_resource_trips_the_roster_or_the_decision_of_others(cases: list[Fuzzed]) -> None:
+    usable = [reading.resource for case in cases if (reading := read(case.resource)).resource is not None]
+    roster, now = Roster(), 1.8e9
+    for number, resource in enumerate(usable):
+        key = Key("shop", str(number))
+        roster.place(key, group_of(resource.spec), now)
+        assert "load" in asked(resource.spec.metrics)
+        assert now < roster.group(key).due_after(now) <= now + resource.spec.interval
+    while (due := roster.next_due()) < now + 600.0:
+        assert roster.due(due)
+
+    decider, rule = Decider(), load_policy("default")
+    chosen = dict(enumerate(usable[:DECIDED]))
+    for number, resource in chosen.items():
+        decider.put(Key("shop", str(number)), resource, rule, PolicyInUse("default"))
+        decider.compare(Key("shop", str(number)), resource.spec.mode == "Shadow")
+    for tick in range(4):
+        times = dict.fromkeys(decider.keys, now + 15.0 * tick)
+        readings = {key: Readings(time, load=10.0**tick, backlog=0.0, utilization=0.5) for key, time in times.items()}
+        targets = {key: Target(TargetKey("shop", "apps", "Deployment", key.name), "1", 3, 3, 3) for key in times}
+        decisions = decider.decide(times, readings, targets)
+        for key, decision in decisions.items():
+            spec = chosen[int(key.name)].spec
+            assert min(spec.min_replicas, 3) <= decision.replicas <= max(spec.max_replicas, 3), key

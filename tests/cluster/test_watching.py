@@ -18,9 +18,10 @@ from rlscaler.crd import crd
 from rlscaler_operator.cluster import Cluster, ClusterError
 from rlscaler_operator.conflicts import Rival
 from rlscaler_operator.fleet import Fleet
+from rlscaler_operator.health import watch_checks
 from rlscaler_operator.listening import Kind
 from rlscaler_operator.model import Key, Target, TargetKey
-from rlscaler_operator.watching import Watches
+from rlscaler_operator.watching import SCALED_OBJECTS, Watches
 from wire import Wire
 
 pytestmark = pytest.mark.components("kubernetes")
@@ -294,6 +295,29 @@ def test_a_right_that_is_missing_is_named_and_waited_for(
     assert not [record for record in caplog.records if record.exc_info]
 
 
+def test_kinds_that_need_not_be_read_hold_up_no_readiness(own: ControlPlane, shop: str, tmp_path: Path) -> None:
+    """KEDA and a custom kind are served, and RBAC forbids both: /readyz must not fail for ever."""
+    own.apply(definition(SCALED_OBJECTS), definition(WIDGETS), workload(shop, "web"))
+    for kind in (SCALED_OBJECTS, WIDGETS):
+        own.kubectl("wait", "--for=condition=Established", f"crd/{kind}")
+    config = reader(own, tmp_path / "config", shop, "without-keda")
+
+    async def go() -> None:
+        async with watching(config, targets=[WIDGETS]) as seen:
+            checks = watch_checks(seen.watches.ages, seen.watches.names)
+            refused = {f"watch-{kind}" for kind in (SCALED_OBJECTS, WIDGETS)}
+            assert refused < {check.name for check in checks}
+            await until(lambda: all(check.look().fine for check in checks), "it does not get ready")
+            assert (WIDGETS.group, "Widget") not in seen.watches.kinds
+            ages = seen.watches.ages()
+            await until(lambda: seen.watches.ages()[str(WIDGETS)] < ages[str(WIDGETS)], "it is not asked for again")
+
+    try:
+        asyncio.run(go())
+    finally:
+        own.kubectl("delete", *(f"crd/{kind}" for kind in (SCALED_OBJECTS, WIDGETS)))
+
+
 def test_credentials_that_are_replaced_are_read_anew(own: ControlPlane, shop: str, tmp_path: Path) -> None:
     own.apply(workload(shop, "web"))
     config = reader(own, tmp_path / "config", shop, "first")
@@ -338,7 +362,6 @@ def test_a_resource_whose_definition_comes_later(
     own: ControlPlane, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Our own CRD is installed after the operator, and goes again; a ScaledObject is known once KEDA is there."""
-    scaled_objects = Kind("keda.sh", "v1alpha1", "scaledobjects", "ScaledObject")
     names = {"name": "web", "namespace": "default"}
     scaled = {"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "metadata": names,
               "spec": {"scaleTargetRef": {"name": "web"}}}  # fmt: skip
@@ -351,7 +374,7 @@ def test_a_resource_whose_definition_comes_later(
             await apply(own, crd())
             await asyncio.wait_for(seen.watches.ready.wait(), 30.0)
             await until(lambda: established(own, "rlscalers.rlscaler.io"), "the CRD is not established")
-            await apply(own, rlscaler("default", "web"), definition(scaled_objects))
+            await apply(own, rlscaler("default", "web"), definition(SCALED_OBJECTS))
             await until(lambda: Key("default", "web") in seen.fleet.workloads, "the RLScaler is not seen")
             await until(lambda: established(own, "scaledobjects.keda.sh"), "the CRD is not established")
             await apply(own, scaled)

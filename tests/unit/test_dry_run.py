@@ -27,7 +27,8 @@ FIGURES = {
     "name", "cost_ratio", "violation_share", "score", "regret", "replica_hours", "rescales", "wait_p95_s",
     "max_replicas",
 }  # fmt: skip
-TOLD = {"time", "demand", "recommendation", "proposal", "replicas", "reasons", "sentence", "observation"}
+TOLD = {"time", "demand", "recommendation", "proposal", "replicas", "reasons", "sentence", "outcome",
+        "observation_schema", "observation"}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -239,6 +240,7 @@ def test_every_decision_is_written_with_what_was_seen(tmp_path: Path) -> None:
     for entry in lines:
         assert set(entry) == TOLD
         assert list(entry["observation"]) == list(NAMES)
+        assert entry["observation_schema"] == SCHEMA
         assert all(limits[n][0] - 1e-5 <= v <= limits[n][1] + 1e-5 for n, v in entry["observation"].items())
         assert 2 <= entry["replicas"] <= 100
         assert entry["reasons"]
@@ -248,6 +250,10 @@ def test_every_decision_is_written_with_what_was_seen(tmp_path: Path) -> None:
     assert lines[0]["demand"] is None
     assert "MetricsUnknown" in lines[0]["reasons"]
     assert all(entry["proposal"] is not None for entry in lines[2:])
+    total = {name: sum(entry["outcome"][name] for entry in lines) for name in lines[0]["outcome"]}
+    mine = found["contenders"][0]
+    assert total["billed"] / total["needed"] == pytest.approx(mine["cost_ratio"], rel=1e-4)
+    assert total["late"] / total["arrivals"] == pytest.approx(mine["violation_share"], rel=1e-3, abs=1e-6)
 
 
 def test_the_decisions_written_are_the_decisions_scored(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ BEHAVIORS: dict[str, dict[str, Any]] = {
         }
     },
 }
-POLICIES = ("default", "hpa", "erlang")
+POLICIES = ("default", "hpa", "erlang", "lcp", "keda")
 
 
 @pytest.fixture(autouse=True)

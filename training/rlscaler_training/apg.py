@@ -7,8 +7,7 @@ SHAC, Xu et al. 2022, arXiv 2204.07137, without its critic). The network correct
 growth makes cheapest; the rest of the decision is the guard's.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,16 +16,19 @@ from torch import Tensor
 
 from rlscaler import Settings
 from rlscaler.action import HOLD
+from rlscaler.artifact import Artifact
 from rlscaler.mlp import LARGEST_CORRECTION
 from rlscaler.observation import LOAD_FIELDS, NAMES, observe
 from rlscaler.policy import View
 from rlscaler.settings import compiled
 from rlscaler_sim.pool import WARM_UP, Pool
 from rlscaler_sim.world import WorldConfig
-from rlscaler_training import relaxation
+from rlscaler_training import export, relaxation
 from rlscaler_training.export import Mlp
 from rlscaler_training.hyper import choice, setting
+from rlscaler_training.learner import Outcome, Progress, StoppedError, Task
 from rlscaler_training.relaxation import Stretch
+from rlscaler_training.runs import generators, restore_generators
 
 FIELDS = (*(field.name for field in LOAD_FIELDS), "size", "reaction", "startup_share", "price")
 """What the network sees: what orders do not change."""
@@ -110,7 +112,7 @@ def material(pool: Pool, config: WorldConfig, settings: Settings, device: torch.
         demand=tensor(np.nan_to_num(pool.seen / capacity[:, None])), known=torch.as_tensor(known, device=device),
         whole=whole, weight=torch.ones(count, device=device),
     )  # fmt: skip
-    excess = _whole_score(made, None) - 1.0
+    excess = whole_score(made, None) - 1.0
     made.weight = 1.0 / excess.clamp(min=0.05)
     made.weight /= made.weight.mean()
     return made
@@ -142,11 +144,11 @@ def part(material: Material, load: Tensor, at: Tensor) -> Stretch:
     )  # fmt: skip
 
 
-def _whole_score(material: Material, network: Mlp | None, width: float = 0.05, rows: int = 8) -> Tensor:
+def whole_score(material: Material, network: Mlp | None, width: float = 0.05, rows: int = 8) -> Tensor:
     """Return the relaxed score of each load, (P,), from the warm-up on; network None: the rule."""
     found = []
     with torch.no_grad():
-        for load in torch.arange(material.seen.shape[0], device=material.seen.device).split(rows):
+        for load in torch.split(torch.arange(material.seen.shape[0], device=material.seen.device), rows):
             at = torch.arange(min(WARM_UP, material.steps // 4), material.steps, device=load.device)
             load_at, at = load[:, None].expand(-1, len(at)), at[None].expand(len(load), -1)
             correction = None if network is None else corrected(network, material.seen[load_at, at])
@@ -166,71 +168,94 @@ class Net(Mlp):
             self.head.bias.zero_()
 
 
-def corrected(network: Mlp, seen: Tensor, dropout: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
-    """Return the correction (...) of inputs (..., len(FIELDS)); dropout blanks that share of the normalised inputs."""
+def corrected(network: Mlp, seen: Tensor, dropout: float = 0.0) -> Tensor:
+    """Return the correction (...) of inputs (..., len(FIELDS)); dropout blanks that share of the inputs."""
     inputs = (seen - network.mean) / network.scale
     if dropout:
-        kept = torch.rand(inputs.shape, generator=generator, device=inputs.device) >= dropout
-        inputs = inputs * kept
+        inputs = torch.nn.functional.dropout(inputs, dropout)
     out: Tensor = network.head(network.trunk(inputs))[..., 0]
     return out
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What is told on the way: steps done, training loss, relaxed validation score, the best one so far, the rule's."""
-
-    step: int
-    loss: float
-    score: float
-    best: float
-    rule: float
-
-
-def train(
-    train: Material, validation: Material, config: Config, seed: int, report: Callable[[Progress], None] | None = None
-) -> tuple[Mlp, list[Progress]]:
-    """Return the network that was best on the validation load, and the evaluations on the way."""
-    device = train.seen.device
-    generator = torch.Generator(device=device).manual_seed(seed)
-    torch.manual_seed(seed)
+def learn(task: Task, config: Config) -> Outcome:
+    """Train on the task's load and return the network that was best on its validation load."""
+    pools, run, device = task.pools, task.run, task.device.torch
+    train = material(pools.train, pools.config, pools.settings, device)
+    validation = material(pools.validation, pools.config, pools.settings, device)
+    torch.manual_seed(task.seed)
+    rng = np.random.default_rng(task.seed)
     network = Net(config.hidden, config.activation).to(device)
     sample = train.seen[train.known]
     network.mean.copy_(sample.mean(dim=0))
     network.scale.copy_(sample.std(dim=0).clamp(min=1e-2))
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=config.decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
-    rule = float((validation.weight * _whole_score(validation, None)).mean())
-    best, kept = float("inf"), {name: value.clone() for name, value in network.state_dict().items()}
-    curve: list[Progress] = []
-    lead = train.whole.lead
-    span = torch.arange(config.decisions + lead, device=device)
-    first, last = min(WARM_UP, train.steps // 4), train.steps - len(span)
-    smoothed = float("nan")
-    for step in range(config.steps + 1):
-        if step % config.evaluate_every == 0 or step == config.steps:
-            score = float((validation.weight * _whole_score(validation, network)).mean())
-            if score < best:
-                best, kept = score, {name: value.clone() for name, value in network.state_dict().items()}
-            curve.append(Progress(step, smoothed, score, best, rule))
-            if report is not None:
-                report(curve[-1])
-        if step == config.steps:
-            break
-        width = config.width * (config.width_end / config.width) ** (step / config.steps)
-        load = torch.randint(train.seen.shape[0], (config.batch, 1), generator=generator, device=device)
-        begin = torch.randint(first, last, (config.batch, 1), generator=generator, device=device)
-        load, at = load.expand(-1, len(span)), begin + span
-        correction = corrected(network, train.seen[load, at], config.dropout, generator)
-        cost, late = relaxation.score(part(train, load, at), orders(train, correction, load, at), width)
-        loss = (train.weight[load[:, 0]] * (cost + late)).mean()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
-        optimiser.step()
-        schedule.step()
-        smoothed = (
-            float(loss.detach()) if step % config.evaluate_every == 0 else 0.98 * smoothed + 0.02 * float(loss.detach())
-        )
+    best, kept, smoothed = float("inf"), _copied(network), float("nan")
+    if (state := run.restore()) is not None:
+        network.load_state_dict(state["network"])
+        optimiser.load_state_dict(state["optimiser"])
+        schedule.load_state_dict(state["schedule"])
+        restore_generators(rng, state["random"])
+        best, kept, smoothed = state["best"], state["kept"], state["smoothed"]
+    rule = float((validation.weight * whole_score(validation, None)).mean())
+
+    for step in range(run.step, config.steps + 1):
+        stopped = task.stop()
+        if step % config.evaluate_every == 0 or step == config.steps or stopped:
+            if step > run.step or step == 0:
+                score = float((validation.weight * whole_score(validation, network)).mean())
+                numbers = {"score": score, "rule": rule} | ({"loss": smoothed} if step else {})
+                run.log(step, numbers)
+                if better := score < best:
+                    best, kept = score, _copied(network)
+                state = {
+                    "network": _copied(network), "optimiser": optimiser.state_dict(), "best": best, "kept": kept,
+                    "schedule": schedule.state_dict(), "random": generators(rng), "smoothed": smoothed,
+                }  # fmt: skip
+                run.checkpoint(step, state, best=better)
+                task.report(Progress(step, config.steps, {**numbers, "best": best}))
+            if stopped and step < config.steps:
+                raise StoppedError
+        if step < config.steps:
+            loss = _step(train, network, optimiser, config, step, rng)
+            schedule.step()
+            smoothed = loss if smoothed != smoothed else 0.98 * smoothed + 0.02 * loss
     network.load_state_dict(kept)
-    return network, curve
+    return Outcome(_artifact(task, network, train, config, best, rule), config.steps * config.batch * config.decisions)
+
+
+def _copied(network: Mlp) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+
+
+def _step(
+    train: Material, network: Mlp, optimiser: torch.optim.Optimizer, config: Config, step: int, rng: np.random.Generator
+) -> float:
+    """Follow the gradient of one batch of stretches, and return its loss."""
+    device, length = train.seen.device, config.decisions + train.whole.lead
+    first, last = min(WARM_UP, train.steps // 4), train.steps - length
+    load = torch.as_tensor(rng.integers(train.seen.shape[0], size=(config.batch, 1)), device=device)
+    begin = torch.as_tensor(rng.integers(first, max(last, first + 1), size=(config.batch, 1)), device=device)
+    load, at = load.expand(-1, length), begin + torch.arange(length, device=device)
+    width = config.width * (config.width_end / config.width) ** (step / config.steps)
+    correction = corrected(network, train.seen[load, at], config.dropout)
+    cost, late = relaxation.score(part(train, load, at), orders(train, correction, load, at), width)
+    loss = (train.weight[load[:, 0]] * (cost + late)).mean()
+    optimiser.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
+    optimiser.step()
+    return float(loss.detach())
+
+
+def _artifact(task: Task, network: Mlp, train: Material, config: Config, best: float, rule: float) -> Artifact:
+    """Return what the autoscaler serves, scored in the world itself beside the rule that it corrects."""
+    columns = [NAMES.index(name) for name in FIELDS]
+    seen = train.seen[train.known].cpu().numpy()
+    observations = np.zeros((len(seen), len(NAMES)), np.float32)
+    observations[:, columns] = seen
+    return export.artifact(
+        network.cpu(), name=task.name, output="correction", scheme="headroom", observations=observations,
+        provenance=task.provenance | {"config": asdict(config)}, scores={"relaxed_score": best, "relaxed_rule": rule},
+        parameters={"patience": HOLD},
+    )  # fmt: skip

@@ -107,7 +107,8 @@ def late_share(stretch: Stretch, serving: Tensor, width: float) -> Tensor:
     # of those that wait, as many wait longer than the objective as the surplus of servers leaves
     left = (slo * could * (1.0 - busy)).clamp(max=_FARTHEST)
     chance = waits * torch.exp(-left)
-    return 1.0 - (1.0 - overdue) * (1.0 - chance)
+    share: Tensor = 1.0 - (1.0 - overdue) * (1.0 - chance)
+    return share
 
 
 class _InverseWait(torch.autograd.Function):
