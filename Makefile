@@ -21,7 +21,7 @@ dry-run: ## Set up, then try examples/web.yaml in the simulator beside well-know
 	@$(run) rlscaler dry-run -f examples/web.yaml --compare $(COMPARE) --report out/dry-run.html $(ARGS)
 
 test: ## Set up with the learning stack and the tools, then run the tests
-	@$(test) python -m pytest --durations=15 $(ARGS)
+	@$(test) python -m pytest -n 2 --dist loadfile --durations=25 $(ARGS)
 
 lint: ## Check style, types (mypy and pyright) and the import rules; all are run, whichever fails
 	@status=0; \

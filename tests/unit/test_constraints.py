@@ -17,6 +17,7 @@ SETS = {
     "test": (["report", "train"], ["build", "lint", "test"]),
     "operator": (["operator"], []),
     "build": (None, ["build"]),
+    "go": (None, ["go"]),
 }
 """Extras and dependency groups of each file of constraints/ (None: without the base)."""
 PIN = re.compile(r"(?P<name>[\w.-]+)==(?P<version>[\w.+!-]+)(?: ; (?P<marker>[^\\]+))? \\")
