@@ -32,7 +32,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         if "control_plane" in getattr(item, "fixturenames", ()):
             families.update(CONTROL_PLANE)
     if families and not session.config.option.collectonly:
-        from components import folder  # on the path only after pytest has read its settings
+        from programs import folder  # on the path only after pytest has read its settings
 
         for family in sorted(families):
             folder(family)

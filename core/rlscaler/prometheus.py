@@ -13,8 +13,8 @@ from http.client import HTTPException
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from prometheus_api_client import PrometheusConnect
 from prometheus_api_client.exceptions import PrometheusApiClientException
+from prometheus_api_client.prometheus_connect import PrometheusConnect
 from requests.exceptions import RequestException
 from urllib3 import Retry
 from urllib3.exceptions import HTTPError

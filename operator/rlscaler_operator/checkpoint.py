@@ -71,7 +71,7 @@ def packed(batches: Sequence[Batch], notes: Mapping[Key, Mapping[str, Any]]) -> 
         "keys": [[list(key) for key in batch.keys] for batch in batches],
         "notes": [[list(key), dict(each)] for key, each in notes.items()],
     }
-    arrays = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
+    arrays: dict[str, np.ndarray] = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
     for number, batch in enumerate(batches):
         arrays[f"{number}/time"] = np.asarray(batch.time, np.float64)
         for part, state in batch.parts.items():

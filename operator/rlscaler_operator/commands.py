@@ -150,11 +150,12 @@ def _namespace(kubeconfig: str | None, context: str | None) -> str:
     try:
         # What the package itself takes from KUBECONFIG it took when it was imported.
         files = kubeconfig or os.environ.get("KUBECONFIG")
-        contexts, active = config.list_kube_config_contexts(files)  # type: ignore[no-untyped-call]
+        found: Any = config.list_kube_config_contexts(files)  # type: ignore[no-untyped-call]
     except (config.ConfigException, OSError):  # in a pod
         with contextlib.suppress(OSError):
             return Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace").read_text().strip() or "default"
         return "default"
+    contexts, active = found
     chosen = next((each for each in contexts if each["name"] == context), active)
     return str((chosen or {}).get("context", {}).get("namespace") or "default")
 

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import urllib3
 from kubernetes import client, config
@@ -122,7 +122,7 @@ class Connection:
         at, headers = self._identity
         now = self._monotonic()
         if now - at >= FRESH:
-            settings = self._client.configuration.auth_settings()
+            settings = cast(Any, self._client.configuration).auth_settings()
             headers = {setting["key"]: setting["value"] for setting in settings.values() if setting["value"]}
             self._identity = (now, headers)
         return headers

@@ -125,7 +125,7 @@ class Session:
 
         async def through(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
             # In a thread: a token file is read anew each minute, and a kubeconfig may run a program for it.
-            told: Mapping[str, Any] = await asyncio.to_thread(settings.auth_settings)
+            told: Mapping[str, Any] = await asyncio.to_thread(cast(Any, settings).auth_settings)
             for setting in told.values():
                 request.headers[setting["key"]] = setting["value"]
             listing = self._listings.get(request.url.path)

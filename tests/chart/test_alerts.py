@@ -10,8 +10,8 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from components import program
 from helm_chart import own, rendered
+from programs import program
 from rlscaler.resource_status import CONDITION_TYPES
 from rlscaler_operator.clock import SystemClock
 from rlscaler_operator.condition_reasons import MEANINGS, Meaning

@@ -15,10 +15,10 @@ import pytest
 import yaml
 
 from cluster_access import KubectlError
-from components import program
 from control_plane import ControlPlane
 from helm_chart import CHART, NAME, NAMESPACE, RELEASE
 from processes import wait_until
+from programs import program
 from rlscaler.crd import columns, crd
 from rlscaler.resource_objects import TargetRef
 from rlscaler_operator.cluster import Cluster
@@ -249,7 +249,7 @@ def held(plane: ControlPlane, account: str, namespace: str) -> set[tuple[str, st
                 )
             )
             answer.read()
-            status: dict[str, Any] = yaml.safe_load(answer.data)["status"]
+            status: dict[str, Any] = yaml.safe_load(answer.data or b"")["status"]
         assert not status["incomplete"]
         return rights(status["resourceRules"])
 

@@ -7,15 +7,15 @@ import subprocess
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlencode
 
 import urllib3
 import yaml
 from kubernetes import client, config
 
-from components import program
 from processes import wait_until
+from programs import program
 
 
 class KubectlError(RuntimeError):
@@ -48,7 +48,7 @@ class ClusterAccess:
     @property
     def ca(self) -> Path:
         """The file of the certificates that the API server's own is checked against."""
-        return Path(self.api.configuration.ssl_ca_cert)
+        return Path(str(self.api.configuration.ssl_ca_cert))
 
     @cached_property
     def api(self) -> client.ApiClient:
@@ -58,7 +58,7 @@ class ClusterAccess:
 
     @cached_property
     def _http(self) -> urllib3.PoolManager:
-        settings = self.api.configuration
+        settings: Any = self.api.configuration
         files = {"ca_certs": settings.ssl_ca_cert, "cert_file": settings.cert_file, "key_file": settings.key_file}
         return urllib3.PoolManager(retries=False, timeout=30.0, maxsize=16, **files)
 
@@ -91,7 +91,7 @@ class ClusterAccess:
         """
         default = "application/merge-patch+json" if method == "PATCH" else "application/json"
         headers = {"Accept": "application/json", "Content-Type": content_type or default}
-        for setting in self.api.configuration.auth_settings().values():
+        for setting in cast(Any, self.api.configuration).auth_settings().values():
             headers[setting["key"]] = setting["value"]
         url = self.server + path + (f"?{urlencode(query)}" if query else "")
         answer = self._http.request(method, url, body=None if body is None else json.dumps(body), headers=headers)

@@ -18,9 +18,9 @@ from typing import Any, Self
 import yaml
 
 from cluster_access import ClusterAccess, kubeconfig
-from components import program
 from fake_nodes import kwok_configuration, node
 from processes import Process, free_ports
+from programs import program
 
 CONTROLLERS = (
     "clusterrole-aggregation-controller,deployment-controller,disruption-controller,endpoints-controller,"

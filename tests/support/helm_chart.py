@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from components import program
+from programs import program
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "rlscaler"
 RELEASE, NAMESPACE = "scaler", "ops"

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from helm_chart import CHART, helm
 from cluster_access import ClusterAccess
+from helm_chart import CHART, helm
 from operator_process import OperatorProcess
 
 _OURS = ("--config=", "--listen=", "--lease-namespace=", "--log-format=", "--policies=")

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from components import program
 from processes import Process
+from programs import program
 
 _ADDRESS = re.compile(r'msg="Listening on" component=web address=(\S+:(\d+))')
 _READY = "Server is ready to receive web requests"

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from minimal_resource import MINIMAL
 from rlscaler.custom_resource import parse_resources
 from rlscaler.resource_objects import Query

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from components import program
+from programs import program
 from rlscaler.reasons import Reason
 from rlscaler_operator.events import REASONS
 from rlscaler_operator.heartbeat import LONGEST_LIMIT, SHORTEST_LIMIT, Heartbeat
