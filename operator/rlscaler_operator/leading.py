@@ -44,6 +44,7 @@ class Ledger:
     """What the leader keeps of one workload beside the decision's own memory."""
 
     version: tuple[str, int] = ("", 0)
+    target: TargetKey | None = None
     conflict: conflicts.Memory = field(default_factory=conflicts.Memory)
     ready: bool = False
     last_scale: float = math.nan
@@ -146,6 +147,9 @@ class Leader:
             self._drop(key)
             return
         ledger = self.ledgers.setdefault(key, Ledger())
+        before, ledger.target = ledger.target, self.fleet.target_of(workload)
+        if before is not None and (before != ledger.target or not accounts.is_active(workload)):
+            self.actuator.withdraw(before, key)  # what waits to be written is not wanted any more
         version = (workload.uid, workload.generation)
         if workload.resource is None:
             self._stop(key)
@@ -161,7 +165,9 @@ class Leader:
 
     def _drop(self, key: Key) -> None:
         self._stop(key)
-        self.ledgers.pop(key, None)
+        ledger = self.ledgers.pop(key, None)
+        if ledger is not None and ledger.target is not None:
+            self.actuator.withdraw(ledger.target, key)
         self.reporter.forget(key)
         self.telemetry.forget(key)
 
@@ -314,9 +320,12 @@ class Leader:
                 ref = workload.resource.spec.scale_target_ref
                 self._start(self._written(account, ledger, self.actuator.submit(account, ref)))
             else:
-                self.actuator.withdraw(target.key)
+                self.actuator.withdraw(target.key, workload.key)
+                if account.write_problem is not None:  # what could not be written is not wanted any more
+                    ledger.write_problem = None
+                    account = replace(account, write_problem=None)
         elif (gone := self.fleet.target_of(workload)) is not None:
-            self.actuator.withdraw(gone)
+            self.actuator.withdraw(gone, workload.key)
         self._tell(account)
 
     def _account(self, workload: Workload, ledger: Ledger) -> Account:

@@ -38,7 +38,7 @@ _own_log = logging.getLogger("rlscaler.report")
 class Writable(Protocol):
     """What is needed of `cluster.Cluster`."""
 
-    def patch_status(self, key: Key, status: Mapping[str, Any]) -> None:
+    def patch_status(self, key: Key, status: Mapping[str, Any], uid: str = "") -> None:
         """Merge fields into a status; None removes one."""
         ...
 
@@ -102,7 +102,8 @@ class Reporter:
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="report")
         self._next = -math.inf
         self._failures = 0
-        self._complaint = ""
+        self._complaints: dict[Key | None, str] = {}
+        """What writes are failing of: of one workload, or (None) of all, as the API server is in trouble."""
         self._at_rest = asyncio.Event()
         self._at_rest.set()
         self._busy = 0
@@ -138,6 +139,7 @@ class Reporter:
     def forget(self, key: Key) -> None:
         """Drop a workload that is gone."""
         self._entries.pop(key, None)
+        self._complaints.pop(key, None)
 
     def reset(self) -> None:
         """Forget everything: the next report of each workload is compared with what its watch shows."""
@@ -210,7 +212,8 @@ class Reporter:
             if not entry.writes.take(self._clock.monotonic()):
                 return WRITES_EVERY
             seen, time = entry.seen, entry.time
-            error = await self._try("status", lambda: self._cluster.patch_status(key, complete(seen)))
+            uid = entry.workload.uid
+            error = await self._try("status", key, lambda: self._cluster.patch_status(key, complete(seen), uid))
             if error is not None:
                 return self._failed(key, entry, error)
             found = differences(entry.written, seen)
@@ -223,14 +226,14 @@ class Reporter:
         workload = entry.workload
         for kind, reason, message in told:
             # An event that is lost is no state that is wrong, so none is tried twice.
-            await self._try("event", lambda e=(kind, reason, message): self._event(workload, *e))  # type: ignore[misc]
+            await self._try("event", key, lambda e=(kind, reason, message): self._event(workload, *e))  # type: ignore[misc]
         return 0.0
 
     def _event(self, workload: Workload, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
         self._cluster.create_event(workload, kind, reason, message, self._clock.now())
 
-    async def _try(self, what: str, write: Callable[[], None]) -> ClusterError | None:
-        """Make one write when it is its turn; return what went wrong."""
+    async def _try(self, what: str, key: Key, write: Callable[[], None]) -> ClusterError | None:
+        """Make one write about a workload when it is its turn; return what went wrong."""
         await self._pace()
         if not self._valid():
             return ClusterError("Unavailable", "the lease is not ours any more")
@@ -239,13 +242,14 @@ class Reporter:
         except ClusterError as error:
             self._told(what, error.reason)
             if error.reason != "NotFound":
-                self._complain(error)
+                self._complain(key, error)
             return error
         self._told(what, "Written")
         self._failures = 0
-        if self._complaint:
+        if self._complaints.pop(None, ""):
             _own_log.info("status and events are written again")
-            self._complaint = ""
+        if self._complaints.pop(key, ""):
+            _own_log.info("%s: status and events are written again", key)
         return None
 
     async def _pace(self) -> None:
@@ -269,10 +273,12 @@ class Reporter:
             return max(pause, error.retry_after or 0.0)
         return max(pause, LONGEST_PAUSE)
 
-    def _complain(self, error: ClusterError) -> None:
-        if error.reason != self._complaint:
-            self._complaint = error.reason
-            _own_log.warning(error.message, extra={"context": {"reason": error.reason}})
+    def _complain(self, key: Key, error: ClusterError) -> None:
+        about = None if error.transient else key
+        if error.reason != self._complaints.get(about):
+            self._complaints[about] = error.reason
+            text = error.message if about is None else f"{key}: {error.message}"
+            _own_log.warning(text, extra={"context": {"reason": error.reason}})
 
 
 def _pause(failures: int) -> float:

@@ -293,10 +293,10 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "a bomb that lies": (lying_bomb, "not a readable zip"),
     "another schema": (lambda: dumps(artifact(observation_schema="0")), "observation_schema of policy trained is '0'"),
     "another scheme": (lambda: dumps(artifact(action_scheme="jump")), "action_scheme of policy trained is 'jump'"),
-    "another kind": (lambda: dumps(artifact(kind="mlp")), "policy kind 'mlp' is unknown"),
+    "another kind": (lambda: dumps(artifact(kind="forest")), "policy kind 'forest' is unknown"),
     "of other bins": (lambda: dumps(artifact(parameters={})), "a q-table needs parameters.bins"),
     "NaN weights": (lambda: dumps(artifact(values=not_finite())), "array values holds NaN; expected numbers"),
-    "foreign": (lambda: FOREIGN, "action_scheme|kind"),
+    "foreign": (lambda: FOREIGN, "parameters.output"),
 }
 
 

@@ -51,7 +51,7 @@ class Server:
         self.at_once = self.most_at_once = 0
         self._lock = threading.Lock()
 
-    def patch_status(self, key: Key, status: Mapping[str, Any]) -> None:
+    def patch_status(self, key: Key, status: Mapping[str, Any], uid: str = "") -> None:
         with self._lock:
             self.at_once += 1
             self.most_at_once = max(self.at_once, self.most_at_once)
