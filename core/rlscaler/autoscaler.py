@@ -280,12 +280,13 @@ class Autoscaler:
         return np.atleast_1d(np.asarray(rows, np.int64))
 
     def decide_on(self, view: View, rows: np.ndarray | None = None) -> Decisions:
-        """Decide on a view that was taken for these rows (None: all, none free)."""
+        """Decide on a view that was taken for these rows (None: all live rows)."""
         proposal, error = self.propose(view, rows)
         return replace(self.settle(view, proposal, rows), error=error)
 
     def propose(self, view: View, rows: np.ndarray | None = None) -> tuple[Proposal, str]:
         """Return what the policy wants, NaN where it raises, and what it raised ("": nothing)."""
+        rows = self._which(rows)
         try:
             proposal, memory = self.policy.propose(view, taken(self._policy, rows))
             if np.shape(proposal.replicas) != view.demand.shape:
@@ -298,6 +299,7 @@ class Autoscaler:
 
     def settle(self, view: View, proposal: Proposal, rows: np.ndarray | None = None) -> Decisions:
         """Put a proposal for the rows of `view` through the guard; for callers whose policy is elsewhere."""
+        rows = self._which(rows)
         if self.policy is self.fallback or (type(self.policy) is Growth and self.policy == self.fallback):
             recommendation = proposal.replicas
         else:

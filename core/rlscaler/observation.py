@@ -4,7 +4,9 @@ Scale-free: everything is relative to the present demand and capacity, so one po
 thousand. An artifact trained under another schema is refused.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -94,18 +96,37 @@ LOW = np.array([f.low for f in FIELDS], np.float32)
 HIGH = np.array([f.high for f in FIELDS], np.float32)
 
 
-def observe(view: View) -> Array:
+def observe(view: View, load: Array | None = None) -> Array:
     """Return the observation, (N, len(FIELDS)) float32 within each field's bounds; unknown values are 0.
+
+    load: `observe_load` of the view's features, where it is there already.
 
     Rows whose level is unknown are all zeros but mean nothing: the guard holds those workloads.
     """
+    xp, f = view.xp, view.features
+    return xp.concat([observe_load(xp, f) if load is None else load, _observe_state(view)], axis=1)
+
+
+def observe_load(xp: Any, features: Mapping[str, Array]) -> Array:
+    """Return the columns that the load alone makes, (N, len(LOAD_FIELDS)) float32, as in `observe`."""
+    columns = [
+        features["ahead"][:, int(field.name[6:]) - 1] if field.name.startswith("ahead_") else features[field.name]
+        for field in LOAD_FIELDS
+    ]
+    return _bounded(xp, columns, slice(0, len(LOAD_FIELDS)))
+
+
+def _bounded(xp: Any, columns: list[Array], which: slice) -> Array:
+    device = getattr(columns[0], "device", None)
+    matrix = xp.stack([xp.astype(column, xp.float32) for column in columns], axis=1)
+    matrix = xp.where(xp.isnan(matrix), 0.0, matrix)
+    return xp.clip(matrix, xp.asarray(LOW[which], device=device), xp.asarray(HIGH[which], device=device))
+
+
+def _observe_state(view: View) -> Array:
+    """Return the columns of STATE_FIELDS."""
     xp, f, snap, settings = view.xp, view.features, view.snapshot, view.settings
     columns: dict[str, Array] = {}
-    for field in LOAD_FIELDS:
-        if field.name.startswith("ahead_"):
-            columns[field.name] = f["ahead"][:, int(field.name[6:]) - 1]
-        else:
-            columns[field.name] = f[field.name]
     level = f["level"] + 0.5
     base = xp.log(level)
     columns["size"] = base
@@ -121,7 +142,4 @@ def observe(view: View) -> Array:
     columns["reaction"] = xp.log(reaction)
     columns["startup_share"] = settings["startup"] / reaction
     columns["price"] = xp.log(settings["price"])
-    device = getattr(level, "device", None)
-    matrix = xp.stack([xp.astype(columns[name], xp.float32) for name in NAMES], axis=1)
-    matrix = xp.where(xp.isnan(matrix), 0.0, matrix)
-    return xp.clip(matrix, xp.asarray(LOW, device=device), xp.asarray(HIGH, device=device))
+    return _bounded(xp, [columns[field.name] for field in STATE_FIELDS], slice(len(LOAD_FIELDS), None))

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rlscaler.artifact import Artifact, load, require
+from rlscaler.branching import KIND as BRANCHING
+from rlscaler.branching import BranchingPolicy
 from rlscaler.mlp import KIND as MLP
 from rlscaler.mlp import MlpPolicy
 from rlscaler.observation import SCHEMA
@@ -37,7 +39,7 @@ RULES: dict[str, type[Rule]] = {
 DEFAULT_RULE = "growth-quantile"
 """The rule that `default` stands for until a learned policy earns the place."""
 
-_KINDS: dict[str, Callable[[Artifact], Policy]] = {"q-table": TablePolicy, MLP: MlpPolicy}
+_KINDS: dict[str, Callable[[Artifact], Policy]] = {"q-table": TablePolicy, MLP: MlpPolicy, BRANCHING: BranchingPolicy}
 
 
 class PolicyError(ValueError):

@@ -11,9 +11,14 @@ import numpy as np
 
 from rlscaler import Autoscaler, Settings
 from rlscaler.action import Scheme
+from rlscaler.arrays import Array, namespace
+from rlscaler.decisions import Decisions
 from rlscaler.observation import observe
 from rlscaler.policy import View
+from rlscaler.rows import Picked
 from rlscaler_sim import world
+from rlscaler_sim.chance import Chance, NumpyChance, TorchChance
+from rlscaler_sim.device_scaler import DeviceScaler
 from rlscaler_sim.pool import WARM_UP, Pool
 
 START_TARGETS = (0.5, 0.95)
@@ -22,19 +27,19 @@ START_TARGETS = (0.5, 0.95)
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """What one step gave, arrays (N,) unless stated.
+    """What one step gave, arrays (N,) of the batch's library unless stated.
 
     observation: (N, F) float32, of the new episode where `truncated`. last: (N, F) the observation that the ended
     step led to. reward: float64. cost, late: the two parts of -reward, billed over needed and price x late share.
     """
 
-    observation: np.ndarray
-    last: np.ndarray
-    reward: np.ndarray
-    truncated: np.ndarray
-    cost: np.ndarray
-    late: np.ndarray
-    replicas: np.ndarray
+    observation: Array
+    last: Array
+    reward: Array
+    truncated: Array
+    cost: Array
+    late: Array
+    replicas: Array
 
 
 class Batch:
@@ -53,93 +58,117 @@ class Batch:
         n: int,
         episode: int,
         seed: int,
+        like: Array = None,
     ) -> None:
         """Start `n` environments with episodes of at most `episode` steps.
 
-        config, settings: those that the pool was prepared with. Raises ValueError where no step could be made.
+        config, settings: those that the pool was prepared with. like: a tensor on whose device all of it lives, load,
+        world, guard and random numbers (None: NumPy); what comes out are tensors then. Raises ValueError where no
+        step could be made.
         """
         for name, value, least in (("n", n, 1), ("episode", episode, 1), ("steps of the pool", pool.steps, 2)):
             if value < least:
                 raise ValueError(f"{name} is {value}; expected {least} or more")
-        self.pool, self.scheme, self.n, self.episode = pool, scheme, n, episode
+        self.pool, self.scheme, self.n, self.episode, self.like = pool, scheme, n, episode, like
+        self.xp = xp = np if like is None else namespace(like)
         self.config = replace(config, fano=1.0, gap_rate=0.0, interval=pool.interval)
         self.settings = settings
-        self.params = world.compiled(self.config, n)
-        self.price = np.broadcast_to(np.asarray(settings.objective.price, np.float64), (n,))
+        self.params = world.compiled(self.config, n, like=like)
+        device = getattr(like, "device", None)
+
+        def own(array: Any) -> Array:
+            return array if like is None else xp.asarray(np.ascontiguousarray(array), device=device)
+
+        def rows(array: np.ndarray) -> Array:
+            return own(array.reshape(-1, *array.shape[2:]))
+
+        self._places = xp.arange(n, device=device)
+        self._features = {name: rows(array) for name, array in pool.features.items()}
+        self._observed, self._rates, self._seen = rows(pool.observed()), rows(pool.rates), rows(pool.seen)
+        self._start, self._needed, self._arrivals = own(pool.start), own(pool.mean_needed), own(pool.mean_arrivals)
+        self.price, self._low, self._high = (
+            own(np.broadcast_to(np.asarray(value, np.float64), (n,)))
+            for value in (settings.objective.price, settings.min_replicas, settings.max_replicas)
+        )
         self.reset(seed)
 
-    def reset(self, seed: int) -> np.ndarray:
+    def reset(self, seed: int) -> Array:
         """Start anew, reproducible to the bit, and return the observation (N, F)."""
-        self.rng = np.random.default_rng(seed)
-        self.scaler = Autoscaler("growth-quantile", self.settings, self.n, remembers=False)
-        self.load = np.zeros(self.n, np.int64)
-        self.at = np.zeros(self.n, np.int64)
-        self.age = np.zeros(self.n, np.int64)
-        self.state = world.initial(self.params, np.ones(self.n))
-        self._begin(np.arange(self.n))
+        self.chance: Chance
+        self.scaler: Autoscaler | DeviceScaler
+        if self.like is None:
+            self.chance = NumpyChance(seed)
+            self.scaler = Autoscaler("growth-quantile", self.settings, self.n, remembers=False)
+        else:
+            self.chance = TorchChance(seed, self.like)
+            self.scaler = DeviceScaler(self.settings, self.n, self.like)
+        self.load, self.at, self.age = (self.xp.zeros_like(self._places) for _ in range(3))
+        self.state = world.initial(self.params, 1.0)
+        self._begin(self._places)
         observation = self._look()
         self.last_view = self.view
         return observation
 
-    def _begin(self, rows: np.ndarray) -> None:
+    def _begin(self, rows: Array) -> None:
         """Start new episodes in these rows, each at a random moment of a random load."""
-        count = len(rows)
-        self.load[rows] = self.rng.integers(self.pool.loads, size=count)
+        xp, count = self.xp, rows.shape[0]
+        self.load[rows] = self.chance.integers(0, self.pool.loads, count)
         first = min(WARM_UP, self.pool.steps // 4)
         last = max(first + 1, self.pool.steps - self.episode - 1)
-        self.at[rows] = self.rng.integers(first, last, size=count)
+        self.at[rows] = self.chance.integers(first, last, count)
         self.age[rows] = 0
-        level = self.pool.features["level"][self.load[rows], self.at[rows]]
-        target = self.rng.uniform(*START_TARGETS, size=count)
-        low, high = (
-            np.broadcast_to(getattr(self.settings, k), (self.n,))[rows] for k in ("min_replicas", "max_replicas")
-        )
-        replicas = np.clip(np.ceil(np.nan_to_num(level) / target), np.maximum(low, 1), high)
-        several = np.ones(self.n)
-        several[rows] = replicas
+        level = self._features["level"][self.load[rows] * self.pool.steps + self.at[rows]]
+        target = self.chance.uniform(*START_TARGETS, count)
+        replicas = xp.ceil(xp.where(xp.isnan(level), 0.0, level) / target)
+        replicas = xp.minimum(xp.maximum(replicas, xp.clip(self._low[rows], 1.0, None)), self._high[rows])
+        several = xp.ones_like(self.params.capacity)
+        several[rows] = xp.astype(replicas, xp.float32)
         fresh = world.initial(self.params, several)
         self.state = fresh if count == self.n else world.replaced(self.params, self.state, fresh, rows)
         self.scaler.reset(rows)
 
-    def _look(self) -> np.ndarray:
+    def _look(self) -> Array:
         """Read the metrics and return the observation."""
-        time = self.pool.start[self.load] + self.at * self.pool.interval
-        seen = self.pool.seen[self.load, self.at]
-        reading = replace(world.readings(self.params, self.state, time, np.isfinite(seen)), load=seen)
-        features = {name: array[self.load, self.at] for name, array in self.pool.features.items()}
-        self.view: View = self.scaler.view(reading, features=features)
-        observation: np.ndarray = observe(self.view)
-        return observation
+        moment = self.load * self.pool.steps + self.at
+        time = self._start[self.load] + self.at * self.pool.interval
+        seen = self._seen[moment]
+        reading = replace(world.readings(self.params, self.state, time, self.xp.isfinite(seen)), load=seen)
+        self.view: View = self.scaler.view(reading, features=Picked(self._features, moment))
+        return observe(self.view, self._observed[moment])
 
-    def mask(self) -> np.ndarray:
+    def mask(self) -> Array:
         """Return the allowed actions of the present observation, (N, actions) bool."""
-        mask: np.ndarray = self.scheme.mask(self.view)
-        return mask
+        return self.scheme.mask(self.view)
 
     def step(self, actions: Any) -> Transition:
         """Decide by `actions`, (N,) int64 or (N, branches), and let the world run for one interval.
 
-        Raises ValueError for an action that the scheme does not have.
+        Raises ValueError for an action that the scheme does not have (on a device nothing is checked, which would
+        wait for it).
         """
-        chosen = np.asarray(actions, np.int64)
-        if (chosen < 0).any() or (chosen >= self.scheme.branches).any():
-            raise ValueError(
-                f"an action is {chosen.min()} or {chosen.max()}; expected 0 to below {self.scheme.branches}"
-            )
-        proposal = self.scheme.propose(self.view, chosen)
-        decided = self.scaler.settle(self.view, proposal)
-        rates = self.pool.rates[self.load, self.at].T
-        drawn = world.draws(self.params, self.rng)
-        self.state, out = world.step(self.params, self.state, decided.replicas.astype(np.float32), rates, drawn)
-        cost = out.billed / self.pool.mean_needed[self.load]
-        late = self.price * out.late / self.pool.mean_arrivals[self.load]
+        if self.like is None:
+            actions = np.asarray(actions, np.int64)
+            if (actions < 0).any() or (actions >= self.scheme.branches).any():
+                raise ValueError(
+                    f"an action is {actions.min()} or {actions.max()}; expected 0 to below {self.scheme.branches}"
+                )
+        return self.advance(self.scaler.settle(self.view, self.scheme.propose(self.view, actions)))
+
+    def advance(self, decided: Decisions) -> Transition:
+        """Let the world run for one interval on decisions that were made on `view`, whoever made them."""
+        xp = self.xp
+        rates = self._rates[self.load * self.pool.steps + self.at].T
+        drawn = self.chance.draws(self.params)
+        self.state, out = world.step(self.params, self.state, xp.astype(decided.replicas, xp.float32), rates, drawn)
+        cost = out.billed / self._needed[self.load]
+        late = self.price * out.late / self._arrivals[self.load]
         self.at += 1
         self.age += 1
         last, self.last_view = self._look(), self.view
         truncated = (self.age >= self.episode) | (self.at >= self.pool.steps - 1)
         observation = last
-        if truncated.any():
-            self._begin(np.flatnonzero(truncated))
+        if bool(truncated.any()):
+            self._begin(xp.nonzero(truncated)[0])
             observation = self._look()
         return Transition(
             observation=observation,

@@ -160,7 +160,7 @@ def dry_run(
         if report:
             from rlscaler_sim.report import write_report
 
-            write_report(run, _each(report, resources, index))
+            write_report(run, _each(report, resources, index), notes)
         if plot:
             from rlscaler_sim.plot import write_plot
 
@@ -168,6 +168,8 @@ def dry_run(
         if not as_json:
             from rlscaler_sim.table import print_table
 
+            if index:
+                click.echo()
             print_table(run)
             for note in notes:
                 click.echo(f"note: {note}")

@@ -14,7 +14,7 @@ import numpy as np
 from rlscaler import Autoscaler, Settings, Snapshot
 from rlscaler.arrays import State
 from rlscaler.autoscaler import Panel
-from rlscaler.observation import NAMES, observe
+from rlscaler.observation import NAMES, SCHEMA, observe
 from rlscaler.policy import Policy, Proposal, View
 from rlscaler.replay import features_over_time
 from rlscaler.rows import Picked
@@ -29,6 +29,8 @@ REPLAYED = 4
 """Up to so many loads, features are told for the whole load at once; more share the cost of each tick."""
 START_TARGET = 0.7
 """Utilisation that every entrant starts at."""
+TOLD = ("billed", "needed", "late", "arrivals")
+"""What is told of the interval after a decision that is kept: pod-seconds, and requests."""
 
 
 class ContestError(RuntimeError):
@@ -134,6 +136,7 @@ def play(
         members.append((entrant.policy, np.arange(begin, end)))
         begin = end
     scaler.policy = Panel(members)
+    scaler.reserve(rows)  # all at once: no row is spare then, and entrants' rows follow each other
     for (_, mine), entrant in zip(members, entrants, strict=True):
         scaler.add(mine.tolist(), entrant.settings)
     replayed = not config.completions and count <= REPLAYED
@@ -167,6 +170,8 @@ def play(
             if watch is not None:
                 entry: dict[str, Any] = decisions.explain(row)
                 if traced.observe:
+                    entry["outcome"] = {name: round(float(np.asarray(getattr(outcome, name))[row]), 6) for name in TOLD}
+                    entry["observation_schema"] = SCHEMA
                     entry["observation"] = _observed(view, row)
                 traced.decisions.append(entry)
         if progress is not None:

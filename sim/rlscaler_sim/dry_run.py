@@ -27,10 +27,11 @@ from rlscaler_sim.evaluation import (
 )
 from rlscaler_sim.load import Load, LoadError, generator, realise, realise_many
 from rlscaler_sim.patterns import PatternError
-from rlscaler_sim.result import CLAIRVOYANT, REFERENCE, DecisionLog, DryRun, Series
+from rlscaler_sim.result import CLAIRVOYANT, REFERENCE, Contender, DecisionLog, DryRun, Series
 from rlscaler_sim.scenarios import Scenario, ScenarioError
 from rlscaler_sim.totals import Traced
 from rlscaler_sim.trace import Trace, TraceError, trace_name
+from rlscaler_sim.verdict import seconds
 
 DEFAULT_CAPACITY = 10.0
 """Requests/s of a replica where the resource leaves it to be learned."""
@@ -122,6 +123,13 @@ def _span(scenario: Scenario, start: float, duration: float | None) -> float | N
     return None if span == float("inf") else span
 
 
+def needed_at_once(load: Load, settings: Settings) -> int:
+    """Return the most replicas at full use that a whole interval of the load needs."""
+    ticks = max(1, round(float(settings.interval) / load.tick))
+    steps = load.rates.reshape(-1, ticks).mean(axis=1, dtype=np.float64)
+    return int(np.ceil(steps.max() / float(settings.capacity_per_replica) - 1e-9))
+
+
 def entrants_for(names: Sequence[str], policy: str, settings: Settings, digest: str | None = None) -> list[Entrant]:
     """Return the policy under test and whom it is compared with, REFERENCE always among them."""
     unknown = sorted(set(names) - set(contenders.NAMES))
@@ -156,6 +164,9 @@ def dry_run(
     began = clock()
     settings, config, notes = conditions(resource, scenario)
     load, _ = realised(scenario, settings, scale_to=scale_to, seed=seed, start=start, duration=duration)
+    if (most := needed_at_once(load, settings)) > int(settings.max_replicas):
+        notes.append(f"the load needs up to {most} replicas at full use, and maxReplicas is {settings.max_replicas}: "
+                     "then requests are late whatever is decided; a smaller --scale-to avoids it")  # fmt: skip
     wanted = resource.spec.policy if resource is not None else None
     chosen = policy or (wanted.name if wanted is not None and wanted.name else "default")
     if policy is None and wanted is not None and wanted.server:
@@ -187,19 +198,35 @@ def dry_run(
                 progress=telling(progress, "running"))  # fmt: skip
     waits, column = sums.wait_quantile(), np.array([0])
     found = [figures(entrant.name, sums, waits, i, column) for i, entrant in enumerate(entrants)]
+    certain = proven(config)
+    if not certain:
+        notes.append("pods start or fail by chance in this world, and the clairvoyant plans as if they did not: it is "
+                     "the best that was found, and no limit is proven")  # fmt: skip
+    if (best := beating(found)) is not None:
+        # draws are paired, so the same orders have the same outcome
+        traced.repeat(len(found) - 1, best)
+        found[-1] = replace(found[best], name=CLAIRVOYANT)
+        notes.append(f"the clairvoyant found no plan as good as the decisions of {found[best].name}, and repeats them")
     run = DryRun(
         resource=resource.key if resource is not None else "",
         trace=load.name,
         world=described(config, settings, scale_to, seed),
         policy=tested,
         contenders=with_regrets(found),
-        lower_bound=float(plan.lower_bound[0]) if sums.needed[0, 0] > 0.0 else None,
+        lower_bound=float(plan.lower_bound[0]) if certain and sums.needed[0, 0] > 0.0 else None,
         decisions=len(traced.decisions),
         elapsed_s=round(clock() - began, 3),
         series=series(traced, float(settings.capacity_per_replica)),
         log=log(traced),
     )
     return run, notes, traced.decisions
+
+
+def beating(found: Sequence[Contender]) -> int | None:
+    """Return the index of the best contender if it scores better than the clairvoyant, the last one; else None."""
+    scores = [c.score if np.isfinite(c.score) else np.inf for c in found]
+    best = int(np.argmin(scores))
+    return best if scores[best] < scores[-1] else None
 
 
 def proven(config: world.WorldConfig) -> bool:
@@ -212,7 +239,9 @@ def described(config: world.WorldConfig, settings: Settings, scale_to: float, se
     """Return the world's parameters and what of the run matters for making it again, as plain values."""
     facts = asdict(config)
     facts |= {"min_replicas": int(settings.min_replicas), "max_replicas": int(settings.max_replicas),
-              "scale_to": scale_to, "seed": seed, "price": float(settings.objective.price)}  # fmt: skip
+              "scale_to": scale_to, "seed": seed, "price": float(settings.objective.price),
+              "objective": f"{float(settings.objective.target):g} % within "
+              f"{seconds(float(settings.objective.latency))}"}  # fmt: skip
     return facts
 
 

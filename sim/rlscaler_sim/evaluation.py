@@ -17,7 +17,7 @@ from rlscaler import Settings
 from rlscaler_sim import clairvoyant, contenders, world
 from rlscaler_sim.contest import Entrant, Schedule, play, start_replicas
 from rlscaler_sim.load import Load, Loads, realise_many
-from rlscaler_sim.measure import gridded, measured
+from rlscaler_sim.measure import arriving, gridded
 from rlscaler_sim.noise import Noise
 from rlscaler_sim.result import CLAIRVOYANT, LATE_WEIGHT, REFERENCE, Contender
 from rlscaler_sim.score_statistics import interval, iqm
@@ -96,7 +96,7 @@ def known_to_the_end(loads: Sequence[Load], seeds: Sequence[int], config: world.
     params = world.compiled(config, len(loads))
     rates, _, scored = gridded(loads, params.ticks)
     noise = Noise(params, [(load.name, seed) for load, seed in zip(loads, seeds, strict=True)], 1)
-    arrivals = measured(params, rates, np.ones(rates.shape[:2], bool), noise).rates * loads[0].tick
+    arrivals = arriving(params, rates, noise) * loads[0].tick
     weight = scored.mean(axis=2)
     rate = rates.mean(axis=2, dtype=np.float64)
     needed = (weight * rate).sum(axis=1) * float(config.interval) / float(config.capacity_per_replica)

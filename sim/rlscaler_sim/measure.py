@@ -35,6 +35,14 @@ def gridded(loads: Sequence[Load], per_step: int) -> tuple[np.ndarray, np.ndarra
     return rates.reshape(by_step), known.reshape(by_step), scored.reshape(by_step)
 
 
+def arriving(params: world.Params, rates: np.ndarray, noise: Noise) -> np.ndarray:
+    """Return the rates that the ticks really have, (L, S, K) float32 requests/s; arguments as of `measured`."""
+    found = np.empty(rates.shape, np.float32)
+    for step in range(rates.shape[1]):
+        found[:, step] = world.modulated(params, rates[:, step].T, noise.step()).T
+    return found
+
+
 def measured(params: world.Params, rates: np.ndarray, known: Array, noise: Noise) -> Measured:
     """Return what arrives and what is measured.
 

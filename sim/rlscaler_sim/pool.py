@@ -5,13 +5,14 @@ the same tick-by-tick code as everywhere else (`rlscaler.history`), with the poo
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from rlscaler import Autoscaler, Settings, Snapshot
 from rlscaler.arrays import State
+from rlscaler.observation import observe_load
 from rlscaler_sim import world
 from rlscaler_sim.load import Load
 from rlscaler_sim.measure import measured
@@ -40,6 +41,14 @@ class Pool:
     mean_needed: np.ndarray
     mean_arrivals: np.ndarray
     interval: float
+    _observed: np.ndarray | None = field(default=None, repr=False)
+
+    def observed(self) -> np.ndarray:
+        """Return the columns of the observation that the load alone makes, (P, S, len(LOAD_FIELDS)) float32."""
+        if self._observed is None:
+            parts = ({name: array[load] for name, array in self.features.items()} for load in range(self.loads))
+            self._observed = np.stack([observe_load(np, part) for part in parts])
+        return self._observed
 
     @property
     def loads(self) -> int:

@@ -9,6 +9,7 @@ every name that comes from a user is escaped.
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -27,16 +28,18 @@ from rlscaler_sim.report_parts import (
     finite,
     pairs,
     score_bars,
-    text_of,
     tiles,
     words,
+    world_facts,
 )
 from rlscaler_sim.result import DryRun
-from rlscaler_sim.verdict import figure, outcome, seconds, verdict
+from rlscaler_sim.verdict import assumptions, figure, outcome, seconds, sentence, verdict
 
 
-def write_report(run: DryRun, path: str | Path) -> None:
+def write_report(run: DryRun, path: str | Path, notes: Sequence[str] = ()) -> None:
     """Write the report of `run` to `path` as one self-contained HTML page, whole or not at all.
+
+    notes: sentences on what was assumed, shown below the verdict.
 
     Raises UserError where plotly is not installed or the file cannot be written.
     """
@@ -45,13 +48,14 @@ def write_report(run: DryRun, path: str | Path) -> None:
     except ModuleNotFoundError as error:
         wanted = "the HTML report needs plotly; install it with: pip install 'rlscaler[report]'"
         raise UserError(wanted) from error
-    write_text_atomically(path, render(run, get_plotlyjs()))
+    write_text_atomically(path, render(run, get_plotlyjs(), notes=notes))
 
 
-def render(run: DryRun, plotly_js: str, max_points: int = MAX_POINTS) -> str:
+def render(run: DryRun, plotly_js: str, max_points: int = MAX_POINTS, notes: Sequence[str] = ()) -> str:
     """Return the page as HTML.
 
-    plotly_js: the source of plotly.js. max_points: points of a series beyond which it is thinned.
+    plotly_js: the source of plotly.js. max_points: points of a series beyond which it is thinned. notes: see
+    `write_report`.
     """
     headline, why = verdict(run)
     log = decision_rows(run)
@@ -67,6 +71,10 @@ def render(run: DryRun, plotly_js: str, max_points: int = MAX_POINTS) -> str:
         "outcome": outcome(run),
         "headline": escape(headline),
         "why": escape(why),
+        "notes": "".join(
+            f'<p class="note">{escape(note)}</p>'
+            for note in (*map(sentence, assumptions(run)), *(f"{note}." for note in notes))
+        ),
         "tiles": "\n".join(tiles(run)),
         "limit_note": "; the clairvoyant, a limit and no rival, last" if run.limit else "",
         "contender_head": contender_head(run),
@@ -84,7 +92,7 @@ def render(run: DryRun, plotly_js: str, max_points: int = MAX_POINTS) -> str:
         "reason_options": "".join(f"<option>{escape(reason)}</option>" for reason in log.reasons),
         "decision_rows": "\n".join(log.rows),
         "run_pairs": pairs(_run_facts(run)),
-        "world_pairs": pairs({str(key): text_of(value) for key, value in run.world.items()}),
+        "world_pairs": pairs(world_facts(run)),
         "words": words(),
         "data": _inert(chart_data(run, max_points)),
     }

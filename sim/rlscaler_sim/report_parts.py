@@ -27,6 +27,34 @@ _WORDS = {
     "Proposal": "What the policy wanted, before the guard: bounds, behaviour, reactive floor, metric loss.",
 }
 
+_WORLD = {
+    "capacity_per_replica": ("Capacity of a replica", "requests/s"),
+    "concurrency": ("Requests that a replica serves at once", ""),
+    "slo_wait": ("Wait above which a request is late", "s"),
+    "fano": ("Variance over mean of the arrivals", ""),
+    "startup": ("Start-up of a pod", "s"),
+    "startup_spread": ("Spread of start-up between orders", "of the mean"),
+    "startup_jitter": ("Spread of start-up within an order", "of the mean"),
+    "drain": ("Time a removed pod is still billed", "s"),
+    "lag": ("Age of the metrics", "s"),
+    "window": ("Window of the metrics", "s"),
+    "completions": ("Load counted when requests end", ""),
+    "crash_rate": ("Crashes of a pod", "an hour"),
+    "gap_rate": ("Gaps in the metrics", "an hour"),
+    "gap_duration": ("Length of a gap", "s"),
+    "node_pods": ("Pods that fit on a node", "(0: no limit)"),
+    "node_startup": ("Start-up of a node", "s"),
+    "max_nodes": ("Nodes at most", "(0: no limit)"),
+    "interval": ("Interval between decisions", "s"),
+    "min_replicas": ("minReplicas", ""),
+    "max_replicas": ("maxReplicas", ""),
+    "scale_to": ("Load needs at its 95th percentile", "replicas"),
+    "seed": ("Seed of the noise", ""),
+    "price": ("Price of late requests that the policy is told", "x their share"),
+    "objective": ("Objective", ""),
+}
+"""What the parameters of a world are called on the page, and their units."""
+
 
 def finite(value: float | None) -> TypeGuard[float]:
     """Return whether there is a number to show."""
@@ -50,6 +78,15 @@ def text_of(value: Any) -> str:
 def pairs(facts: Mapping[str, str]) -> str:
     """Return the rows of a list of names and values."""
     return "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items())
+
+
+def world_facts(run: DryRun) -> dict[str, str]:
+    """Return the world's parameters in words, with units; those without a name here go by their own."""
+    found = {}
+    for key, value in run.world.items():
+        name, unit = _WORLD.get(str(key), (str(key), ""))
+        found[name] = f"{text_of(value)} {unit}".strip()
+    return found
 
 
 def words() -> str:

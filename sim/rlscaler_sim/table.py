@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlscaler_sim.result import Contender, DryRun
-from rlscaler_sim.verdict import COLUMNS, Column, figure, percent, verdict
+from rlscaler_sim.verdict import COLUMNS, Column, assumptions, figure, percent, verdict
 
 Writer = Callable[[str], str]
 
@@ -48,7 +48,7 @@ def summary(run: DryRun, width: int, *, ascii_only: bool = False) -> RenderableT
         Text.assemble((write(run.resource), "bold"), (write(facts), "dim")),
         Text(),
         _table(run, columns, width, write, _DASHES if ascii_only else HORIZONTALS),
-        Text(write(_caption(run)), style="dim"),
+        *(Text(write(line), style="dim") for line in (_caption(run), *assumptions(run))),
         Text(),
         Text(write(f"{headline}: {why[:1].lower()}{why[1:]}"), style="bold"),
     ]

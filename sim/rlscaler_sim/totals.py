@@ -38,6 +38,12 @@ class Traced:
         for name, values in first.items():
             self.columns.setdefault(name, []).append(np.array(values))
 
+    def repeat(self, entrant: int, of: int) -> None:
+        """Give one entrant the columns of another."""
+        for rows in self.columns.values():
+            for row in rows:
+                row[entrant] = row[of]
+
     def array(self, name: str) -> np.ndarray:
         """Return a column as (entrants, T)."""
         return np.stack(self.columns[name], axis=1)

@@ -149,6 +149,17 @@ def outcome(run: DryRun) -> str:
     return "won" if run.tested.score <= ranked[0].score + LEVEL else "lost"
 
 
+def assumptions(run: DryRun) -> list[str]:
+    """Return what late means here, and what the load was scaled to, as far as the world tells."""
+    found = []
+    wait, objective, scale = (run.world.get(key) for key in ("slo_wait", "objective", "scale_to"))
+    if isinstance(wait, int | float) and objective:
+        found.append(f"late: waited longer than {seconds(float(wait))} (objective: {objective})")
+    if isinstance(scale, int | float):
+        found.append(f"load: scaled to need {scale:g} replicas at its 95th percentile")
+    return found
+
+
 def sentence(text: str) -> str:
     """Return `text` with a capital and a full stop."""
     return f"{text[:1].upper()}{text[1:]}."

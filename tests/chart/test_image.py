@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from uv import find_uv_bin
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "Dockerfile"
@@ -109,7 +110,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     work, home = root / "src", root / "opt" / "rlscaler"
     work.mkdir()
     cache = os.environ.get("RLSCALER_CACHE") or f"{os.environ.get('XDG_CACHE_HOME', Path.home() / '.cache')}/rlscaler"
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    path = os.pathsep.join([str(Path(sys.executable).parent), str(Path(find_uv_bin()).parent), os.environ["PATH"]])
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
     variables |= {"PATH": path, "UV_CACHE_DIR": f"{cache}/uv", "UV_PYTHON_DOWNLOADS": "never"}
     for step in STEPS:

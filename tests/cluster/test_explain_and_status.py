@@ -106,7 +106,11 @@ def test_a_status_and_its_events_stand_as_they_were_reported(shop: Shop) -> None
     lost = {"spec.metrics.load": Note("NoData", "spec.metrics.load: the query returns no series")}
     held = decision(time=time.time(), replicas=7, bits=int(Reason.MetricsUnknown))
     gap = now(0.0, workload=seen, target=where, readings=Readings(time=time.time(), problems=lost), decision=held)
-    assert asyncio.run(_reported(shop, some, gap)) == [("status", "ok"), ("status", "ok"), ("event", "ok")]
+    assert asyncio.run(_reported(shop, some, gap)) == [
+        ("status", "Written"),
+        ("status", "Written"),
+        ("event", "Written"),
+    ]
 
     first = status(some, {})
     expected = status(gap, first)
@@ -128,7 +132,7 @@ def test_a_status_and_its_events_stand_as_they_were_reported(shop: Shop) -> None
 def test_a_restarted_operator_writes_nothing_where_nothing_changed(shop: Shop) -> None:
     shop.create("web")
     some = now(workload=objects.workload(shop.get("web")), target=target(namespace=shop.namespace))
-    assert asyncio.run(_reported(shop, some)) == [("status", "ok")]
+    assert asyncio.run(_reported(shop, some)) == [("status", "Written")]
     version = shop.get("web")["metadata"]["resourceVersion"]
     again = now(0.0, workload=objects.workload(shop.get("web")), target=target(namespace=shop.namespace))
     assert asyncio.run(_reported(shop, again)) == []

@@ -159,7 +159,8 @@ def harmless(event: dict[str, Any]) -> bool:
     about, verb, body = event["objectRef"], event["verb"], event["requestObject"]
     match about["resource"], about.get("subresource", ""):
         case "rlscalers", "status":
-            return bool(verb == "patch" and body.keys() == {"status"})
+            changes = [(each["op"], each["path"]) for each in body]
+            return bool(verb == "patch" and changes == [("test", "/metadata/uid"), ("add", "/status")])
         case "events", "":
             return bool(verb == "create" and body["involvedObject"]["kind"] == "RLScaler")
         case "leases" | "configmaps", "":

@@ -17,8 +17,10 @@ from rlscaler.policies import from_artifact, load_policy
 from rlscaler.policy import View
 from rlscaler.table import Bins, TablePolicy
 from rlscaler_sim.batch import Batch, Transition
+from rlscaler_training import learner, q_learning, runs
 from rlscaler_training import loads as training_load
-from rlscaler_training import q_learning
+from rlscaler_training.devices import Device
+from rlscaler_training.learner import Progress, Score, StoppedError, Task
 from rlscaler_training.q_learning import Config
 
 # --- a queue whose optimum is known
@@ -184,12 +186,12 @@ def test_the_same_seed_learns_the_same_to_the_bit() -> None:
 
 
 def test_progress_is_told_at_every_step() -> None:
-    told: list[q_learning.Progress] = []
+    told: list[Progress] = []
     config = replace(PLAIN, steps=100, evaluate_every=50, epsilon=0.5, epsilon_end=0.1, epsilon_share=0.5)
     q_learning.train(Queue(4), Nothing(4), Queue(4), config, 0, told.append)  # type: ignore[arg-type]
     assert [p.step for p in told] == list(range(101))
-    assert [round(told[k].epsilon, 6) for k in (0, 25, 50, 100)] == [0.5, 0.3, 0.1, 0.1]
-    assert all(p.best <= p.score for p in told)
+    assert [round(told[k].numbers["epsilon"], 6) for k in (0, 25, 50, 100)] == [0.5, 0.3, 0.1, 0.1]
+    assert all(p.numbers["best"] <= p.numbers["score"] for p in told)
 
 
 def test_an_update_moves_a_cell_by_its_rate_for_each_target() -> None:
@@ -246,6 +248,42 @@ def test_a_learner_that_never_deviates_finds_no_merit(pools: training_load.Pools
     result = q_learning.train(batch, twin, judge, config, 9)
     assert result.visits[:, 5].sum() > 0.95 * result.visits.sum() > 0, "at a bound it is masked"
     assert (result.values == 0.0).all()
+
+
+def tasked(folder: Path, pools: training_load.Pools, config: Config) -> Task:
+    run = runs.begin(folder, "q-learning", config, {})
+    return Task("mine", pools, run, Device("cpu", "device: cpu"), 3, {})
+
+
+@pytest.mark.parametrize("at", [20, 33], ids=["at a checkpoint", "between two"])
+def test_a_run_that_was_stopped_goes_on_as_if_it_never_was(pools: training_load.Pools, tmp_path: Path, at: int) -> None:
+    """The same table to the bit and the same metrics, wherever Ctrl-C came."""
+    config = replace(SMALL, steps=50, envs=6, evaluate_every=20, checkpoint_every=20, lookahead=3)
+    whole = tasked(tmp_path / "whole", pools, config)
+    expected = q_learning.learn(whole, config)
+
+    cut = tasked(tmp_path / "cut", pools, config)
+    reached: list[int] = []
+    cut.report = lambda progress: reached.append(progress.step)
+    cut.stop = lambda: reached[-1] >= at
+    with pytest.raises(StoppedError):
+        q_learning.learn(cut, config)
+    assert reached[-1] == at
+    again = replace(cut, run=runs.resume(tmp_path / "cut"), stop=lambda: False)
+    found = q_learning.learn(again, config)
+    assert reached[at + 1] == at, "it goes on from there"
+    assert found.artifact == expected.artifact
+    assert list(runs.read_metrics(tmp_path / "cut")) == list(runs.read_metrics(tmp_path / "whole"))
+
+
+def test_what_was_measured_is_logged(pools: training_load.Pools, tmp_path: Path) -> None:
+    config = replace(SMALL, steps=30, envs=4, evaluate_every=10)
+    task = tasked(tmp_path, pools, config)
+    q_learning.learn(task, config)
+    rows = list(runs.read_metrics(tmp_path))
+    assert [row["step"] for row in rows] == [0, 10, 20, 30]
+    assert rows[0]["score"] == pytest.approx(rows[0]["cost"] + rows[0]["late"])
+    assert [row["best"] for row in rows] == sorted((row["best"] for row in rows), reverse=True)
 
 
 def test_training_and_validation_load_are_different_draws(pools: training_load.Pools) -> None:
@@ -341,7 +379,7 @@ def test_the_artifact_says_what_it_is(trained: tuple[q_learning.Result, Batch]) 
     manifest = q_learning.artifact(result, SMALL, "mine", {"seed": 3}).manifest
     assert (manifest["name"], manifest["kind"], manifest["action_scheme"]) == ("mine", "q-table", "headroom")
     assert manifest["fields"] == list(SMALL.bins)
-    assert manifest["scores"]["validation_score"] == result.score
+    assert manifest["scores"]["best_score"] == result.score
     assert 0 < manifest["scores"]["states_seen"] <= result.bins.states
     assert manifest["provenance"] == {"seed": 3}
 
@@ -378,22 +416,30 @@ def test_the_command_names_the_artifact_and_is_honest(
     folder: Path, monkeypatch: pytest.MonkeyPatch, better: bool
 ) -> None:
     """Every table that deviates is made to score a little better, or worse, than the rule."""
-    plain = q_learning.evaluate
+    plain, scored = q_learning.evaluate, learner.scored
 
     def judged(batch: Batch, values: np.ndarray, *rest: Any) -> tuple[float, float, float]:
         score, cost, late = plain(batch, values, *rest)
         return score + (-0.25 if better else 0.25) * bool(values.any()), cost, late
 
+    def final(*arguments: Any) -> Score:
+        found = scored(*arguments)
+        return replace(found, late=found.late + (-0.25 if better else 0.25))
+
     monkeypatch.setattr(q_learning, "evaluate", judged)
-    result = run("train", "q-learning", *TINY, "--out", "runs/a.rlz", "-q")
+    monkeypatch.setattr(learner, "scored", final)
+    result = run("train", "q-learning", *TINY, "--out", "out/a.rlz", "-q")
     assert (result.exit_code, result.stderr) == (0, "")
-    first, *_ = result.stdout.splitlines()
+    device, first, *_ = result.stdout.splitlines()
+    assert device.startswith("device: ")
     assert first.startswith("validation score ")
-    assert ("the table is no better than the rule it corrects" in first) == (not better)
-    assert "artifact: runs/a.rlz\n" in result.stdout
-    assert "--policy runs/a.rlz" in result.stdout
-    assert np.asarray(load("runs/a.rlz").arrays["values"]).any() == better
-    assert load_policy("runs/a.rlz").name == "q-learning"
+    assert ("what was learned is no better than the rule it corrects" in first) == (not better)
+    assert "artifact: out/a.rlz\n" in result.stdout
+    assert "--policy out/a.rlz" in result.stdout
+    assert np.asarray(load("out/a.rlz").arrays["values"]).any() == better
+    assert load_policy("out/a.rlz").name == "q-learning"
+    assert load("runs/q-learning-1/policy.rlz") == load("out/a.rlz")
+    assert json.loads(Path("runs/q-learning-1/report.json").read_text())["better"] == better
 
 
 def test_the_command_again_gives_the_same_artifact(folder: Path) -> None:
@@ -414,12 +460,18 @@ MISTAKES = {
     "out of range in the file": ({"gamma": 1.5}, [], ["gamma is 1.5", "expected a number from 0"]),
     "out of range on the command line": ({}, ["--epsilon", "2"], ["epsilon is 2", "expected a number from 0"]),
     "no whole number": ({"steps": 2.5}, [], ["steps is 2.5", "expected a whole number"]),
-    "a scheme that a table cannot hold": ({"actions": "branching"}, [], ["actions", "expected headroom or step"]),
+    "a scheme that a table cannot hold": (
+        {"actions": "branching"},
+        [],
+        ["actions is 'branching'", "expected one of headroom, step"],
+    ),
     "no such field": ({"bins": {"weather": [1]}}, [], ["bins", "weather", "expected fields of the observation"]),
     "no object": ([1], [], ["config.json: holds a list", "expected an object"]),
     "no such file": (None, [], ["config.json: cannot be read"]),
     "no such scenario": ({}, ["--scenario", "spikes"], ["'spikes'", "did you mean 'spike'"]),
     "a variant of the world": ({}, ["--scenario", "spike/crashes"], ["spike/crashes", "expected a load"]),
+    "a folder that holds a run": ({}, ["--run", "taken"], ["taken holds a run; go on with it by --resume taken"]),
+    "a device that is not there": ({}, ["--device", "gpu"], ["--device 'gpu' is unknown", "cpu, cuda, mps"]),
     "no folder of traces": ({}, ["--traces", "none"], ["none: no such folder"]),
     "a name that no artifact can have": ({}, ["--name", "a b"], ["--name 'a b'", "expected"]),
     "out onto a folder": ({}, ["--out", "."], [". is a folder", "expected the name of a file"]),
@@ -433,6 +485,8 @@ def test_a_mistake_is_a_sentence_and_leaves_nothing_behind(
 ) -> None:
     if config is not None:
         Path("config.json").write_text(json.dumps(config))
+    Path("taken").mkdir()
+    Path("taken", "config.json").write_text("{}")
     before = sorted(folder.rglob("*"))
     given = [] if {"--scenario", "--traces"} & set(arguments) else ["--scenario", "spike"]
     out = [] if "--out" in arguments else ["--out", "a.rlz"]

@@ -189,3 +189,17 @@ def test_keys_are_unique_and_not_none(keys: list[Hashable]) -> None:
     scaler.add(["here"], Settings(capacity_per_replica=1.0))
     with pytest.raises(ValueError, match=r"is (not allowed|present already)"):
         scaler.add(keys, Settings(capacity_per_replica=1.0))
+
+
+def test_rows_that_were_added_one_by_one_are_decided_as_those_added_at_once() -> None:
+    """Room is made for more rows than are asked for; nobody who leaves the rows out sees them."""
+    settings = Settings(capacity_per_replica=10.0)
+    apart, at_once = Autoscaler("default", settings, 2), Autoscaler("default", settings, 7)
+    for key in range(2, 7):
+        apart.add([key], settings)
+    for tick in range(6):
+        snapshot = Snapshot(time=15.0 * tick, load=np.arange(7.0) * 100.0, ready=5, starting=0, desired=5, backlog=0)
+        for scaler in (apart, at_once):
+            assert len(scaler.view(snapshot).demand) == 7
+        found, expected = (scaler.decide_on(scaler.view(snapshot)) for scaler in (apart, at_once))
+        np.testing.assert_array_equal(found.replicas, expected.replicas)

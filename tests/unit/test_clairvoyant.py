@@ -89,7 +89,13 @@ SMALL = {
     "start-up that ends within a step": {"startup": 21.0},
     "long requests": {"concurrency": 8},
     "no wait allowed": {"slo_wait": 0.0},
-    "long wait allowed": {"slo_wait": 3.0},
+    "a wait of a fifth of a step allowed": {"slo_wait": 3.0},
+    "a wait of a step allowed": {"slo_wait": 15.0},
+    "a wait of a step allowed, start-up of two steps": {"slo_wait": 15.0, "startup": 30.0},
+    "a wait of a step allowed, start-up that ends within a step": {"slo_wait": 15.0, "startup": 21.0},
+    "a wait of a step allowed, requests that last two steps": {"slo_wait": 15.0, "concurrency": 80},
+    "a wait of three steps allowed": {"slo_wait": 40.0},
+    "a wait longer than the load allowed": {"slo_wait": 120.0},
 }
 
 

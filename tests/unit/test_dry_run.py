@@ -17,7 +17,7 @@ from rlscaler.observation import FIELDS, NAMES, SCHEMA
 from rlscaler.reasons import SENTENCES
 from rlscaler_sim import contenders, dry_run
 from rlscaler_sim.contest import Entrant, Schedule, play
-from rlscaler_sim.evaluation import own_constants
+from rlscaler_sim.evaluation import Limit, own_constants
 from rlscaler_sim.load import Load, realise_many
 from rlscaler_sim.result import CLAIRVOYANT, REFERENCE, DryRun
 
@@ -199,6 +199,68 @@ def test_the_own_hpa_is_tuned_on_the_load_that_is_run(tmp_path: Path) -> None:
     by_hand = play([loads.row(0)], [contenders.entrant(contenders.OWN, settings, best)], config, settings, [0])
     assert scores[contenders.OWN] == pytest.approx(float(by_hand.score[0, 0]), rel=1e-9)
     assert scores[contenders.OWN] <= scores[REFERENCE]
+
+
+def test_what_late_means_and_what_the_load_is_scaled_to_is_said() -> None:
+    text = run("dry-run", "-f", str(ROOT / "examples" / "worker.yaml"), *SHORT, "--scale-to", "12").stdout
+    assert "late: waited longer than 56 s (objective: 99 % within 60 s)" in text
+    assert "load: scaled to need 12 replicas at its 95th percentile" in text
+
+
+def test_a_load_beyond_the_most_replicas_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "web.html"
+    small = web(tmp_path, ("maxReplicas: 100", "maxReplicas: 12"))
+    text = " ".join(run("dry-run", "-f", small, *SHORT, "--from", "10h", "--report", str(path)).stdout.split())
+    sentence = "replicas at full use, and maxReplicas is 12: then requests are late whatever is decided"
+    assert sentence in text
+    assert sentence in path.read_text(), "what the terminal notes is on the page too"
+    assert "Start-up of a pod</dt><dd>60 s" in path.read_text(), "parameters have names and units"
+    assert "whatever is decided" not in run("dry-run", "-f", WEB, *SHORT, "--from", "10h").stdout
+
+
+# --- the limit
+
+
+def test_where_the_clairvoyant_finds_nothing_better_it_repeats_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan that is worse than a rule is not printed as the limit, in any of the forms."""
+
+    def none(loads: Any, *_: Any) -> Limit:
+        steps = len(loads[0].rates) // 5
+        return Limit(np.zeros((1, steps), np.int32), np.array([0.5]))
+
+    monkeypatch.setattr(dry_run, "clairvoyant_plan", none)
+    found, notes, _ = dry_run.dry_run(None, dry_run.found_scenario("spike"), duration=1800.0)
+    best = found.ranked[0]
+    assert notes == [f"the clairvoyant found no plan as good as the decisions of {best.name}, and repeats them"]
+    assert found.limit == replace(best, name=CLAIRVOYANT, regret=found.limit.regret if found.limit else None)
+    names = [c.name for c in found.contenders]
+    for field in ("replicas", "ready", "violations", "backlog", "cost"):
+        rows = getattr(found.series, field)
+        np.testing.assert_array_equal(rows[names.index(best.name)], rows[-1])
+
+
+def test_a_clairvoyant_that_is_best_is_left_alone() -> None:
+    _, notes, _ = dry_run.dry_run(None, dry_run.found_scenario("spike"), duration=1800.0)
+    assert notes == []
+
+
+@pytest.mark.parametrize("file", ["web", "worker", "custom-target", "beside-hpa"])
+def test_no_rule_is_better_than_the_clairvoyant_in_the_examples(file: str) -> None:
+    [stated] = load_resources(str(ROOT / "examples" / f"{file}.yaml"))
+    scenario = dry_run.found_scenario("working-day")
+    found, notes, _ = dry_run.dry_run(stated, scenario, start=8 * 3600.0, duration=5400.0)
+    assert found.limit is not None
+    assert found.limit.score < found.ranked[0].score
+    assert found.limit.regret == 0.0
+    assert found.lower_bound is not None
+    assert notes == []
+
+
+@pytest.mark.parametrize("variant", ["crashes", "slow-nodes"])
+def test_no_limit_is_called_proven_where_pods_start_or_fail_by_chance(variant: str) -> None:
+    result = run("dry-run", "-f", WEB, *SHORT, "--trace", variant)
+    assert "proven)" not in result.stdout
+    assert "it is the best that was found, and no limit is proven" in " ".join(result.stdout.split())
 
 
 # --- what is assumed

@@ -19,7 +19,7 @@ from rlscaler.errors import UserError
 from rlscaler_sim.chart_data import Thinning, chart_data, decimals_for, gaps, runs, windows
 from rlscaler_sim.decision_rows import changes, decision_rows, most_telling
 from rlscaler_sim.report import render, write_report
-from rlscaler_sim.report_parts import text_of
+from rlscaler_sim.report_parts import world_facts
 from rlscaler_sim.result import DryRun
 
 NASTY = "<script>alert(1)</script>\"'&</script><!--"
@@ -85,9 +85,9 @@ def test_page_shows_every_contender_and_figure(run: DryRun, html: str) -> None:
             assert part in text, f"{part} of {contender.name} is not on the page"
     assert "growth-quantile wins" in text
     assert "20 % fewer replica-hours than hpa-tuned" in text
-    for key, value in run.world.items():
-        assert key in text
-        assert text_of(value) in text
+    for name, value in world_facts(run).items():
+        assert name in text
+        assert value in text
 
 
 def test_every_name_is_escaped(run: DryRun) -> None:

@@ -1,16 +1,21 @@
 """Load to train and to validate on: never the same, and for recorded load never of the same source."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlscaler import Settings
+import numpy as np
+import torch
+
+from rlscaler import Autoscaler, Settings
 from rlscaler.action import scheme
 from rlscaler.cli import version_of
 from rlscaler.errors import UserError
 from rlscaler_sim import scenarios
 from rlscaler_sim.batch import Batch
+from rlscaler_sim.chance import NumpyChance
 from rlscaler_sim.contenders import standard_settings
 from rlscaler_sim.evaluation import standard_world
 from rlscaler_sim.load import Load, LoadError, generator, realise
@@ -22,6 +27,8 @@ from rlscaler_sim.world import WorldConfig
 
 USUAL = ("working-day", "sinusoidal", "random-walk", "spike", "level-shift", "on-off", "ramp", "flash-crowd")
 """Scenarios that are trained on where none is named."""
+SCALER_PARTS = ("guard", "policy", "rule")
+"""What the autoscaler of environments remembers: all but the load's history, which the pool has."""
 VALIDATION_ENVS = 64
 VALIDATION_SEED = 7_000
 
@@ -101,6 +108,52 @@ def batches(found: Pools, actions: str, envs: int, episode: int, seed: int) -> t
         Batch(found.train, found.config, found.settings, choice, envs, episode, seed),
         Batch(found.validation, found.config, found.settings, choice, VALIDATION_ENVS, episode, seed + VALIDATION_SEED),
     )
+
+
+def kept(batch: Batch) -> dict[str, Any]:
+    """Return all that the next steps of environments on NumPy depend on, for a checkpoint (see `put_back`)."""
+    assert isinstance(batch.chance, NumpyChance)
+    assert isinstance(batch.scaler, Autoscaler)
+    held = {"random": json.dumps(batch.chance.rng.bit_generator.state), "world": batch.state}
+    held |= {"load": batch.load, "at": batch.at, "age": batch.age}
+    copied: dict[str, Any] = tensors(held | {"scaler": batch.scaler.memory(np.arange(batch.n), SCALER_PARTS)})
+    return copied
+
+
+def put_back(batch: Batch, held: Mapping[str, Any]) -> np.ndarray:
+    """Let environments on NumPy go on from where those of a checkpoint stood, to the bit; return their observation.
+
+    batch: made as the other was. Raises UserError where it was not.
+    """
+    assert isinstance(batch.chance, NumpyChance)
+    assert isinstance(batch.scaler, Autoscaler)
+    found = arrays(dict(held))
+    if found["load"].shape != (batch.n,):
+        raise UserError(f"the checkpoint is of {len(found['load'])} environments; expected {batch.n}")
+    batch.scaler.recall(np.arange(batch.n), found["scaler"])
+    batch.chance.rng.bit_generator.state = json.loads(found["random"])
+    batch.load, batch.at, batch.age, batch.state = (found[name] for name in ("load", "at", "age", "world"))
+    observation: np.ndarray = batch._look()
+    batch.last_view = batch.view
+    return observation
+
+
+def tensors(tree: Any) -> Any:
+    """Return a tree of dicts and lists with its NumPy arrays as tensors, which is what a checkpoint may hold."""
+    if isinstance(tree, dict):
+        return {name: tensors(value) for name, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [tensors(value) for value in tree]
+    return torch.from_numpy(np.array(tree)) if isinstance(tree, np.ndarray) else tree
+
+
+def arrays(tree: Any) -> Any:
+    """Return the tree that `tensors` was given, lists for tuples."""
+    if isinstance(tree, dict):
+        return {name: arrays(value) for name, value in tree.items()}
+    if isinstance(tree, list):
+        return [arrays(value) for value in tree]
+    return tree.numpy().copy() if isinstance(tree, torch.Tensor) else tree
 
 
 def provenance(found: Pools, seed: int) -> dict[str, Any]:

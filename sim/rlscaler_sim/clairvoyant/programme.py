@@ -17,11 +17,11 @@ same programme with switching costs in the place of start-up.) Where start-up en
 r_t is what is ready at the step's end; min(r_{t-1}, r_t) are ready before.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-_IMPOSSIBLE = 1e15
+IMPOSSIBLE = 1e15
 _RESET = 64
 """Steps after which the sums start from 0 again, so that no digits are lost."""
 
@@ -43,6 +43,18 @@ class Programme:
     high: np.ndarray
     start: np.ndarray
 
+    def only(self, loads: np.ndarray, counts: np.ndarray) -> "Programme":
+        """Return the programmes of some of the loads (indices), over other counts."""
+        mine = {name: getattr(self, name)[loads] for name in ("weight", "price", "low", "high", "start")}
+        return replace(self, counts=counts, **mine)
+
+    @property
+    def allowed(self) -> np.ndarray:
+        """Which of the counts may be ready, (L, N) bool."""
+        lowest = np.minimum(self.low, self.start)[:, None]
+        allowed: np.ndarray = (self.counts >= lowest) & (self.counts <= self.high[:, None])
+        return allowed
+
     def value(self, late: np.ndarray) -> np.ndarray:
         """Return the least cost in replica-steps, (L,) float64. late: (L x T, N) scored late requests."""
         return self._solved(late, 2)[1]
@@ -51,7 +63,7 @@ class Programme:
         """Return the cheapest sequence of ready replicas, (L, T) int64. late: (L x T, N) scored late requests."""
         loads, steps = self.weight.shape
         history, _ = self._solved(late, steps + 1)
-        rise = self._rise()
+        rise = self.rise()
         at = history[-1].argmin(axis=1)
         ready = np.empty((loads, steps), np.int64)
         for t in range(steps - 1, -1, -1):
@@ -62,10 +74,10 @@ class Programme:
             at = before.argmin(axis=1)
         return ready + int(self.counts[0])
 
-    def _rise(self) -> np.ndarray:
-        """Return B, (T, L, 1)."""
+    def rise(self) -> np.ndarray:
+        """Return B, (T, L, 1): replica-steps that are billed for a replica before it is first ready in a step."""
         loads, steps = self.weight.shape
-        rise = np.full((steps, loads, 1), _IMPOSSIBLE)
+        rise = np.full((steps, loads, 1), IMPOSSIBLE)
         if self.delay < steps:
             sums = np.concatenate([np.zeros((loads, 1)), np.cumsum(self.weight, axis=1)], axis=1)
             rise[self.delay :, :, 0] = (sums[:, self.delay : steps] - sums[:, : steps - self.delay]).T
@@ -78,12 +90,11 @@ class Programme:
         """
         loads, steps = self.weight.shape
         counts = self.counts
-        lowest = np.minimum(self.low, self.start)[:, None]
         cost = np.empty((steps, loads, counts.size))
         np.multiply(late.reshape(loads, steps, -1).transpose(1, 0, 2), self.price[:, None], out=cost)
         cost += self.weight.T[:, :, None] * counts
-        cost += np.where((counts >= lowest) & (counts <= self.high[:, None]), 0.0, np.inf)
-        rise = self._rise()
+        cost += np.where(self.allowed, 0.0, np.inf)
+        rise = self.rise()
 
         history = np.empty((kept, loads, counts.size))
         value = history[0]

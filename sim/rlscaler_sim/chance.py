@@ -1,0 +1,78 @@
+"""Where the environments of a batch take their random numbers from: NumPy's generator, or one on a torch device."""
+
+import math
+from typing import Any, Protocol
+
+import numpy as np
+
+from rlscaler.arrays import Array, State
+from rlscaler_sim import world
+
+
+class Chance(Protocol):
+    """A source of random numbers, reproducible from its seed."""
+
+    def integers(self, low: int, high: int, size: int) -> Array:
+        """Return (size,) int64 from `low` to below `high`."""
+        ...
+
+    def uniform(self, low: float, high: float, size: int) -> Array:
+        """Return (size,) float64 from `low` to below `high`."""
+        ...
+
+    def draws(self, params: world.Params) -> State:
+        """Return the random arrays of one step of the world, as `world.draws`."""
+        ...
+
+
+class NumpyChance:
+    """Random numbers of NumPy, handed to the world in the library that it runs on."""
+
+    def __init__(self, seed: int) -> None:
+        """Start from the seed."""
+        self.rng = np.random.default_rng(seed)
+
+    def integers(self, low: int, high: int, size: int) -> Array:
+        """See `Chance`."""
+        return self.rng.integers(low, high, size=size)
+
+    def uniform(self, low: float, high: float, size: int) -> Array:
+        """See `Chance`."""
+        return self.rng.uniform(low, high, size=size)
+
+    def draws(self, params: world.Params) -> State:
+        """See `Chance`."""
+        return world.draws(params, self.rng)
+
+
+class TorchChance:
+    """Random numbers made on the device of a tensor, so that nothing is copied to it."""
+
+    def __init__(self, seed: int, like: Any) -> None:
+        """Start from the seed, on the device of `like`."""
+        import torch
+
+        self._torch, self._device = torch, like.device
+        self.generator = torch.Generator(device=like.device).manual_seed(seed)
+
+    def integers(self, low: int, high: int, size: int) -> Array:
+        """See `Chance`."""
+        return self._torch.randint(low, high, (size,), generator=self.generator, device=self._device)
+
+    def uniform(self, low: float, high: float, size: int) -> Array:
+        """See `Chance`."""
+        drawn = self._torch.rand(size, generator=self.generator, device=self._device, dtype=self._torch.float64)
+        return low + (high - low) * drawn
+
+    def draws(self, params: world.Params) -> State:
+        """See `Chance`."""
+        kinds = world.draw_kinds(params)
+        result: State = {}
+        for kind, make in (("normal", self._torch.randn), ("uniform", self._torch.rand)):
+            shapes = {name: shape for name, (of, shape) in kinds.items() if of == kind}
+            sizes = [math.prod(shape) for shape in shapes.values()]
+            if sizes:
+                drawn: Any = make(sum(sizes), generator=self.generator, device=self._device)
+                parts = drawn.split(sizes)
+                result |= {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+        return result

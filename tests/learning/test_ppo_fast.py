@@ -1,0 +1,287 @@
+"""ppo-fast finds the optimum where it is known, resumes as if never stopped, and exports what it trained."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rlscaler.action import STEP, scheme
+from rlscaler.mlp import MlpPolicy, chosen
+from rlscaler.observation import NAMES
+from rlscaler_sim.batch import Transition
+from rlscaler_training import learner, loads, ppo_fast, runs
+from rlscaler_training.devices import device
+from rlscaler_training.learner import Outcome, Progress, StoppedError, Task
+from rlscaler_training.ppo_fast import Config
+from rlscaler_training.runs import NotFiniteError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Networks are tiny here: where the processors are busy, threads would wait for each other most of the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# --- a queue whose optimum is known
+
+ARRIVING = np.array([0.45, 0.25, 0.3])
+"""Probabilities of 0, 1 and 2 jobs in a step."""
+WAGES = np.array([0.0, 1.0, 2.2])
+"""Cost of a step with 0, 1 and 2 servers."""
+ROOM, WAITING, LOST, GAMMA = 5, 0.5, 6.0, 0.9
+"""Places; cost of each job that waits, and of each without a place; discount."""
+JOBS = np.arange(ROOM + 1)
+
+
+def outcome(jobs: Any, servers: Any, arriving: Any) -> tuple[Any, Any]:
+    """Return the jobs after a step and its cost."""
+    left = np.maximum(jobs - servers, 0) + arriving
+    return np.minimum(left, ROOM), WAGES[servers] + WAITING * jobs + LOST * np.maximum(left - ROOM, 0)
+
+
+def allowed(jobs: Any) -> np.ndarray:
+    """Return which of 0, 1, 2 servers may be had, (..., 3): the second one only where two jobs wait."""
+    return np.stack([np.ones_like(jobs, bool), np.ones_like(jobs, bool), np.asarray(jobs) >= 2], axis=-1)
+
+
+def costs_from(value: np.ndarray) -> np.ndarray:
+    """Return the discounted cost of each choice from each state, infinite where it is not allowed."""
+    costs = np.zeros((ROOM + 1, 3))
+    for arriving, probability in enumerate(ARRIVING):
+        after, paid = outcome(JOBS[:, None], np.arange(3)[None], arriving)
+        costs += probability * (paid + GAMMA * value[after])
+    return np.where(allowed(JOBS), costs, np.inf)
+
+
+def worth(policy: np.ndarray) -> np.ndarray:
+    """Return the discounted cost of a policy from each state, exactly."""
+    value = np.zeros(ROOM + 1)
+    for _ in range(400):
+        value = costs_from(value)[JOBS, policy]
+    return value
+
+
+def optimum() -> np.ndarray:
+    """Return the least discounted costs, by value iteration."""
+    value = np.zeros(ROOM + 1)
+    for _ in range(400):
+        value = costs_from(value).min(axis=1)
+    return value
+
+
+class Queue:
+    """The queue in the shape of a batch of environments; the observation's `backlog` is the number of jobs."""
+
+    scheme = STEP
+
+    def __init__(self, n: int, episode: int = 32, broken: bool = False) -> None:
+        self.n, self.episode, self.broken = n, episode, broken
+
+    def reset(self, seed: int) -> np.ndarray:
+        self.rng, self.age = np.random.default_rng(seed), 0
+        self.jobs = self.rng.integers(0, ROOM + 1, self.n)
+        return self._seen()
+
+    def _seen(self) -> np.ndarray:
+        seen = np.zeros((self.n, len(NAMES)), np.float32)
+        seen[:, NAMES.index("backlog")] = self.jobs
+        return seen
+
+    def mask(self) -> np.ndarray:
+        return allowed(self.jobs)
+
+    def step(self, actions: np.ndarray) -> Transition:
+        assert self.mask()[np.arange(self.n), actions].all(), "only what is allowed is done"
+        self.jobs, cost = outcome(self.jobs, actions, self.rng.choice(3, self.n, p=ARRIVING))
+        self.age += 1
+        last, cut = self._seen(), self.age == self.episode
+        if cut:
+            self.jobs, self.age = self.rng.integers(0, ROOM + 1, self.n), 0
+        reward = -cost * np.nan if self.broken else -cost
+        return Transition(self._seen(), last, reward, np.full(self.n, cut), cost, np.zeros(self.n), actions)
+
+
+SMALL = Config(steps=98_304, episode=32, horizon=16, gamma=GAMMA, rate=3e-3, hidden=(32,), twin=False, actions="step",
+               evaluate_every=4, entropy=0.001)  # fmt: skip
+
+
+def begun(folder: Path, config: Config) -> runs.Run:
+    return runs.begin(folder, "ppo-fast", config, {})
+
+
+def learned(folder: Path, config: Config, **more: Any) -> ppo_fast.Trained:
+    return ppo_fast.train(Queue(256), None, Queue(256), config, run=begun(folder, config), device=CPU, seed=1, **more)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [SMALL, replace(SMALL, value_clip=0.2, divergence=0.05, normalise_return=False, activation="silu", anneal=False)],
+    ids=["defaults", "options"],
+)
+def test_the_optimum_of_a_queue_is_found(tmp_path: Path, config: Config) -> None:
+    """The greedy policy costs at most 2 % more than the best there is, from every state."""
+    trained = learned(tmp_path / "run", config)
+    seen = np.zeros((ROOM + 1, len(NAMES)), np.float32)
+    seen[:, NAMES.index("backlog")] = JOBS
+    with torch.no_grad():
+        logits = trained.network.logits(trained.network.inputs(torch.from_numpy(seen))).numpy()
+    policy = np.where(allowed(JOBS), logits, -np.inf).argmax(axis=1)
+    best = optimum()
+    assert (worth(policy) <= 1.02 * best).all(), policy
+    assert (worth(np.ones(ROOM + 1, np.int64)) > 1.02 * best).any(), "always one server is no solution"
+
+
+def test_advantages_are_those_of_the_definition() -> None:
+    """The sum of discounted surprises up to where the episode was cut, whose state is worth what it led to."""
+    rng = np.random.default_rng(2)
+    steps, n, gamma, trace = 7, 5, 0.9, 0.8
+    reward, last = rng.standard_normal((2, steps, n))
+    value = rng.standard_normal((steps + 1, n))
+    cut = rng.random((steps, n)) < 0.3
+    expected = np.zeros((steps, n))
+    for env in range(n):
+        for begin in range(steps):
+            for at in range(begin, steps):
+                following = last[at, env] if cut[at, env] else value[at + 1, env]
+                surprise = reward[at, env] + gamma * following - value[at, env]
+                expected[begin, env] += (gamma * trace) ** (at - begin) * surprise
+                if cut[at, env]:
+                    break
+    a, b, c = (torch.from_numpy(array.astype(np.float32)) for array in (reward, value, last))
+    found = ppo_fast.advantages(a, b, c, torch.from_numpy(cut), gamma, trace)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+
+
+def test_actions_are_drawn_by_their_probabilities_and_never_forbidden() -> None:
+    """Over two branches, whose joint log probability is the sum."""
+    branches = (3, 2)
+    logits = torch.tensor([[0.0, 1.0, 5.0, 0.5, -0.5]]).expand(40_000, -1)
+    mask = torch.tensor([[True, True, False]]).expand(40_000, -1)
+    shares = ppo_fast.log_shares(logits, mask, branches)
+    actions = ppo_fast.drawn(shares, torch.Generator().manual_seed(3))
+    first, second = np.exp([0.0, 1.0]) / np.exp([0.0, 1.0]).sum(), np.exp([0.5, -0.5]) / np.exp([0.5, -0.5]).sum()
+    counts = [np.bincount(actions[:, at].numpy(), minlength=size) / 40_000 for at, size in enumerate(branches)]
+    np.testing.assert_allclose(counts[0], [*first, 0.0], atol=0.01)
+    np.testing.assert_allclose(counts[1], second, atol=0.01)
+    expected = np.log(first[actions[:9, 0].numpy()] * second[actions[:9, 1].numpy()])
+    np.testing.assert_allclose(ppo_fast.log_share(shares, actions)[:9].numpy(), expected, atol=1e-5)
+
+
+def test_returns_are_normalised_by_their_deviation() -> None:
+    """What is taken in piece by piece has the deviation of the whole; outliers are cut off."""
+    rewards = 50.0 * torch.randn((200, 64), generator=torch.Generator().manual_seed(1))
+    cut = torch.zeros((200, 64), dtype=torch.bool)
+    cut[99] = True
+    known = ppo_fast.Returns(0.9)
+    for part in range(0, 200, 20):
+        known.taken(rewards[part : part + 20], cut[part : part + 20])
+    total, totals = torch.zeros(64), []
+    for reward, ended in zip(rewards, cut, strict=True):
+        total = reward + 0.9 * total
+        totals.append(total)
+        total = torch.where(ended, 0.0, total)
+    assert known.spread**0.5 == pytest.approx(float(torch.stack(totals).std()), rel=1e-3)
+    assert known.normalised(torch.tensor([1e9])).item() == ppo_fast.LARGEST_REWARD
+
+
+# --- in the world
+
+
+@cache
+def material() -> loads.Pools:
+    return loads.pools(("spike",), None, 1.0, 0)
+
+
+TINY = Config(steps=1600, envs=16, episode=20, horizon=10, hidden=(16,), evaluate_every=1, epochs=2, minibatches=2)
+
+
+def task(folder: Path, config: Config, fresh: bool = True, **more: Any) -> Task:
+    run = begun(folder, config) if fresh else runs.resume(folder)
+    return Task("ppo", material(), run, device("cpu"), 3, {"seed": 3}, **more)
+
+
+def same(one: Outcome, other: Outcome) -> None:
+    assert one.artifact.arrays.keys() == other.artifact.arrays.keys()
+    for name, array in one.artifact.arrays.items():
+        np.testing.assert_array_equal(array, other.artifact.arrays[name], err_msg=name)
+    assert one.artifact.manifest["scores"] == other.artifact.manifest["scores"]
+
+
+def after(reports: int) -> Callable[[], bool]:
+    """Return a wish to stop that comes up at the so-many-th question."""
+    left = iter([False] * reports)
+    return lambda: next(left, True)
+
+
+@pytest.mark.parametrize("actions", ["headroom", "branching"])
+def test_a_run_that_was_stopped_ends_as_an_unbroken_one(tmp_path: Path, actions: str) -> None:
+    """To the bit: weights, scores, and what was measured; stopped in the middle of an episode, and again later."""
+    config = replace(TINY, actions=actions)
+    told: list[Progress] = []
+    whole = ppo_fast.learn(task(tmp_path / "whole", config, report=told.append), config)
+    assert whole.steps == told[-1].step == told[-1].steps == 1600
+    with pytest.raises(StoppedError):
+        ppo_fast.learn(task(tmp_path / "broken", config, stop=after(3)), config)
+    with pytest.raises(StoppedError):
+        ppo_fast.learn(task(tmp_path / "broken", config, fresh=False, stop=after(5)), config)
+    same(whole, ppo_fast.learn(task(tmp_path / "broken", config, fresh=False), config))
+    one, other = (list(runs.read_metrics(tmp_path / name)) for name in ("whole", "broken"))
+    assert one == other
+    assert [row["step"] for row in one] == [0, 320, 640, 960, 1280, 1600]
+
+
+def test_another_seed_is_another_run(tmp_path: Path) -> None:
+    """The same seed gives the same artifact, another a different one."""
+    outcomes = []
+    for number, seed in enumerate((3, 3, 4)):
+        this = task(tmp_path / str(number), TINY)
+        this.seed = seed
+        outcomes.append(ppo_fast.learn(this, TINY))
+    same(outcomes[0], outcomes[1])
+    weights = [outcome.artifact.arrays["weight_0"] for outcome in outcomes]
+    assert not np.array_equal(weights[0], weights[2])
+
+
+def test_the_artifact_decides_as_the_network_along_an_episode(tmp_path: Path) -> None:
+    """Choices are the same but for ties, and the score is the one that is in the manifest."""
+    this = task(tmp_path / "run", TINY)
+    _, _, judge = ppo_fast.environments(this, TINY)
+    outcome = ppo_fast.learn(this, TINY)
+    policy = MlpPolicy(outcome.artifact)
+    score = learner.scored(judge, outcome.artifact, TINY.episode, this.seed + loads.VALIDATION_SEED)
+    assert score.total == pytest.approx(outcome.artifact.manifest["scores"]["validation_score"], rel=1e-6)
+
+    state = this.run.restore(best=True)
+    assert state is not None
+    network = ppo_fast.ActorCritic(scheme("headroom").branches, TINY)
+    network.load_state_dict(state["kept"])
+    observation = judge.reset(9)
+    for _ in range(TINY.episode):
+        theirs = ppo_fast.best_choices(network, judge, torch.from_numpy(observation))[:, 0].numpy()
+        ours = chosen(judge.view, policy.scheme, policy.network(np, observation[:, policy.columns]))
+        np.testing.assert_array_equal(ours, theirs)
+        observation = judge.step(ours).observation
+
+
+def test_numbers_that_are_none_stop_training(tmp_path: Path) -> None:
+    """With the checkpoint before them kept."""
+    run = begun(tmp_path / "run", SMALL)
+    config = replace(SMALL, normalise_return=False)
+    with pytest.raises(NotFiniteError, match="is nan at step 32768"):
+        ppo_fast.train(Queue(256, broken=True), None, Queue(256), config, run=run, device=CPU, seed=1)
+    newest = run.newest()
+    assert newest is not None
+    assert newest.stem.endswith("000")
+    state = run.restore()
+    assert state is not None
+    assert all(bool(torch.isfinite(value).all()) for value in state["network"].values())

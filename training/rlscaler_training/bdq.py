@@ -1,0 +1,320 @@
+"""Branching dueling Q-network (Tavakoli, Pardo & Kormushev 2018, arXiv 1711.08946), batched over simulated workloads.
+
+Read from top to bottom: the settings, the learner, one gradient step, one round of play, the whole of it. Two branches
+choose at once how much headroom to keep and how long; each has its own advantages, and all share one value, so that
+choices add up where their combinations would multiply. What is learned are differences to the rule that always takes
+the cheapest headroom: load does not depend on actions, so a twin that meets the same load and follows the rule earns a
+baseline that takes away the load's luck and no action's merit (Mao et al. 2019, arXiv 1807.02264).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlscaler.action import BRANCHING, CORRECTIONS, HOLD, PATIENCES
+from rlscaler.errors import UserError
+from rlscaler.observation import NAMES
+from rlscaler_sim.batch import Batch
+from rlscaler_training.branching import Branching, artifact, exported
+from rlscaler_training.hyper import choice, setting, switch
+from rlscaler_training.learner import Outcome, Progress, StoppedError, Task, scored, untrained
+from rlscaler_training.loads import batches
+from rlscaler_training.replay import Replay, Step
+from rlscaler_training.runs import generators, restore_generators
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Hyper-parameters, each with the source of its default."""
+
+    steps: int = setting(
+        600_000, 1, 10_000_000_000, "Decisions in all; enough that the validation score no longer falls."
+    )
+    envs: int = setting(128, 1, 65_536, "Workloads simulated at once.")
+    episode: int = setting(
+        120, 2, 5000, "Decisions of an episode; all begin and end together, and checkpoints are kept in between."
+    )
+    gamma: float = setting(
+        0.95, 0.0, 0.9999, "Discount per decision: patience shows after up to 40 decisions, an order after some five."
+    )
+    lookahead: int = setting(
+        6, 1, 100, "Rewards summed before the target network takes over: an order serves some five decisions later."
+    )
+    batch: int = setting(256, 1, 65_536, "Transitions of a gradient step (64 in the paper, which plays one game).")
+    updates: int = setting(1, 1, 1000, "Gradient steps for each step of the environments.")
+    rate: float = setting(3e-4, 1e-8, 1.0, "Learning rate of Adam (1e-4 in the paper, for batches of 64).")
+    clip: float = setting(10.0, 1e-6, 1e9, "Largest norm of the gradient (the paper's code clips at 10 too).")
+    target_every: int = setting(500, 1, 1_000_000, "Gradient steps between copies to the target network (paper: 1000).")
+    double: bool = switch(True, "The network chooses and the target network values (van Hasselt et al. 2016; paper).")
+    replay: int = setting(
+        65_536, 1, 100_000_000, "Transitions kept (1e6 in the paper); they are part of each checkpoint, 0.8 kB each."
+    )
+    alpha: float = setting(0.6, 0.0, 1.0, "How much the error counts when transitions are drawn (Schaul et al. 2016).")
+    beta: float = setting(
+        0.4, 0.0, 1.0, "First share of the bias of that draw that is taken away; it rises to 1 (Schaul et al. 2016)."
+    )
+    warm_up: int = setting(10_000, 1, 100_000_000, "Transitions before the first gradient step; the rule plays them.")
+    epsilon: float = setting(
+        0.4, 0.0, 1.0, "First share of explored choices of a branch; as q-learning's, since one low order lasts long."
+    )
+    epsilon_end: float = setting(0.05, 0.0, 1.0, "Last share of explored choices.")
+    epsilon_share: float = setting(
+        0.6, 0.0, 1.0, "Share of the steps over which epsilon falls, linearly (as Mnih et al. 2015 do)."
+    )
+    repeat: int = setting(
+        8, 1, 1000, "Decisions that an explored choice is held on average (Dabney, Ostrovski & Barreto 2021)."
+    )
+    encoder: tuple[int, ...] = setting((64,), 1, 4096, "Widths of the micro and of the macro encoder.")
+    trunk: tuple[int, ...] = setting(
+        (256, 128), 1, 4096, "Widths of the shared trunk (512 and 256 in the paper, for far more branches)."
+    )
+    head: tuple[int, ...] = setting((64,), 1, 4096, "Widths of the value and of each branch (128 in the paper).")
+    activation: str = choice("relu", ("relu", "tanh", "silu"), "What stands between the layers (paper: relu).")
+    evaluate_every: int = setting(5, 1, 1_000_000, "Episodes between evaluations of the greedy policy.")
+    evaluation: int = setting(240, 1, 100_000, "Decisions of an evaluation: one hour of each validation load.")
+    checkpoint_every: int = setting(5, 1, 1_000_000, "Episodes between checkpoints.")
+
+
+class Learner:
+    """Network, target network, optimiser and replay, all on one device; `updates` counts gradient steps.
+
+    reward_scale: rewards are divided by it, the standard deviation of those that were there at the first update.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        fields: Sequence[str],
+        branches: Sequence[int],
+        rule: Sequence[int],
+        device: torch.device,
+    ) -> None:
+        """Make a fresh one. fields: of the observation. rule: the choice of each branch before the first update."""
+        self.config, self.device, self.rule = config, device, np.array(rule, np.int64)
+
+        def made() -> Branching:
+            return Branching(fields, branches, config.encoder, config.trunk, config.head, config.activation).to(device)
+
+        self.network, self.target = made(), made().requires_grad_(False)
+        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.rate)
+        self.replay = Replay(
+            config.replay, config.envs, len(NAMES), len(branches), branches[0], config.lookahead, config.gamma,
+            config.alpha, device,
+        )  # fmt: skip
+        self.reward_scale = torch.ones((), device=device)
+        self.updates = 0
+
+    def tensor(self, array: Any) -> Tensor:
+        """Return an array of the environments on the device, floats as float32."""
+        found = torch.as_tensor(np.ascontiguousarray(array))
+        return found.to(self.device, torch.float32 if found.is_floating_point() else found.dtype)
+
+    def decide(self, observation: Tensor, mask: Tensor) -> np.ndarray:
+        """Return the best allowed choices (N, branches) int64; the rule's before anything was learned."""
+        if not self.updates:
+            return np.tile(self.rule, (len(observation), 1))
+        with torch.no_grad():
+            return best(self.network.q(observation), mask).cpu().numpy()
+
+    def begin(self) -> None:
+        """Take the scale of inputs and rewards from the replay; called once, before the first update."""
+        self.network.normalise(self.replay.seen())
+        self.reward_scale = self.replay.reward[: self.replay.size].std().clamp(min=1e-6)
+        self.target.load_state_dict(self.network.state_dict())
+
+    def state(self) -> dict[str, Any]:
+        """Return what is needed to go on between two episodes."""
+        return {
+            "network": copied(self.network), "target": copied(self.target), "optimiser": self.optimiser.state_dict(),
+            "replay": self.replay.state(), "reward_scale": self.reward_scale, "updates": self.updates,
+        }  # fmt: skip
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Put back what `state` returned."""
+        self.network.load_state_dict(state["network"])
+        self.target.load_state_dict(state["target"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.replay.restore(state["replay"])
+        self.reward_scale = state["reward_scale"].to(self.device)
+        self.updates = int(state["updates"])
+
+
+def copied(network: Branching) -> dict[str, Tensor]:
+    """Return a copy of a network's weights."""
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def best(q: list[Tensor], mask: Tensor) -> Tensor:
+    """Return the choices (N, branches) with the highest Q; mask: (N, choices) what the first branch may choose."""
+    first = q[0].masked_fill(~mask, -math.inf)
+    return torch.stack([each.argmax(dim=1) for each in (first, *q[1:])], dim=1)
+
+
+def taken(q: list[Tensor], action: Tensor) -> Tensor:
+    """Return Q (N, branches) of the actions (N, branches)."""
+    return torch.cat([each.gather(1, action[:, k : k + 1]) for k, each in enumerate(q)], dim=1)
+
+
+def update(learner: Learner, beta: float) -> Tensor:
+    """Make one gradient step and return its loss, (), which stays on the device.
+
+    One target for all branches: the mean over the branches of the target network's Q where the network chooses.
+    """
+    config, replay = learner.config, learner.replay
+    drawn = replay.draw(config.batch, beta)
+    with torch.no_grad():
+        after = learner.target.q(drawn.then)
+        following = best(learner.network.q(drawn.then) if config.double else after, drawn.mask)
+        target = drawn.reward / learner.reward_scale + drawn.discount * taken(after, following).mean(dim=1)
+    error = taken(learner.network.q(drawn.observation), drawn.action) - target[:, None]
+    loss = (drawn.weight * error.square().mean(dim=1)).mean()
+    learner.optimiser.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    torch.nn.utils.clip_grad_norm_(learner.network.parameters(), config.clip)
+    learner.optimiser.step()
+    replay.learned(drawn.index, error.detach().abs().sum(dim=1))
+    learner.updates += 1
+    if learner.updates % config.target_every == 0:
+        learner.target.load_state_dict(learner.network.state_dict())
+    return loss.detach()
+
+
+def explored(
+    greedy: np.ndarray, held: np.ndarray, mask: np.ndarray, branches: Sequence[int], config: Config, epsilon: float,
+    rng: np.random.Generator,
+) -> np.ndarray:  # fmt: skip
+    """Return the actions (N, branches) with a share of epsilon explored in each branch; -1 in `held` = none is.
+
+    held: (N, branches) the choices that are explored, updated in place. One that the mask forbids is not taken.
+    """
+    random = np.stack([rng.integers(count, size=len(greedy)) for count in branches], axis=1)
+    held[rng.random(held.shape) < 1.0 / config.repeat] = -1
+    start = epsilon / (config.repeat * (1.0 - epsilon) + epsilon)
+    starts = (held < 0) & (rng.random(held.shape) < start)
+    held[starts] = random[starts]
+    action = np.where(held >= 0, held, greedy)
+    forbidden = ~mask[np.arange(len(action)), action[:, 0]]
+    action[forbidden, 0] = greedy[forbidden, 0]
+    return action
+
+
+def play(
+    learner: Learner, batch: Batch, twin: Batch | None, seed: int, epsilon: float, beta: float,
+    rng: np.random.Generator,
+) -> float:  # fmt: skip
+    """Play one episode in all environments, learning on the way, and return the mean loss (0 before any update).
+
+    twin: what the rule earns there is taken off the rewards; None: nothing is.
+    """
+    config, branches = learner.config, learner.network.branches
+    observation = learner.tensor(batch.reset(seed))
+    if twin is not None:
+        twin.reset(seed)
+    learner.replay.begin()
+    held = np.full((batch.n, len(branches)), -1)
+    rule = np.tile(learner.rule, (batch.n, 1))
+    mask = batch.mask()
+    loss, updates = torch.zeros((), device=learner.device), 0
+    for _ in range(config.episode):
+        greedy = learner.decide(observation, learner.tensor(mask))
+        action = explored(greedy, held, mask, branches, config, epsilon, rng)
+        done = batch.step(action)
+        reward = done.reward - twin.step(rule).reward if twin is not None else done.reward
+        following = batch.scheme.mask(batch.last_view)
+        learner.replay.add(
+            Step(
+                observation=observation, action=learner.tensor(action), reward=learner.tensor(reward),
+                last=learner.tensor(done.last), mask=learner.tensor(following), ended=learner.tensor(done.truncated),
+            )
+        )  # fmt: skip
+        observation = learner.tensor(done.observation)
+        mask = batch.mask() if done.truncated.any() else following
+        if learner.replay.size >= min(config.warm_up, len(learner.replay.reward)):
+            if not learner.updates:
+                learner.begin()
+            for _ in range(config.updates):
+                loss += update(learner, beta)
+                updates += 1
+    return float(loss) / max(1, updates)
+
+
+def check(config: Config, rounds: int) -> None:
+    """Raise UserError where nothing would be learned in so many episodes, naming the settings."""
+    if config.replay < config.envs:
+        raise UserError(
+            f"replay is {config.replay:,}; expected at least envs, {config.envs:,}, as whole steps are kept"
+        )
+    complete = rounds * config.envs * (config.episode - config.lookahead + 1)
+    if complete <= (needed := min(config.warm_up, config.replay // config.envs * config.envs)):
+        raise UserError(
+            f"steps is {config.steps:,}, of which {max(0, complete):,} transitions come (episode is {config.episode}, "
+            f"lookahead {config.lookahead}); expected more than warm_up, {needed:,}: raise steps, or lower warm_up"
+        )
+
+
+def learn(task: Task, config: Config) -> Outcome:
+    """Learn on the task's training load, and return the network that was best on its validation load.
+
+    Goes on from the run's newest checkpoint. Raises StoppedError after a checkpoint where the task says stop, at the
+    end of the episode that is being played.
+    """
+    torch.manual_seed(task.seed)
+    rng = np.random.default_rng(task.seed)
+    batch, twin, judge = batches(task.pools, BRANCHING.name, config.envs, config.episode, task.seed)
+    rule = (CORRECTIONS.index(0.0), PATIENCES.index(HOLD))
+    learner = Learner(config, NAMES, BRANCHING.branches, rule, task.device.torch)
+    each = config.envs * config.episode
+    rounds = -(-config.steps // each)
+    check(config, rounds)
+    bar = untrained(judge, config.evaluation, task.seed).total
+    kept, numbers, lowest, begun = copied(learner.network), {"score": bar}, math.inf, 0
+    if (state := task.run.restore()) is not None:
+        learner.restore(state["learner"])
+        restore_generators(rng, state["random"])
+        kept, numbers, lowest = state["kept"], dict(state["numbers"]), float(state["lowest"])
+        begun = int(state["round"])
+    for played in range(begun + 1, rounds + 1):
+        share = (played - 1) / rounds
+        epsilon = max(
+            config.epsilon_end,
+            config.epsilon + (config.epsilon_end - config.epsilon) * share / max(1e-9, config.epsilon_share),
+        )
+        beta = config.beta + (1.0 - config.beta) * share
+        seed = int(np.random.SeedSequence((task.seed, played)).generate_state(1)[0])
+        loss = play(learner, batch, twin, seed, epsilon, beta, rng)
+        numbers |= {"loss": loss, "epsilon": epsilon}
+        if not math.isfinite(loss):
+            task.run.log(played * each, numbers)  # which ends it, before a checkpoint is written
+        better, last = False, played == rounds
+        if learner.updates and (played % config.evaluate_every == 0 or last):
+            found = scored(judge, exported(learner.network, name=task.name, scheme=BRANCHING.name),
+                           config.evaluation, task.seed)  # fmt: skip
+            better = found.total < lowest
+            if better:
+                kept, lowest = copied(learner.network), found.total
+            numbers |= {"score": found.total, "cost": found.cost, "late": found.late, "rule": bar, "best": lowest}
+        task.run.log(played * each, numbers)
+        task.report(Progress(played * each, rounds * each, dict(numbers)))
+        stop = task.stop() and not last
+        if better or stop or last or played % config.checkpoint_every == 0:
+            task.run.checkpoint(
+                played * each,
+                {
+                    "learner": learner.state(), "random": generators(rng), "kept": kept, "numbers": dict(numbers),
+                    "lowest": lowest, "round": played,
+                },
+                best=better,
+            )  # fmt: skip
+        if stop:
+            raise StoppedError
+    learner.network.load_state_dict(kept)
+    made = artifact(
+        learner.network, name=task.name, scheme=BRANCHING.name, observations=learner.replay.seen().cpu().numpy(),
+        provenance=task.provenance, scores={"validation_score": lowest, "rule": bar},
+    )  # fmt: skip
+    return Outcome(artifact=made, steps=rounds * each)

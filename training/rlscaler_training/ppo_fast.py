@@ -1,0 +1,528 @@
+"""Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347) over the vectorised world, on torch.
+
+Read from top to bottom: the settings, the networks, a rollout, the update, the loop. Thousands of environments are
+one batch of arrays; nothing is copied or called for each. On CUDA the world, the guard and the random numbers live on
+the device beside the networks (`Batch(like=...)`), elsewhere the world runs on NumPy, which is faster on processors.
+
+The details follow "The 37 implementation details of PPO" (Huang et al. 2022). Training goes in stretches of one
+episode: each begins with fresh environments and random numbers that follow from the seed and its number alone, so a
+checkpoint between two stretches holds all that there is to resume from.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rlscaler.action import CORRECTIONS, HOLD, PATIENCES, Scheme, scheme
+from rlscaler.observation import NAMES
+from rlscaler_sim.batch import Batch, Transition
+from rlscaler_training import export, learner
+from rlscaler_training.export import Mlp
+from rlscaler_training.hyper import choice, setting, switch
+from rlscaler_training.learner import Outcome, Progress, StoppedError, Task
+from rlscaler_training.loads import VALIDATION_ENVS, VALIDATION_SEED
+from rlscaler_training.runs import Run
+
+MANY, FEW = 65_536, 1024
+"""Environments on CUDA, and elsewhere, where the setting leaves it open."""
+FORBIDDEN = -1e8
+"""Logit of a choice that is not allowed: finite, so that its share of the entropy is 0 and not NaN."""
+LARGEST_REWARD = 10.0
+"""Normalised rewards are cut off at this many standard deviations of the return (as CleanRL and SB3 do)."""
+WARM_UP = 24
+"""Steps of chance by which the inputs' mean and scale are told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Hyper-parameters, each with the source of its default."""
+
+    steps: int = setting(5_000_000, 1, 10**12, "Environment steps in all; rounded up to whole episodes of all"
+                         " environments.")  # fmt: skip
+    envs: int = setting(0, 0, 1_048_576, f"Workloads simulated at once; 0: {FEW:,}, on CUDA {MANY:,}.")
+    horizon: int = setting(16, 1, 10_000, "Decisions of a rollout, between two updates (Isaac Gym's PPO uses 16 to 32"
+                           " with thousands of environments).")  # fmt: skip
+    episode: int = setting(240, 8, 5000, "Decisions of an episode: one hour.")
+    epochs: int = setting(4, 1, 100, "Passes over each rollout (CleanRL).")
+    minibatches: int = setting(4, 1, 4096, "Gradient steps in each pass (CleanRL).")
+    rate: float = setting(1e-3, 1e-8, 1.0, "First learning rate; batches of thousands bear more than CleanRL's 2.5e-4.")
+    anneal: bool = switch(True, "The learning rate falls linearly to 0 (detail 4 of the 37).")
+    gamma: float = setting(0.9, 0.0, 0.9999, "Discount per decision: an order serves after some five decisions.")
+    trace: float = setting(0.95, 0.0, 1.0, "Lambda of generalised advantage estimation (arXiv 1506.02438).")
+    clip: float = setting(0.2, 1e-3, 10.0, "How far the ratio of probabilities may go (the paper's).")
+    value_clip: float = setting(0.0, 0.0, 1e6, "How far a value may move in one update; 0: freely, which Andrychowicz"
+                                " et al. 2021 found no worse.")  # fmt: skip
+    value_weight: float = setting(0.5, 0.0, 100.0, "Weight of the value's loss (CleanRL).")
+    entropy: float = setting(0.003, 0.0, 10.0, "Weight of the entropy (CleanRL's 0.01 keeps eleven choices too wide).")
+    gradient: float = setting(0.5, 1e-3, 1e6, "Largest norm of the gradient (CleanRL).")
+    divergence: float = setting(0.0, 0.0, 10.0, "The rest of the passes is left out above this Kullback-Leibler"
+                                " divergence; 0: never.")  # fmt: skip
+    normalise_advantage: bool = switch(True, "Advantages of a minibatch to mean 0 and deviation 1 (detail 7).")
+    normalise_return: bool = switch(True, "Rewards are divided by the deviation of the discounted return (detail A1).")
+    twin: bool = switch(True, "Rewards are counted from what the same load would have earned without corrections"
+                        " (input-dependent baseline, Mao et al. 2019, arXiv 1807.02264).")  # fmt: skip
+    head_start: float = setting(1.0, 0.0, 20.0, "Logit by which the choice that corrects nothing begins ahead.")
+    hidden: tuple[int, ...] = setting((64, 64), 1, 4096, "Widths of the hidden layers of policy and value (SB3).")
+    activation: str = choice("tanh", ("tanh", "silu", "relu"), "What stands between them (SB3, CleanRL).")
+    actions: str = choice("headroom", ("headroom", "step", "branching"), "Action scheme.")
+    evaluate_every: int = setting(1, 1, 100_000, "Episodes between evaluations, each with a checkpoint.")
+    compile: str = choice("auto", ("auto", "on", "off"), "torch.compile of the loss, with CUDA graphs on CUDA; auto: on"
+                          " CUDA alone, as elsewhere it takes longer than it saves.")  # fmt: skip
+
+
+class Environments(Protocol):
+    """What is learned in; `Batch` is one. n: environments. scheme: of the actions."""
+
+    n: int
+    scheme: Scheme
+
+    def reset(self, seed: int) -> Any:
+        """Start anew and return the observation (N, F)."""
+        ...
+
+    def mask(self) -> Any:
+        """Return the allowed choices of the first branch, (N, choices) bool."""
+        ...
+
+    def step(self, actions: Any) -> Transition:
+        """Take the actions, (N,) or (N, branches)."""
+        ...
+
+
+class ActorCritic(nn.Module):
+    """Policy and value, two networks that share only the normalisation of their inputs."""
+
+    def __init__(self, branches: Sequence[int], config: Config) -> None:
+        """Make them, orthogonal as detail 2 of the 37 has it; the policy begins close to no correction."""
+        super().__init__()
+        self.actor = Mlp(NAMES, config.hidden, sum(branches), config.activation)
+        self.critic = Mlp(NAMES, config.hidden, 1, config.activation)
+        for network, gain in ((self.actor, 0.01), (self.critic, 1.0)):
+            for layer in network.linears():
+                nn.init.orthogonal_(layer.weight, gain if layer is network.head else 2**0.5)
+                nn.init.zeros_(layer.bias)
+        with torch.no_grad():
+            begin = 0
+            for choices, at in zip(branches, neutral(branches), strict=True):
+                self.actor.head.bias[begin + at] = config.head_start
+                begin += choices
+
+    def inputs(self, observation: Tensor) -> Tensor:
+        """Return the normalised inputs of observations, in the order of the schema."""
+        return (observation - self.actor.mean) / self.actor.scale
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Return the policy's logits, those of all branches side by side."""
+        out: Tensor = self.actor.head(self.actor.trunk(inputs))
+        return out
+
+    def value(self, inputs: Tensor) -> Tensor:
+        """Return the value, without its last axis."""
+        out: Tensor = self.critic.head(self.critic.trunk(inputs))[..., 0]
+        return out
+
+
+def neutral(branches: Sequence[int]) -> list[int]:
+    """Return the choices that change nothing of the rule: the middle one, and the patience that `headroom` has."""
+    return [branches[0] // 2, PATIENCES.index(HOLD)][: len(branches)]
+
+
+assert CORRECTIONS[neutral((len(CORRECTIONS),))[0]] == 0.0
+
+
+def log_shares(logits: Any, mask: Tensor, branches: Sequence[int]) -> list[Tensor]:
+    """Return the log probabilities of each branch's choices; the mask is of the first branch."""
+    parts: list[Tensor] = list(logits.split(tuple(branches), dim=-1))
+    parts[0] = parts[0].masked_fill(~mask, FORBIDDEN)
+    return [part.log_softmax(dim=-1) for part in parts]
+
+
+def log_share(shares: Sequence[Tensor], actions: Tensor) -> Tensor:
+    """Return the log probability of actions (..., branches)."""
+    found = [share.gather(-1, actions[..., at : at + 1])[..., 0] for at, share in enumerate(shares)]
+    return found[0] if len(found) == 1 else torch.stack(found).sum(dim=0)
+
+
+def drawn(shares: Sequence[Tensor], generator: torch.Generator) -> Tensor:
+    """Return actions (..., branches) drawn with these log probabilities: a race of exponential clocks."""
+    found = []
+    for share in shares:
+        clock = torch.empty_like(share).exponential_(generator=generator)
+        found.append((share - clock.log()).argmax(dim=-1))
+    return torch.stack(found, dim=-1)
+
+
+@dataclass(slots=True)
+class Returns:
+    """Running deviation of the discounted return, by which rewards are divided. total: (N,) return so far."""
+
+    gamma: float
+    count: float = 1e-4
+    mean: float = 0.0
+    spread: float = 1.0
+    total: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+    def taken(self, rewards: Tensor, cut: Tensor) -> None:
+        """Take in rewards (T, N) and where the episode was cut after them (T, N)."""
+        if self.total.shape != rewards.shape[1:]:
+            self.total = torch.zeros_like(rewards[0])
+        totals = torch.empty_like(rewards)
+        for at, (reward, ended) in enumerate(zip(rewards, cut, strict=True)):
+            totals[at] = self.total = reward + self.gamma * self.total
+            self.total = torch.where(ended, 0.0, self.total)
+        variance, mean = (float(value) for value in torch.var_mean(totals.double(), correction=0))
+        many, all_ = totals.numel(), self.count + totals.numel()
+        off = mean - self.mean
+        self.spread = (self.spread * self.count + variance * many + off * off * self.count * many / all_) / all_
+        self.mean += off * many / all_
+        self.count = all_
+
+    def normalised(self, rewards: Tensor) -> Tensor:
+        """Return the rewards over the deviation, cut off at LARGEST_REWARD."""
+        return (rewards / math.sqrt(self.spread + 1e-8)).clamp(-LARGEST_REWARD, LARGEST_REWARD)
+
+
+@dataclass(slots=True)
+class Rollout:
+    """What was met in T decisions of N environments, tensors (T, N, ...) on the device.
+
+    inputs: normalised. last: value of where the step led to, wherever an episode was cut, else NaN. value: (T + 1, N).
+    """
+
+    inputs: Tensor
+    mask: Tensor
+    actions: Tensor
+    share: Tensor
+    reward: Tensor
+    cut: Tensor
+    last: Tensor
+    value: Tensor
+
+    @staticmethod
+    def empty(steps: int, n: int, branches: Sequence[int], device: torch.device) -> "Rollout":
+        """Return one to be written into."""
+
+        def new(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros((steps, n, *shape), dtype=dtype, device=device)
+
+        return Rollout(
+            inputs=new(len(NAMES)), mask=new(branches[0], dtype=torch.bool),
+            actions=new(len(branches), dtype=torch.int64), share=new(), reward=new(), cut=new(dtype=torch.bool),
+            last=new(), value=torch.zeros((steps + 1, n), device=device),
+        )  # fmt: skip
+
+
+def tensor(array: Any, device: torch.device) -> Tensor:
+    """Return a batch's array on the device, numbers as float32."""
+    found = array if isinstance(array, Tensor) else torch.from_numpy(np.ascontiguousarray(array))
+    return (found.float() if found.dtype == torch.float64 else found).to(device)
+
+
+def acted(envs: Environments, actions: Tensor) -> Transition:
+    """Step the environments by actions (N, branches), as arrays of their own library."""
+    actions = actions[:, 0] if actions.shape[1] == 1 else actions
+    return envs.step(actions if getattr(envs, "like", None) is not None else actions.cpu().numpy())
+
+
+def collect(
+    network: ActorCritic,
+    envs: Environments,
+    twin: Environments | None,
+    observation: Tensor,
+    into: Rollout,
+    generator: torch.Generator,
+) -> Tensor:
+    """Fill a rollout and return the observation after it. twin: environments whose earnings rewards count from."""
+    device, branches = observation.device, envs.scheme.branches
+    middle = torch.tensor([neutral(branches)], device=device).expand(envs.n, -1)
+    for at in range(len(into.reward)):
+        with torch.no_grad():
+            inputs = network.inputs(observation)
+            mask = tensor(envs.mask(), device)
+            shares = log_shares(network.logits(inputs), mask, branches)
+            actions = drawn(shares, generator)
+            into.inputs[at], into.mask[at], into.actions[at] = inputs, mask, actions
+            into.share[at], into.value[at] = log_share(shares, actions), network.value(inputs)
+        done = acted(envs, actions)
+        reward = tensor(done.reward, device)
+        into.reward[at] = reward if twin is None else reward - tensor(acted(twin, middle).reward, device)
+        into.cut[at] = tensor(done.truncated, device)
+        observation = tensor(done.observation, device)
+        if bool(done.truncated.any()):
+            with torch.no_grad():
+                into.last[at] = network.value(network.inputs(tensor(done.last, device)))
+    with torch.no_grad():
+        into.value[-1] = network.value(network.inputs(observation))
+    return observation
+
+
+def advantages(reward: Tensor, value: Tensor, last: Tensor, cut: Tensor, gamma: float, trace: float) -> Tensor:
+    """Return generalised advantages (T, N). value: (T + 1, N). Nothing ends: a cut episode is worth `last` there."""
+    following = torch.where(cut, last, value[1:])
+    surprise = reward + gamma * following - value[:-1]
+    kept = gamma * trace * (~cut).float()
+    out, carried = torch.empty_like(reward), torch.zeros_like(reward[0])
+    for at in range(len(reward) - 1, -1, -1):
+        carried = surprise[at] + kept[at] * carried
+        out[at] = carried
+    return out
+
+
+def loss(
+    network: ActorCritic,
+    config: Config,
+    branches: Sequence[int],
+    inputs: Tensor,
+    mask: Tensor,
+    actions: Tensor,
+    share: Tensor,
+    advantage: Tensor,
+    target: Tensor,
+    value: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Return the loss of a minibatch (M, ...), and its parts (policy, value, entropy, divergence), detached.
+
+    share, value: as they were when the rollout was made. target: of the value.
+    """
+    shares = log_shares(network.logits(inputs), mask, branches)
+    ahead = log_share(shares, actions) - share
+    ratio = ahead.exp()
+    if config.normalise_advantage:
+        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    policy = torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1.0 - config.clip, 1.0 + config.clip)).mean()
+    now = network.value(inputs)
+    error = (now - target) ** 2
+    if config.value_clip:
+        near = value + (now - value).clamp(-config.value_clip, config.value_clip)
+        error = torch.maximum(error, (near - target) ** 2)
+    worth = 0.5 * error.mean()
+    entropy = -sum(((part.exp() * part).sum(dim=-1).mean() for part in shares), torch.zeros((), device=inputs.device))
+    divergence = (ratio - 1.0 - ahead).mean()
+    whole = policy + config.value_weight * worth - config.entropy * entropy
+    return whole, torch.stack([policy, worth, entropy, divergence]).detach()
+
+
+PARTS = ("policy_loss", "value_loss", "entropy", "divergence")
+
+
+class Learner:
+    """Networks, optimiser and what is known of returns; `update` learns from one rollout."""
+
+    def __init__(self, branches: Sequence[int], config: Config, device: torch.device, seed: int) -> None:
+        """Make them anew; the state of torch's own random numbers is left as it was."""
+        self.config, self.branches, self.device = config, tuple(branches), device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = ActorCritic(self.branches, config).to(device)
+        fused = device.type in ("cpu", "cuda")
+        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.rate, eps=1e-5, fused=fused)
+        self.returns = Returns(config.gamma)
+        self._loss: Callable[..., tuple[Any, Tensor]] = loss
+        if config.compile == "on" or (config.compile == "auto" and device.type == "cuda"):
+            self._loss = torch.compile(loss, mode="reduce-overhead" if device.type == "cuda" else None)
+
+    def state(self) -> dict[str, Any]:
+        """Return what there is to remember between two stretches."""
+        returns = {"count": self.returns.count, "mean": self.returns.mean, "spread": self.returns.spread}
+        return {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict(), "returns": returns}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Put back what `state` returned."""
+        self.network.load_state_dict(state["network"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.returns = Returns(self.config.gamma, **state["returns"])
+
+    def update(self, rollout: Rollout, generator: torch.Generator, share: float) -> dict[str, float]:
+        """Learn from a rollout; share: of the learning rate. Return the mean of each of PARTS."""
+        config = self.config
+        for group in self.optimiser.param_groups:
+            group["lr"] = config.rate * share
+        reward = rollout.reward
+        if config.normalise_return:
+            self.returns.taken(reward, rollout.cut)
+            reward = self.returns.normalised(reward)
+        advantage = advantages(reward, rollout.value, rollout.last, rollout.cut, config.gamma, config.trace)
+        value = rollout.value[:-1]
+        whole = [rollout.inputs, rollout.mask, rollout.actions, rollout.share, advantage, advantage + value, value]
+        flat = [part.flatten(0, 1) for part in whole]
+        total = flat[0].shape[0]
+        size = -(-total // config.minibatches)
+        told = torch.zeros(len(PARTS), device=self.device)
+        count = 0
+        for _ in range(config.epochs):
+            before = told.clone()
+            order: Any = torch.randperm(total, generator=generator, device=self.device)
+            for rows in order.split(size):
+                whole_loss, parts = self._loss(self.network, config, self.branches, *(part[rows] for part in flat))
+                self.optimiser.zero_grad(set_to_none=True)
+                whole_loss.backward()
+                nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient)
+                self.optimiser.step()
+                told += parts
+                count += 1
+            if config.divergence and float((told - before)[-1]) / config.minibatches > config.divergence:
+                break
+        return {name: float(part) / count for name, part in zip(PARTS, told, strict=True)}
+
+
+def best_choices(network: ActorCritic, envs: Environments, observation: Tensor) -> Tensor:
+    """Return the most probable allowed actions (N, branches)."""
+    with torch.no_grad():
+        logits = network.logits(network.inputs(observation))
+    shares = log_shares(logits, tensor(envs.mask(), observation.device), envs.scheme.branches)
+    return torch.stack([share.argmax(dim=-1) for share in shares], dim=-1)
+
+
+def evaluate(network: ActorCritic, judge: Environments, steps: int, seed: int) -> learner.Score:
+    """Return the score of the most probable choices over so many steps of the judge's environments."""
+    device = network.actor.mean.device
+    observation = tensor(judge.reset(seed), device)
+    cost = late = 0.0
+    for _ in range(steps):
+        done = acted(judge, best_choices(network, judge, observation))
+        observation = tensor(done.observation, device)
+        cost += float(done.cost.mean()) / steps
+        late += float(done.late.mean()) / steps
+    return learner.Score(cost, late)
+
+
+def met(envs: Environments, network: ActorCritic | None, steps: int, seed: int, device: torch.device) -> np.ndarray:
+    """Return observations that are met in so many steps, by the best choices, or by chance without a network."""
+    generator = torch.Generator(device=device).manual_seed(seed)
+    observation = tensor(envs.reset(seed), device)
+    found = []
+    for _ in range(steps):
+        found.append(observation[: max(1, 262_144 // steps)].cpu())
+        if network is None:
+            flat = torch.zeros((envs.n, sum(envs.scheme.branches)), device=device)
+            actions = drawn(log_shares(flat, tensor(envs.mask(), device), envs.scheme.branches), generator)
+        else:
+            actions = best_choices(network, envs, observation)
+        observation = tensor(acted(envs, actions).observation, device)
+    return torch.cat(found).numpy()
+
+
+def seeds(seed: int, stretch: int) -> tuple[int, int]:
+    """Return the seeds of a stretch: of its environments, and of its actions and minibatches."""
+    first, second = np.random.SeedSequence([seed, stretch]).generate_state(2)
+    return int(first), int(second)
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The best network by validation, its score, and the environment steps that were taken."""
+
+    network: ActorCritic
+    score: learner.Score
+    steps: int
+
+
+def train(
+    envs: Environments,
+    twin: Environments | None,
+    judge: Environments,
+    config: Config,
+    *,
+    run: Run,
+    device: torch.device,
+    seed: int,
+    report: Callable[[Progress], None] = lambda _: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Trained:
+    """Learn in `envs`, judge in `judge`, and return the network that was judged best.
+
+    Goes on from the run's newest checkpoint. Deterministic with the seed on a processor. Raises StoppedError where
+    `stop` says so (the last checkpoint stays), NotFiniteError where training came to numbers that are none.
+    """
+    rollouts = max(1, -(-config.episode // config.horizon))
+    stretch_steps = rollouts * config.horizon * envs.n
+    stretches = -(-config.steps // stretch_steps)
+    steps = stretches * stretch_steps
+    found = Learner(envs.scheme.branches, config, device, seed)
+    rollout = Rollout.empty(config.horizon, envs.n, envs.scheme.branches, device)
+    state = run.restore()
+    if state is None:
+        sample = met(envs, None, min(WARM_UP, config.episode), seed, device)
+        for part in (found.network.actor, found.network.critic):
+            part.normalise(sample)
+        begin, best, kept = 0, None, None
+    else:
+        found.restore(state)
+        begin, best, kept = int(state["stretch"]), learner.Score(*state["best"]), state["kept"]
+    told: dict[str, float] = {}
+    for stretch in range(begin, stretches + 1):
+        at = stretch * stretch_steps
+        due = stretch % config.evaluate_every == 0 or stretch == stretches
+        if due and (state is None or stretch > begin):
+            score = evaluate(found.network, judge, config.episode, seed + VALIDATION_SEED)
+            run.log(at, {"score": score.total, "cost": score.cost, "late": score.late, **told})
+            better = best is None or score.total < best.total
+            if best is None or better:
+                best, kept = score, {name: value.clone() for name, value in found.network.state_dict().items()}
+            told = {}
+            whole = found.state() | {"stretch": stretch, "best": [best.cost, best.late], "kept": kept}
+            run.checkpoint(at, whole, best=better)
+        if stretch == stretches:
+            break
+        env_seed, own_seed = seeds(seed, stretch)
+        generator = torch.Generator(device=device).manual_seed(own_seed)
+        observation = tensor(envs.reset(env_seed), device)
+        if twin is not None:
+            twin.reset(env_seed)
+        found.returns.total = torch.zeros(0)
+        for number in range(rollouts):
+            if stop():
+                raise StoppedError(f"stopped at step {at + number * config.horizon * envs.n:,}")
+            observation = collect(found.network, envs, twin, observation, rollout, generator)
+            share = 1.0 - (stretch + number / rollouts) / stretches if config.anneal else 1.0
+            told = found.update(rollout, generator, share)
+            done = at + (number + 1) * config.horizon * envs.n
+            report(Progress(done, steps, {"score": best.total, **told} if best else told))
+    assert best is not None
+    assert kept is not None
+    found.network.load_state_dict(kept)
+    return Trained(found.network, best, steps)
+
+
+def environments(task: Task, config: Config) -> tuple[Batch, Batch | None, Batch]:
+    """Return environments to train in, their twin, and those to validate in, on the device where it is CUDA's."""
+    device = task.device.torch
+    like = torch.zeros(1, device=device) if device.type == "cuda" else None
+    count = config.envs or (FEW if like is None else MANY)
+    pools, of = task.pools, scheme(config.actions)
+
+    def made(pool: Any, n: int) -> Batch:
+        return Batch(pool, pools.config, pools.settings, of, n, config.episode, task.seed, like)
+
+    twin = made(pools.train, count) if config.twin else None
+    return made(pools.train, count), twin, made(pools.validation, VALIDATION_ENVS)
+
+
+def learn(task: Task, config: Config) -> Outcome:
+    """Train by the task, going on from its run's checkpoint, and return the artifact of the best validation."""
+    envs, twin, judge = environments(task, config)
+    device = task.device.torch
+    trained = train(
+        envs, twin, judge, config,
+        run=task.run, device=device, seed=task.seed, report=task.report, stop=task.stop,
+    )  # fmt: skip
+    seen = [met(envs, network, config.episode, task.seed, device) for network in (None, trained.network)]
+    made = export.artifact(
+        trained.network.actor,
+        name=task.name,
+        output="choices",
+        scheme=config.actions,
+        observations=np.concatenate(seen),
+        provenance=task.provenance,
+        scores={
+            "validation_score": trained.score.total,
+            "validation_cost": trained.score.cost,
+            "validation_late": trained.score.late,
+        },
+    )
+    return Outcome(made, trained.steps)

@@ -1,0 +1,415 @@
+"""What the learners of stable-baselines3 share: its environments, its checkpoints, its evaluation, its export.
+
+stable-baselines3 keeps its own state in pickles; here all of it that a step depends on (networks, optimiser, replay,
+generators, counters, environments) goes into a checkpoint of plain tensors and numbers, taken where a roll-out begins,
+so that a run that was cut off goes on as if it never was. Its DQN and PPO know no masks: they may choose what a bound
+forbids, which has the effect of the nearest choice within it. The policy that is served takes masks into account.
+"""
+
+import json
+import random
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
+
+from rlscaler.action import CORRECTIONS, HOLD, PATIENCES
+from rlscaler.errors import UserError
+from rlscaler.mlp import chosen
+from rlscaler.observation import NAMES
+from rlscaler_sim.batch import Batch
+from rlscaler_training import export, loads
+from rlscaler_training.export import Mlp
+from rlscaler_training.learner import Outcome, Progress, StoppedError, Task
+
+SURVEY = 256
+"""Steps of the environments, played at random, that the inputs are normalised by."""
+
+
+class Envs(VecEnv):
+    """A batch of environments as stable-baselines3 wants them; observations are normalised by (x - mean) / scale.
+
+    twin: environments that meet the same load and always take the middle action; what they earn is taken from the
+    reward (see `q_learning.train`). None: the reward as it is. low, high: (F,) range of all observations so far.
+    """
+
+    def __init__(self, batch: Batch, twin: Batch | None, mean: np.ndarray, scale: np.ndarray) -> None:
+        """Wrap them. mean, scale: (F,) float32."""
+        self.batch, self.twin, self.mean, self.scale = batch, twin, mean, scale
+        self.render_mode = None
+        self.observation = np.zeros((batch.n, len(NAMES)), np.float32)
+        branches = batch.scheme.branches
+        space: gymnasium.Space[Any] = (
+            gymnasium.spaces.Discrete(branches[0])
+            if len(branches) == 1
+            else gymnasium.spaces.MultiDiscrete(np.array(branches))
+        )
+        seen = gymnasium.spaces.Box(-np.inf, np.inf, (len(NAMES),), np.float32)
+        super().__init__(batch.n, seen, space)
+        self.low, self.high = np.full(len(NAMES), np.inf, np.float32), np.full(len(NAMES), -np.inf, np.float32)
+        self.middle = np.tile(middle(branches), (batch.n, 1)).reshape(batch.n, *(() if len(branches) == 1 else (-1,)))
+        self._actions = self.middle
+
+    def seen(self, observation: np.ndarray) -> np.ndarray:
+        """Return observations (N, F) as the networks see them, and note their range."""
+        np.minimum(self.low, observation.min(axis=0), out=self.low)
+        np.maximum(self.high, observation.max(axis=0), out=self.high)
+        normal: np.ndarray = (observation - self.mean) / self.scale
+        return normal
+
+    def begin(self, seed: int) -> None:
+        """Start all anew, reproducible to the bit."""
+        self.observation = self.batch.reset(seed)
+        if self.twin is not None:
+            self.twin.reset(seed)
+
+    def reset(self) -> np.ndarray:
+        """Return the observation at which `begin` left them."""
+        return self.seen(self.observation)
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Take the actions."""
+        self._actions = actions
+
+    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Step; an episode that was cut begins anew, with its last observation in its info, to bootstrap from."""
+        done = self.batch.step(self._actions)
+        reward = done.reward if self.twin is None else done.reward - self.twin.step(self.middle).reward
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        if done.truncated.any():
+            last = self.seen(done.last)
+            for row in np.flatnonzero(done.truncated):
+                infos[row] = {"TimeLimit.truncated": True, "terminal_observation": last[row]}
+        return self.seen(done.observation), reward.astype(np.float32), done.truncated, infos
+
+    def kept(self) -> dict[str, Any]:
+        """Return where they stand, for a checkpoint."""
+        held = {"batch": loads.kept(self.batch), **loads.tensors({"low": self.low, "high": self.high})}
+        return held | ({} if self.twin is None else {"twin": loads.kept(self.twin)})
+
+    def put_back(self, held: Mapping[str, Any]) -> None:
+        """Let them go on from a checkpoint."""
+        loads.put_back(self.batch, held["batch"])
+        if self.twin is not None:
+            loads.put_back(self.twin, held["twin"])
+        self.low, self.high = loads.arrays(held["low"]), loads.arrays(held["high"])
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """Return an attribute, the same for each environment."""
+        return [getattr(self, attr_name)] * self.num_envs
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Refuse: the environments are one."""
+        raise NotImplementedError("attributes of single environments cannot be set")
+
+    def env_method(self, method_name: str, *arguments: Any, indices: Any = None, **named: Any) -> list[Any]:
+        """Refuse: the environments are one."""
+        raise NotImplementedError("methods of single environments cannot be called")
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        """Return that none is."""
+        return [False] * self.num_envs
+
+
+def middle(branches: Sequence[int]) -> np.ndarray:
+    """Return the action of the untrained rule, (branches,): no correction, or no replica more or fewer."""
+    known = {len(CORRECTIONS): CORRECTIONS.index(0.0), len(PATIENCES): PATIENCES.index(HOLD)}
+    return np.array([known.get(count, count // 2) for count in branches], np.int64)
+
+
+def survey(batch: Batch, seed: int, steps: int = SURVEY) -> np.ndarray:
+    """Return observations (N, F) of environments that are played at random, for the normalisation of the inputs."""
+    rng = np.random.default_rng(seed)
+    found = [batch.reset(seed)]
+    for _ in range(steps):
+        action = rng.integers(0, batch.scheme.branches, size=(batch.n, len(batch.scheme.branches)))
+        found.append(batch.step(action[:, 0] if action.shape[1] == 1 else action).observation)
+    return np.concatenate(found)
+
+
+@dataclass(slots=True)
+class Watch:
+    """What is measured on the way: evaluations, and the network that was best. waited: evaluations since then."""
+
+    score: float = float("nan")
+    cost: float = float("nan")
+    late: float = float("nan")
+    best_score: float = float("inf")
+    waited: int = 0
+    evaluated: int = -1
+    saved: int = -1
+    best: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """When what is done, in steps of environments. patience: evaluations without a better one, 0: for ever."""
+
+    steps: int
+    evaluate_every: int
+    checkpoint_every: int
+    patience: int
+    episode: int
+
+
+class EnoughError(Exception):
+    """The validation score has not become better for long enough."""
+
+
+class Overseer(BaseCallback):
+    """Evaluates, logs, keeps checkpoints and the best network, tells progress, and stops when that is asked for."""
+
+    def __init__(self, task: Task, envs: Envs, judge: Batch, plan: Plan, copied: Callable[[], Mlp]) -> None:
+        """Take what is watched. copied: returns the policy as it is."""
+        super().__init__()
+        self.task, self.envs, self.judge, self.plan, self.copied = task, envs, judge, plan, copied
+        self.watch = Watch()
+        self.seconds = 0.0
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        self.at(self.model.num_timesteps)
+
+    def at(self, step: int, last: bool = False) -> None:
+        """Do what is due after so many steps. Raises StoppedError, EnoughError and NotFiniteError."""
+        watch, plan = self.watch, self.plan
+        due = last or step // plan.evaluate_every > watch.evaluated // plan.evaluate_every
+        if due and step != watch.evaluated:
+            self._evaluate(step)
+        self.task.report(Progress(step, plan.steps, self._numbers()))
+        enough = bool(plan.patience) and watch.waited >= plan.patience
+        wanted = self.task.stop() and not last
+        if step != watch.saved and (last or wanted or enough or self._passed(step)):
+            watch.saved = step
+            self.require_finite()
+            self.task.run.checkpoint(step, self.kept(), best=watch.evaluated == step and watch.waited == 0)
+        if wanted:
+            raise StoppedError
+        if enough and not last:
+            raise EnoughError
+
+    def require_finite(self) -> None:
+        """Raise NotFiniteError where a weight is no number."""
+        if not all(bool(torch.isfinite(value).all()) for value in self.model.policy.state_dict().values()):
+            self.task.run.log(self.model.num_timesteps, {"weights": float("nan")})
+
+    def _passed(self, step: int) -> bool:
+        return step // self.plan.checkpoint_every > self.watch.saved // self.plan.checkpoint_every
+
+    def _numbers(self) -> dict[str, float]:
+        watch = self.watch
+        return {"score": watch.score, "best": watch.best_score, "cost": watch.cost, "late": watch.late}
+
+    def _evaluate(self, step: int) -> None:
+        network, watch = self.copied(), self.watch
+        cost, late = evaluate(self.judge, network, self.plan.episode, self.task.seed + 1)
+        watch.score, watch.cost, watch.late, watch.evaluated = cost + late, cost, late, step
+        if watch.score < watch.best_score:
+            watch.best_score, watch.waited = watch.score, 0
+            watch.best = {name: value.clone() for name, value in network.state_dict().items()}
+        else:
+            watch.waited += 1
+        told = {
+            name.replace("/", "_"): float(value)
+            for name, value in self.model.logger.name_to_value.items()
+            if name.startswith(("train/", "rollout/")) and np.ndim(value) == 0
+        }
+        if not np.isfinite(told.get("train_explained_variance", 0.0)):
+            del told["train_explained_variance"]  # none is defined where all returns are the same
+        self.task.run.log(step, self._numbers() | told)
+
+    def kept(self) -> dict[str, Any]:
+        """Return all that the next steps depend on, as tensors, numbers and text."""
+        watch = self.watch
+        names = ("score", "cost", "late", "best_score", "waited", "evaluated", "saved", "best")
+        return {
+            "model": model_kept(self.model),
+            "envs": self.envs.kept(),
+            "watch": {name: getattr(watch, name) for name in names},
+            "random": generators(),
+        }
+
+    def put_back(self, held: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        model_put_back(self.model, held["model"])
+        self.envs.put_back(held["envs"])
+        self.watch = Watch(**held["watch"])
+        restore_generators(held["random"])
+
+
+def evaluate(judge: Batch, network: Mlp, steps: int, seed: int) -> tuple[float, float]:
+    """Return cost and price x late share of the greedy policy in the judge's environments."""
+    observation = judge.reset(seed)
+    cost = late = 0.0
+    for _ in range(steps):
+        with torch.no_grad():
+            values = network(torch.from_numpy(np.ascontiguousarray(observation))).numpy()
+        done = judge.step(chosen(judge.view, judge.scheme, values))
+        observation = done.observation
+        cost += float(done.cost.mean()) / steps
+        late += float(done.late.mean()) / steps
+    return cost, late
+
+
+_COUNTERS = ("num_timesteps", "_n_updates", "_n_calls", "_episode_num", "_current_progress_remaining",
+             "exploration_rate")  # fmt: skip
+_ARRAYS = ("_last_obs", "_last_episode_starts")
+_REPLAY = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+
+
+def _replay(model: BaseAlgorithm) -> Any:
+    """Return the model's replay, None where it has none."""
+    return getattr(model, "replay_buffer", None)
+
+
+def model_kept(model: BaseAlgorithm) -> dict[str, Any]:
+    """Return the state of a model of stable-baselines3 as it is where a roll-out begins."""
+    held: dict[str, Any] = {
+        "policy": {name: value.detach().cpu().clone() for name, value in model.policy.state_dict().items()},
+        "optimiser": model.policy.optimizer.state_dict(),
+        "counters": {name: getattr(model, name) for name in _COUNTERS if hasattr(model, name)},
+        "arrays": {name: getattr(model, name) for name in _ARRAYS if getattr(model, name, None) is not None},
+        "action_space": json.dumps(model.action_space.np_random.bit_generator.state),
+    }
+    replay = _replay(model)
+    if replay is not None:
+        filled = replay.size()
+        held["replay"] = {"pos": replay.pos, "full": replay.full}
+        held["replay"] |= {name: getattr(replay, name)[:filled] for name in _REPLAY}
+    kept: dict[str, Any] = loads.tensors(held)
+    return kept
+
+
+def model_put_back(model: BaseAlgorithm, held: Mapping[str, Any]) -> None:
+    """Put back what `model_kept` returned. Raises UserError where it is another network's."""
+    try:
+        model.policy.load_state_dict(held["policy"])
+        model.policy.optimizer.load_state_dict(held["optimiser"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise UserError(f"the checkpoint is of another network: {str(error)[:200]}; begin a new run") from error
+    for name, value in held["counters"].items():
+        setattr(model, name, value)
+    for name, value in loads.arrays(held["arrays"]).items():
+        setattr(model, name, value)
+    model.action_space.np_random.bit_generator.state = json.loads(held["action_space"])
+    replay = _replay(model)
+    if replay is not None:
+        replay.pos, replay.full = held["replay"]["pos"], held["replay"]["full"]
+        for name in _REPLAY:
+            found = held["replay"][name].numpy()
+            getattr(replay, name)[: len(found)] = found
+
+
+def generators() -> dict[str, Any]:
+    """Return the state of the global generators that stable-baselines3 draws from."""
+    name, keys, at, has, cached = np.random.get_state(legacy=True)  # noqa: NPY002 - it draws from this one
+    version, words, gauss = random.getstate()
+    state: dict[str, Any] = {
+        "numpy": [name, torch.from_numpy(np.array(keys, np.int64)), at, has, cached],
+        "python": [version, list(words), gauss],
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def restore_generators(held: Mapping[str, Any]) -> None:
+    """Put back what `generators` returned."""
+    name, keys, at, has, cached = held["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), at, has, cached))  # noqa: NPY002
+    version, words, gauss = held["python"]
+    random.setstate((version, tuple(words), gauss))
+    torch.set_rng_state(held["torch"])
+    if "cuda" in held and torch.cuda.is_available():
+        torch.cuda.set_rng_state(held["cuda"])
+
+
+@contextmanager
+def own_generators() -> Iterator[None]:
+    """Leave the global generators as they were."""
+    before = generators()
+    try:
+        yield
+    finally:
+        restore_generators(before)
+
+
+def copied(layers: Sequence[nn.Module], envs: Envs, activation: str) -> Mlp:
+    """Return the layers of a trained network as one that can be exported, its inputs normalised as in training."""
+    linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
+    network = Mlp(NAMES, [layer.out_features for layer in linears[:-1]], linears[-1].out_features, activation)
+    with torch.no_grad():
+        for mine, theirs in zip(network.linears(), linears, strict=True):
+            mine.weight.copy_(theirs.weight)
+            mine.bias.copy_(theirs.bias)
+        network.mean.copy_(torch.from_numpy(envs.mean))
+        network.scale.copy_(torch.from_numpy(envs.scale))
+    return network
+
+
+def learned(
+    task: Task,
+    config: Any,
+    made: Callable[[Envs], BaseAlgorithm],
+    layers: Callable[[BaseAlgorithm], Sequence[nn.Module]],
+) -> Outcome:
+    """Train a model on the task, or go on with it, and return the network that was best on the validation load.
+
+    config: a learner's, with the settings of `Plan`, `actions`, `envs`, `activation` and `twin`. made: makes the
+    model. layers: those of its policy, in their order. Raises StoppedError, NotFiniteError and UserError.
+    """
+    batch, twin, judge = loads.batches(task.pools, config.actions, config.envs, config.episode, task.seed)
+    sample = survey(batch, task.seed + 3)
+    mean, scale = sample.mean(axis=0), np.maximum(sample.std(axis=0), 1e-2)
+    envs = Envs(batch, twin if config.twin else None, mean.astype(np.float32), scale.astype(np.float32))
+    plan = Plan(config.steps, config.evaluate_every, config.checkpoint_every, config.patience, config.episode)
+    with own_generators(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="You are trying to run PPO on the GPU", category=UserWarning)
+        envs.begin(task.seed)
+        model = made(envs)
+        model.set_logger(Logger(folder=None, output_formats=[]))
+        model.action_space.seed(task.seed)
+        overseer = Overseer(task, envs, judge, plan, lambda: copied(layers(model), envs, config.activation))
+        overseer.model = model
+        if (held := task.run.restore()) is not None:
+            overseer.put_back(held)
+        try:
+            model.learn(
+                max(0, config.steps - model.num_timesteps), overseer, log_interval=10**9,
+                reset_num_timesteps=held is None,
+            )  # fmt: skip
+            overseer.at(model.num_timesteps, last=True)
+        except EnoughError:
+            pass
+        except ValueError:  # a distribution of such weights raises it
+            overseer.require_finite()
+            raise
+        network = overseer.copied()
+        network.load_state_dict(overseer.watch.best)
+    bounds = np.stack([envs.low, envs.high])
+    artifact = export.artifact(
+        network,
+        name=task.name,
+        output="choices",
+        scheme=config.actions,
+        observations=np.concatenate([sample, bounds]),
+        provenance=task.provenance,
+        scores={"best_score": overseer.watch.best_score},
+    )
+    return Outcome(artifact, int(model.num_timesteps))
