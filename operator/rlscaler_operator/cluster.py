@@ -158,7 +158,7 @@ class Cluster:
             self._connection.request("PATCH", path, what, right, {"status": dict(status)}, MERGE_PATCH)
             return
         # In a merge patch of a status the API server ignores the uid.
-        whole = {name: value for name, value in status.items() if value is not None}
+        whole = _whole(status)
         patch = [
             {"op": "test", "path": "/metadata/uid", "value": uid},
             {"op": "add", "path": "/status", "value": whole},
@@ -340,6 +340,12 @@ class Cluster:
                 self._discovery.forget(ref.api_version)
             raise
         return value
+
+
+def _whole(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a merge patch of these fields makes of nothing: without those that it takes away."""
+    inside = {name: _whole(value) if isinstance(value, Mapping) else value for name, value in fields.items()}
+    return {name: value for name, value in inside.items() if value is not None}
 
 
 def _test_failed(error: ClusterError) -> bool:

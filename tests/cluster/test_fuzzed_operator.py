@@ -66,6 +66,7 @@ def test_an_operator_lives_with_all_of_them(tmp_path: Path) -> None:
         follows(scene, operator, 120.0)
 
         let_all_pass(scene)
+        sees_all(scene)
         create(scene, "unsound", itertools.islice(unsound, 2 * UNSOUND))
         ready(scene, operator, "unsound")
         unusable = [item for item in listed(scene, "unsound") if not is_readable(core(item))]
@@ -149,6 +150,29 @@ def let_all_pass(scene: Scene) -> None:
         return True
 
     wait_until(passes, "the loose CRD is not in force", PATIENCE)
+
+
+def sees_all(scene: Scene) -> None:
+    """Return once the operator is shown what the loose CRD lets pass: a watch from before leaves it out for a while."""
+    numbers = itertools.count()
+    reference = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web-0"}
+    spec = {"scaleTargetRef": reference, "maxReplicas": 5, "metrics": {"load": {"query": "up", "unknown": 1}}}
+
+    def is_seen() -> bool:
+        name = f"canary-{next(numbers)}"
+        body = {"apiVersion": "rlscaler.io/v1alpha1", "kind": "RLScaler", "metadata": {"name": name}, "spec": spec}
+        scene.cluster.request("POST", RLSCALERS, body)
+
+        def told() -> bool:
+            (item,) = listed(scene, name)
+            return "reason" in ready_condition(item)
+
+        wait_until(told, f"nothing is said of {name}", PATIENCE)
+        (item,) = listed(scene, name)
+        scene.cluster.request("DELETE", f"{RLSCALERS}/{name}")
+        return bool(ready_condition(item)["reason"] == "InvalidSpec")
+
+    wait_until(is_seen, "the operator is not shown what the loose CRD lets pass", PATIENCE)
 
 
 def listed(scene: Scene, prefix: str) -> list[dict[str, Any]]:

@@ -32,9 +32,7 @@ from rlscaler_training.runs import generators, restore_generators
 class Config:
     """Hyper-parameters, each with the source of its default."""
 
-    steps: int = setting(
-        600_000, 1, 10_000_000_000, "Decisions in all; enough that the validation score no longer falls."
-    )
+    steps: int = setting(600_000, 1, 10_000_000_000, "Decisions in all; not tuned.")
     envs: int = setting(128, 1, 65_536, "Workloads simulated at once.")
     episode: int = setting(
         120, 2, 5000, "Decisions of an episode; all begin and end together, and checkpoints are kept in between."

@@ -2,7 +2,7 @@
 
 Read from top to bottom: the settings, the networks, a rollout, the update, the loop. Thousands of environments are
 one batch of arrays; nothing is copied or called for each. On CUDA the world, the guard and the random numbers live on
-the device beside the networks (`Batch(like=...)`), elsewhere the world runs on NumPy, which is faster on processors.
+the device beside the networks (`Batch(like=...)`), elsewhere the world runs on NumPy.
 
 The details follow "The 37 implementation details of PPO" (Huang et al. 2022). Training goes in stretches of one
 episode: each begins with fresh environments and random numbers that follow from the seed and its number alone, so a
@@ -50,7 +50,9 @@ class Config:
     episode: int = setting(240, 8, 5000, "Decisions of an episode: one hour.")
     epochs: int = setting(4, 1, 100, "Passes over each rollout (CleanRL).")
     minibatches: int = setting(4, 1, 4096, "Gradient steps in each pass (CleanRL).")
-    rate: float = setting(1e-3, 1e-8, 1.0, "First learning rate; batches of thousands bear more than CleanRL's 2.5e-4.")
+    rate: float = setting(
+        1e-3, 1e-8, 1.0, "First learning rate, for batches of thousands (CleanRL: 2.5e-4); not tuned."
+    )
     anneal: bool = switch(True, "The learning rate falls linearly to 0 (detail 4 of the 37).")
     gamma: float = setting(0.9, 0.0, 0.9999, "Discount per decision: an order serves after some five decisions.")
     trace: float = setting(0.95, 0.0, 1.0, "Lambda of generalised advantage estimation (arXiv 1506.02438).")
@@ -58,7 +60,7 @@ class Config:
     value_clip: float = setting(0.0, 0.0, 1e6, "How far a value may move in one update; 0: freely, which Andrychowicz"
                                 " et al. 2021 found no worse.")  # fmt: skip
     value_weight: float = setting(0.5, 0.0, 100.0, "Weight of the value's loss (CleanRL).")
-    entropy: float = setting(0.003, 0.0, 10.0, "Weight of the entropy (CleanRL's 0.01 keeps eleven choices too wide).")
+    entropy: float = setting(0.003, 0.0, 10.0, "Weight of the entropy (CleanRL: 0.01); not tuned.")
     gradient: float = setting(0.5, 1e-3, 1e6, "Largest norm of the gradient (CleanRL).")
     divergence: float = setting(0.0, 0.0, 10.0, "The rest of the passes is left out above this Kullback-Leibler"
                                 " divergence; 0: never.")  # fmt: skip
@@ -72,7 +74,7 @@ class Config:
     actions: str = choice("headroom", ("headroom", "step", "branching"), "Action scheme.")
     evaluate_every: int = setting(1, 1, 100_000, "Episodes between evaluations, each with a checkpoint.")
     compile: str = choice("auto", ("auto", "on", "off"), "torch.compile of the loss, with CUDA graphs on CUDA; auto: on"
-                          " CUDA alone, as elsewhere it takes longer than it saves.")  # fmt: skip
+                          " CUDA alone.")  # fmt: skip
 
 
 class Environments(Protocol):
