@@ -299,8 +299,15 @@ def hpa(name: str) -> tuple[str, dict[str, Any]]:
 
 def figures(operator: OperatorProcess) -> dict[str, float]:
     """Return the operator's own metrics, summed over labels; buckets as NAME_bucket/BOUND."""
+    pages = [""]
+
+    def answers() -> bool:
+        pages.append(operator.get("/metrics")[1])
+        return bool(pages[-1])
+
+    wait(answers, "an answer of /metrics")
     found: dict[str, float] = {}
-    for line in operator.get("/metrics")[1].splitlines():
+    for line in pages[-1].splitlines():
         if not line.startswith("#"):
             series, _, value = line.rpartition(" ")
             name = series.partition("{")[0]
