@@ -84,11 +84,11 @@ class Memory:
     """What is remembered of one target, between ticks and over restarts; see `saved` and `restored`.
 
     uid: of the target. ours: the count that we last set. wrote_at: when. unseen: counts that we wrote, or may have
-    written, and that the watch has not shown yet, oldest first; unseen_at: when the last of them was; before: what the
-    watch showed before them; version: the one that our last write made, -1 where it is not known. theirs: the count
-    that somebody else has set since; manager: who. rewrites: how often in a row. until: the end of the yield.
-    complete: not even the floor may write. looked_at: when the target was last looked at. Times are decision times,
-    minus infinity where there is none.
+    written, and that the watch has not shown yet, oldest first; unseen_at: when the last of them was; confirmed:
+    whether the API server confirmed that one; before: what the watch showed before them; version: the one that our
+    last write made, -1 where it is not known. theirs: the count that somebody else has set since; manager: who.
+    rewrites: how often in a row. until: the end of the yield. complete: not even the floor may write. looked_at:
+    when the target was last looked at. Times are decision times, minus infinity where there is none.
     """
 
     uid: str = ""
@@ -96,6 +96,7 @@ class Memory:
     wrote_at: float = -math.inf
     unseen: tuple[int, ...] = ()
     unseen_at: float = -math.inf
+    confirmed: bool = False
     before: View | None = None
     version: int = -1
     theirs: int | None = None
@@ -139,7 +140,7 @@ def wrote(memory: Memory, now: float, count: int, target: Target, version: int =
         manager = "" if target.manager == MANAGER else target.manager
         memory = _rewritten(memory, now, now, View(target.desired, manager, None, version))
     memory = _sent(memory, now, count, target, version)
-    return replace(memory, ours=count, wrote_at=now, theirs=None, version=made)
+    return replace(memory, ours=count, wrote_at=now, confirmed=True, theirs=None, version=made)
 
 
 def tried(memory: Memory, now: float, count: int, target: Target, version: int = -1) -> Memory:
@@ -185,6 +186,7 @@ def _sound(memory: Memory) -> bool:
         and (before.at is None or isinstance(before.at, (int, float)))
         and all(isinstance(text, str) for text in (memory.uid, memory.manager, before.manager))
         and isinstance(memory.complete, bool)
+        and isinstance(memory.confirmed, bool)
     )
 
 
@@ -195,7 +197,8 @@ def _view(target: Target, version: int) -> View:
 def _sent(memory: Memory, now: float, count: int, target: Target, version: int) -> Memory:
     """Return the memory after a write of `count` that the watch has not shown yet."""
     before = memory.before if memory.unseen else _view(target, version)
-    return replace(memory, unseen=(*memory.unseen, count)[-_UNSEEN:], unseen_at=now, before=before)
+    unseen = (*memory.unseen, count)[-_UNSEEN:]
+    return replace(memory, unseen=unseen, unseen_at=now, confirmed=False, before=before)
 
 
 def _known(memory: Memory, target: Target) -> Memory:
@@ -227,7 +230,7 @@ def _is_late(memory: Memory, now: float, view: View) -> bool:
     if view.version >= 0 and memory.version >= 0:
         if view.version < memory.version:
             return True
-        if memory.unseen[-1] == memory.ours:
+        if memory.confirmed:
             return False
     if view[:3] != before[:3]:
         return False

@@ -430,6 +430,19 @@ def test_a_person_who_sets_the_count_back_between_two_looks(managers: bool, vers
     assert reason(verdict) == "ReplicasRewritten"
 
 
+def test_a_lost_write_of_the_count_that_stands_confirms_nothing() -> None:
+    """The watch shows the count that we wrote before; it is late all the same, and the lost write to 1 comes next."""
+    server = Server(managers=False)
+    server.scale(4)
+    server.lag = 1
+    server.write(1, answered=False)
+    server.look()
+    server.write(4, answered=False, arrives=False)
+    server.look()
+    server.now, server.lag = server.now + 6.0, 0
+    assert server.look() == FREE
+
+
 def test_nothing_else_writes_under_our_name() -> None:
     assert cluster.MANAGER == conflicts.MANAGER
 
