@@ -204,14 +204,17 @@ def known_policy() -> Iterator[None]:
 
 
 def read_traces(paths: Sequence[str], folder: str | None) -> "list[Trace]":
-    """Return the traces of the files, and of all files of the folder; UserError names what is wrong."""
-    from rlscaler_sim.trace import TraceError, read_trace, trace_files
+    """Return the traces of the files, and of all files of the folder, since their first load.
+
+    Raises UserError that names what is wrong.
+    """
+    from rlscaler_sim.trace import TraceError, read_trace, since_first_load, trace_files
 
     files = [Path(p) for p in paths]
     try:
         if folder:
             files += list(trace_files(Path(folder)))
-        traces = [read_trace(f) for f in files]
+        traces = [since_first_load(read_trace(f)) for f in files]
     except TraceError as error:
         raise UserError(str(error)) from error
     if not traces:

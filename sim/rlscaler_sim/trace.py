@@ -12,7 +12,7 @@ import re
 import zlib
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,6 +24,8 @@ LARGEST_FILE = 256 * 2**20
 """Bytes of text that are read at most, unpacked: a larger file (or a gzip bomb) is refused."""
 LARGEST_TRACE = 2**24
 """Buckets of a trace at most (8 years of 15 s): more means that a time is wrong."""
+QUIET = 3600.0
+"""Seconds of quiet before the first load that are of interest."""
 TRACES_VARIABLE = "RLSCALER_TRACES"
 """Environment variable that names the folder of recorded traces."""
 
@@ -102,6 +104,18 @@ def events_per_bucket(trace: Trace) -> float:
     """
     known = trace.rates[~np.isnan(trace.rates)]
     return float(known.mean() * trace.step) if known.size else float("nan")
+
+
+def since_first_load(trace: Trace) -> Trace:
+    """Return the trace from `QUIET` seconds before its first load on: what is recorded of a service that did not exist.
+
+    A shorter quiet at the beginning, and a trace without any load, stay as they are.
+    """
+    loaded = np.flatnonzero(trace.rates > 0.0)
+    skipped = int(loaded[0] - QUIET // trace.step) if loaded.size else 0
+    if skipped <= 0:
+        return trace
+    return replace(trace, start=trace.start + skipped * trace.step, rates=trace.rates[skipped:])
 
 
 def family(name: str) -> str:

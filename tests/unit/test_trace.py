@@ -16,6 +16,7 @@ from rlscaler_sim.trace import (
     events_per_bucket,
     family,
     read_trace,
+    since_first_load,
     trace_files,
     traces_folder,
 )
@@ -227,6 +228,23 @@ def test_events_per_bucket_counts_known_buckets() -> None:
 )
 def test_family(name: str, expected: str) -> None:
     assert family(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("rates", "start", "left"),
+    [
+        ([0.0] * 200 + [1.0, 0.0], 140 * 60.0, [0.0] * 60 + [1.0, 0.0]),
+        ([NAN] * 100 + [0.0, 2.0], 41 * 60.0, [NAN] * 59 + [0.0, 2.0]),
+        ([0.0] * 60 + [1.0], 0.0, [0.0] * 60 + [1.0]),
+        ([1.0] + [0.0] * 200, 0.0, [1.0] + [0.0] * 200),
+        ([0.0] * 200, 0.0, [0.0] * 200),
+    ],
+    ids=["long quiet", "a gap", "an hour", "quiet at the end", "no load"],
+)
+def test_a_trace_begins_an_hour_before_its_first_load(rates: list[float], start: float, left: list[float]) -> None:
+    found = since_first_load(Trace("late", 1000.0, 60.0, np.array(rates)))
+    assert found.start == 1000.0 + start
+    np.testing.assert_array_equal(found.rates, left)
 
 
 def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
