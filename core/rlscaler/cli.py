@@ -21,6 +21,7 @@ SECTIONS: tuple[tuple[str, dict[str, str]], ...] = (
         "Try and compare",
         {
             "dry-run": "Drive the simulator with a resource instead of a cluster.",
+            "backtest": "Decide a workload's own past again, beside what was done then.",
             "evaluate": "Score policies and rules on recorded load.",
             "scenarios": "List the loads and the worlds that a dry-run can run in.",
             "tune": "Find the constants of the rules that policies must beat.",

@@ -84,16 +84,20 @@ def told_beforehand(
     clock: np.ndarray,
     loads: Sequence[Load],
     seeds: Sequence[int],
+    seen: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Return the features of every step of every load, name -> (T, L, ...)."""
     count = len(loads)
     params = world.compiled(replace(config, interval=float(settings.interval)), count)
-    noise = Noise(params, [(load.name, seed) for load, seed in zip(loads, seeds, strict=True)], 1)
-    seen = measured(params, rates, known.all(axis=2), noise).seen
-    steps = seen.shape[1]
+    if seen is None:
+        noise = Noise(params, [(load.name, seed) for load, seed in zip(loads, seeds, strict=True)], 1)
+        told = measured(params, rates, known.all(axis=2), noise).seen
+    else:
+        told = seen
+    steps = told.shape[1]
     facts = compiled(settings, 1)
     each = [
-        features_over_time(clock[i] + params.interval * np.arange(steps), seen[i], facts, params.interval)
+        features_over_time(clock[i] + params.interval * np.arange(steps), told[i], facts, params.interval)
         for i in range(count)
     ]
     return {name: np.stack([features[name] for features in each], axis=1) for name in each[0]}
@@ -109,13 +113,19 @@ def play(
     watch: int | None = None,
     traced: Traced | None = None,
     waits: bool = True,
+    seen: np.ndarray | None = None,
+    start: np.ndarray | None = None,
+    unread: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Totals:
     """Run every entrant over every load and return the sums.
 
     loads: L of them, each with its seed (what the noise is drawn from). config: one world for all. settings: the
     workload's facts; each entrant's own settings differ from them in guard and behaviour only. watch: the entrant
-    whose decisions are kept in `traced`, which then holds load 0 step by step. waits: count WAIT_EDGES too.
+    whose decisions are kept in `traced`, which then holds load 0 step by step. waits: count WAIT_EDGES too. seen:
+    (L, T) float64 requests/s that were read at each step, NaN = unknown, where that is recorded; else simulated.
+    start: (L,) replicas that are ready at first, by default `start_replicas`. unread: fields of the snapshot that no
+    query reads, so that they are unknown.
     """
     many, count = sum(e.copies for e in entrants), len(loads)
     rows = many * count
@@ -140,18 +150,22 @@ def play(
     for (_, mine), entrant in zip(members, entrants, strict=True):
         scaler.add(mine.tolist(), entrant.settings)
     replayed = not config.completions and count <= REPLAYED
-    told = told_beforehand(config, settings, rates, known, clock, loads, seeds) if replayed else {}
+    told = told_beforehand(config, settings, rates, known, clock, loads, seeds, seen) if replayed else {}
     memory = None if config.completions or replayed else Autoscaler("growth-quantile", settings, count)
 
-    state = world.initial(params, np.tile(start_replicas(loads, settings), many))
+    state = world.initial(params, np.tile(start_replicas(loads, settings) if start is None else start, many))
     before: np.ndarray | None = None
     sums = Totals.empty(many, count)
     which = np.tile(np.arange(count), many)
     row = 0 if watch is None else count * sum(e.copies for e in entrants[:watch])
     for step in range(total):
-        seen = np.asarray(known[:, step].all(axis=1))
+        there = np.asarray(known[:, step].all(axis=1))
         time = clock + step * per_step * tick
         reading = world.readings(params, state, np.tile(time, many))
+        if seen is not None:
+            reading = replace(reading, load=np.tile(seen[:, step], many), age=0.0)
+        if unread:
+            reading = replace(reading, **dict.fromkeys(unread, np.nan))
         features = Picked(Picked(told, step), which) if replayed else None
         if memory is not None:
             first = {name: np.broadcast_to(getattr(reading, name), (rows,))[:count] for name in ("time", "load", "age")}
@@ -162,11 +176,11 @@ def play(
             raise ContestError(f"a policy failed at step {step}: {decisions.error}")
         orders = decisions.replicas.astype(np.float32)
         now = np.tile(rates[:, step].T, (1, many))
-        state, outcome = world.step(params, state, orders, now, noise.step(), np.tile(seen, many))
+        state, outcome = world.step(params, state, orders, now, noise.step(), np.tile(there, many))
         sums.add(outcome, orders, before, scored[:, step].mean(axis=1))
         before = orders
         if traced is not None:
-            traced.add(float(time[0]), float(rates[0, step].mean()), bool(seen[0]), outcome, orders, count)
+            traced.add(float(time[0]), float(rates[0, step].mean()), bool(there[0]), outcome, orders, count)
             if watch is not None:
                 entry: dict[str, Any] = decisions.explain(row)
                 if traced.observe:

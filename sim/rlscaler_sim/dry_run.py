@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from rlscaler_sim.evaluation import (
     telling,
     with_regrets,
 )
-from rlscaler_sim.load import Load, LoadError, generator, realise, realise_many
+from rlscaler_sim.load import Load, LoadError, Loads, generator, realise, realise_many
 from rlscaler_sim.patterns import PatternError
 from rlscaler_sim.result import CLAIRVOYANT, REFERENCE, Contender, DecisionLog, DryRun, Series
+from rlscaler_sim.scenario_file import SUFFIXES
 from rlscaler_sim.scenarios import Scenario, ScenarioError
 from rlscaler_sim.totals import Traced
 from rlscaler_sim.trace import Trace, TraceError, trace_name
@@ -36,6 +38,8 @@ from rlscaler_sim.verdict import seconds
 DEFAULT_CAPACITY = 10.0
 """Requests/s of a replica where the resource leaves it to be learned."""
 Progress = Callable[[str, int, int], None]
+Outcome = tuple[DryRun, list[str], list[dict[str, Any]]]
+"""What happened, notes on what was assumed, and every decision of the policy under test."""
 
 
 def found_scenario(name: str) -> Scenario:
@@ -46,10 +50,12 @@ def found_scenario(name: str) -> Scenario:
     try:
         path = Path(name)
         with suppress(OSError):  # an expression may be longer than the name of any file
-            if path.is_file() and not name.endswith((".csv", ".csv.gz")):
+            if path.is_file() and not name.endswith((".csv", ".csv.gz", *SUFFIXES)):
                 return Scenario(name, f"the recorded load {trace_name(path)}", path, float("inf"))
         return scenarios.get(name)
     except (ScenarioError, PatternError) as error:
+        if name.endswith(SUFFIXES):
+            raise UserError(str(error)) from error
         raise UserError(f"--trace {name}: {error}; 'rlscaler scenarios' lists them") from error
 
 
@@ -156,17 +162,58 @@ def dry_run(
     progress: Progress | None = None,
     keep_decisions: bool = False,
     clock: Callable[[], float] = lambda: 0.0,
-) -> tuple[DryRun, list[str], list[dict[str, Any]]]:
+) -> Outcome:
     """Return what happened, notes on what was assumed, and every decision of the policy under test.
 
     keep_decisions: with each decision's observation. clock: seconds, for `elapsed_s`. Raises UserError.
     """
-    began = clock()
     settings, config, notes = conditions(resource, scenario)
     load, _ = realised(scenario, settings, scale_to=scale_to, seed=seed, start=start, duration=duration)
     if (most := needed_at_once(load, settings)) > int(settings.max_replicas):
         notes.append(f"the load needs up to {most} replicas at full use, and maxReplicas is {settings.max_replicas}: "
                      "then requests are late whatever is decided; a smaller --scale-to avoids it")  # fmt: skip
+    own = partial(
+        realise_many,
+        [scenario.source],
+        [seed],
+        tick=load.tick,
+        interval=float(settings.interval),
+        duration=_span(scenario, start, duration),
+        start=start,
+        scale_to=scale_to,
+        capacity=float(settings.capacity_per_replica),
+    )
+    return compared(
+        resource, load, own, settings, config, notes, policy=policy, compare=compare, scale_to=scale_to, seed=seed,
+        progress=progress, keep_decisions=keep_decisions, clock=clock,
+    )  # fmt: skip
+
+
+def compared(
+    resource: Resource | None,
+    load: Load,
+    own: Callable[[], Loads],
+    settings: Settings,
+    config: world.WorldConfig,
+    notes: Sequence[str],
+    *,
+    policy: str | None,
+    compare: Sequence[str],
+    scale_to: float | None,
+    seed: int,
+    beside: Sequence[Entrant] = (),
+    seen: np.ndarray | None = None,
+    start: np.ndarray | None = None,
+    progress: Progress | None = None,
+    keep_decisions: bool = False,
+    clock: Callable[[], float] = lambda: 0.0,
+) -> Outcome:
+    """Run the policy under test and everyone whom it is compared with on one load; see `dry_run`.
+
+    own: returns the load as `hpa-own` is tuned on it. beside: further entrants. seen: (1, T) requests/s that were
+    read at each step, where that is recorded. start: (1,) replicas at first, where these are.
+    """
+    began, notes = clock(), list(notes)
     wanted = resource.spec.policy if resource is not None else None
     chosen = policy or (wanted.name if wanted is not None and wanted.name else "default")
     if policy is None and wanted is not None and wanted.server:
@@ -177,25 +224,16 @@ def dry_run(
     entrants = entrants_for(compare, chosen, settings, pinned)
     tested = entrants[0].name
     if contenders.OWN in compare:
-        single = realise_many(
-            [scenario.source],
-            [seed],
-            tick=load.tick,
-            interval=float(settings.interval),
-            duration=_span(scenario, start, duration),
-            start=start,
-            scale_to=scale_to,
-            capacity=float(settings.capacity_per_replica),
-        )
-        constants = own_constants(single, config, settings, progress)[0]
+        constants = own_constants(own(), config, settings, progress)[0]
         entrants.append(contenders.entrant(contenders.OWN, settings, constants))
         notes.append(f"hpa-own, tuned on this load: target {constants['target']:g}, scale-down window "
                      f"{constants['window']:g} s, tolerance {constants['tolerance']:g}")  # fmt: skip
-    plan = clairvoyant_plan([load], [seed], config, settings)
+    entrants += beside
+    plan = clairvoyant_plan([load], [seed], config, settings, start)
     entrants.append(limit(plan, settings))
     traced = Traced(observe=keep_decisions)
-    sums = play([load], entrants, config, settings, [seed], watch=0, traced=traced,
-                progress=telling(progress, "running"))  # fmt: skip
+    sums = play([load], entrants, config, settings, [seed], watch=0, traced=traced, seen=seen, start=start,
+                unread=unread(resource), progress=telling(progress, "running"))  # fmt: skip
     waits, column = sums.wait_quantile(), np.array([0])
     found = [figures(entrant.name, sums, waits, i, column) for i, entrant in enumerate(entrants)]
     certain = proven(config)
@@ -222,6 +260,14 @@ def dry_run(
     return run, notes, traced.decisions
 
 
+def unread(resource: Resource | None) -> tuple[str, ...]:
+    """Return the fields of a snapshot that the resource has no query for; a cluster would not tell them either."""
+    if resource is None:
+        return ()
+    metrics = resource.spec.metrics
+    return tuple(name for name in ("backlog", "latency", "utilization") if getattr(metrics, name) is None)
+
+
 def beating(found: Sequence[Contender]) -> int | None:
     """Return the index of the best contender if it scores better than the clairvoyant, the last one; else None."""
     scores = [c.score if np.isfinite(c.score) else np.inf for c in found]
@@ -235,7 +281,7 @@ def proven(config: world.WorldConfig) -> bool:
                    for name in ("startup_spread", "startup_jitter", "crash_rate", "node_pods"))  # fmt: skip
 
 
-def described(config: world.WorldConfig, settings: Settings, scale_to: float, seed: int) -> dict[str, Any]:
+def described(config: world.WorldConfig, settings: Settings, scale_to: float | None, seed: int) -> dict[str, Any]:
     """Return the world's parameters and what of the run matters for making it again, as plain values."""
     facts = asdict(config)
     facts |= {"min_replicas": int(settings.min_replicas), "max_replicas": int(settings.max_replicas),

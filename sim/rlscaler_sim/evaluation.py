@@ -104,15 +104,21 @@ def known_to_the_end(loads: Sequence[Load], seeds: Sequence[int], config: world.
 
 
 def clairvoyant_plan(
-    loads: Sequence[Load], seeds: Sequence[int], config: world.WorldConfig, settings: Settings
+    loads: Sequence[Load],
+    seeds: Sequence[int],
+    config: world.WorldConfig,
+    settings: Settings,
+    start: np.ndarray | None = None,
 ) -> Limit:
-    """Return the clairvoyant's orders (L, T), and the proven lower bound of the score."""
-    return planned(known_to_the_end(loads, seeds, config), loads, config, settings)
+    """Return the clairvoyant's orders (L, T), and the proven lower bound of the score; start as of `contest.play`."""
+    return planned(known_to_the_end(loads, seeds, config), loads, config, settings, start)
 
 
-def planned(known: Known, loads: Sequence[Load], config: world.WorldConfig, settings: Settings) -> Limit:
+def planned(
+    known: Known, loads: Sequence[Load], config: world.WorldConfig, settings: Settings, start: np.ndarray | None = None
+) -> Limit:
     """Return the plan for what is known, some loads at a time."""
-    start = start_replicas(loads, settings)
+    first = start_replicas(loads, settings) if start is None else start
     steps = known.weight.shape[1]
     at_once = max(1, PLANNED // steps)
     parts = [slice(i, min(i + at_once, len(loads))) for i in range(0, len(loads), at_once)]
@@ -127,7 +133,7 @@ def planned(known: Known, loads: Sequence[Load], config: world.WorldConfig, sett
             startup=float(config.startup),
             low=int(settings.min_replicas),
             high=int(settings.max_replicas),
-            start=start[part],
+            start=first[part],
             price=LATE_WEIGHT,
             weight=weight[part],
             needed=np.maximum(known.needed[part], 1e-9),

@@ -31,7 +31,7 @@ class Scenario:
 
     name: str
     description: str
-    load: Pattern | Path
+    load: Pattern | Trace | Path
     duration: float
     world: Mapping[str, Override] = field(default_factory=dict)
 

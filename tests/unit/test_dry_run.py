@@ -466,3 +466,17 @@ def test_load_is_scaled_to_the_replicas_asked_for() -> None:
 def test_a_stretch_with_nothing_in_it(start: float, duration: float | None, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         dry_run.dry_run(None, dry_run.found_scenario("working-day"), start=start, duration=duration)
+
+
+def test_only_what_the_resource_has_a_query_for_is_read(tmp_path: Path) -> None:
+    """The example has none for the backlog; a cluster would not tell it, so neither does the simulator."""
+    crowd = ("--trace", "flash-crowd", "--for", "2h", "--decisions", "made.jsonl")
+    queue = "    utilization:\n"
+    deeper = ("    backlog:\n      query: queue_length\n" + queue, queue)
+    seen = {}
+    for name, file in (("without", WEB), ("with", web(tmp_path, (deeper[1], deeper[0])))):
+        path = tmp_path / f"{name}.jsonl"
+        told(*crowd[:-1], str(path), file=file)
+        seen[name] = max(json.loads(line)["observation"]["backlog"] for line in path.read_text().splitlines())
+    assert seen["without"] == 0.0
+    assert seen["with"] > 0.1

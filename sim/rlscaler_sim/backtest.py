@@ -1,0 +1,182 @@
+"""A backtest: what rlscaler would have done on a workload's own past, beside what was done, and the rules.
+
+The decisions see the readings that were recorded, moment by moment, through the function that decides in a cluster;
+what they would have cost and broken is told by the simulated world. So are the figures of the replicas that were
+recorded: measured and predicted are never compared with each other.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from rlscaler import Settings
+from rlscaler.custom_resource import Resource
+from rlscaler.errors import UserError
+from rlscaler.quantities import duration_text
+from rlscaler_sim import contenders, dry_run
+from rlscaler_sim.contest import Entrant, Schedule
+from rlscaler_sim.dry_run import Outcome, Progress
+from rlscaler_sim.load import Load, Loads, generator, realise
+from rlscaler_sim.recorded import Past, counts_at
+from rlscaler_sim.result import Contender
+from rlscaler_sim.scenarios import Scenario
+from rlscaler_sim.trace import Trace
+
+RECORDED = "recorded"
+"""Name of the contender that repeats the replicas of the record."""
+POISSON = 1.0
+"""Variance over mean of the arrivals within an interval: what is beyond that is in the record itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bracket:
+    """What the figures are if a replica serves less or more than is thought. factor: of the capacity per replica."""
+
+    factor: float
+    contenders: Sequence[Contender]
+
+
+def backtest(
+    resource: Resource,
+    past: Past | Trace,
+    replicas: Trace | None = None,
+    *,
+    policy: str | None = None,
+    compare: Sequence[str] = contenders.USUAL,
+    seed: int = 0,
+    capacity_error: float = 0.0,
+    progress: Progress | None = None,
+    keep_decisions: bool = False,
+    clock: Callable[[], float] = lambda: 0.0,
+) -> tuple[Outcome, list[Bracket]]:
+    """Return the outcome (see `dry_run.dry_run`), and what it is at the ends of the capacity's uncertainty.
+
+    past: readings at the resource's interval, or a trace whose buckets are longer, in which readings are simulated;
+    replicas: recorded beside such a trace. capacity_error: relative, 0.1 for 10 %. Raises UserError.
+    """
+    if resource.spec.capacity.per_replica is None:
+        raise UserError(
+            "spec.capacity.perReplica is left out: a backtest needs to know how many requests/s a replica serves; "
+            "state it, as the operator's status tells it once it has learned it"
+        )
+    if isinstance(past, Trace):
+        scenario = Scenario(past.name, f"the record {past.name}", past, float("inf"))
+        notes = [*past.warnings, f"buckets of {duration_text(past.step)} hide what was read every "
+                 f"{duration_text(resource.spec.interval)}: readings are simulated"]  # fmt: skip
+    else:
+        record = Trace(past.name, float(past.times[0]), resource.spec.interval, past.load)
+        scenario = Scenario(past.name, f"the record {past.name}", record, float("inf"), {"fano": POISSON})
+        notes = list(past.notes)
+    settings, config, assumed = dry_run.conditions(resource, scenario)
+    if isinstance(past, Trace):
+        load, seen = _simulated(past, settings, seed), None
+        counts = None if replicas is None else counts_at(replicas, _starts(load, settings))
+    else:
+        load, seen, counts = arrived(past, settings)
+    beside, start = ([], None) if counts is None else ([repeated(counts, settings)], first_known(counts, settings))
+
+    def outcome(factor: float, quiet: bool) -> Outcome:
+        return dry_run.compared(
+            resource, load, lambda: single(load, seed), settings,
+            replace(config, capacity_per_replica=factor * float(config.capacity_per_replica)), [*notes, *assumed],
+            policy=policy, compare=compare, scale_to=None, seed=seed, beside=beside, seen=seen,
+            start=start, progress=None if quiet else progress, keep_decisions=keep_decisions and not quiet, clock=clock,
+        )  # fmt: skip
+
+    found = outcome(1.0, quiet=False)
+    factors = (1.0 - capacity_error, 1.0 + capacity_error) if capacity_error > 0.0 else ()
+    return found, [Bracket(factor, outcome(factor, quiet=True)[0].contenders) for factor in factors]
+
+
+def arrived(past: Past, settings: Settings) -> tuple[Load, np.ndarray, np.ndarray | None]:
+    """Return the load that must have arrived for these readings, the readings (1, T), and the replicas at each step.
+
+    What is read at a moment arrived in the interval that ended one lag earlier; so the last readings only tell of
+    load, and no decision is made on them.
+    """
+    interval = float(settings.interval)
+    late = 1 + round(float(settings.lag) / interval)
+    steps = len(past.times) - late
+    known = np.isfinite(past.load)
+    filled = np.interp(past.times, past.times[known], past.load[known])[late:]
+    per = max(1, round(interval / 3.0))
+    there = np.repeat(known[late:], per)
+    load = Load(past.name, interval / per, np.repeat(filled, per).astype(np.float32), there, there.copy(),
+                float(past.times[0]))  # fmt: skip
+    counts = None if past.replicas is None else past.replicas[:steps]
+    return load, past.load[None, :steps], counts
+
+
+def repeated(counts: np.ndarray, settings: Settings) -> Entrant:
+    """Return the contender that asks for the recorded replicas: (T,), NaN = as before."""
+    known = np.flatnonzero(np.isfinite(counts))
+    place = np.clip(np.searchsorted(known, np.arange(len(counts)), side="right") - 1, 0, None)
+    orders = np.rint(counts[known[place]]).astype(np.int32)
+    bare = replace(settings, behavior=None, floor=False, flap_budget=np.inf, holds=False,
+                   min_replicas=min(int(settings.min_replicas), int(orders.min())),
+                   max_replicas=max(int(settings.max_replicas), int(orders.max())))  # fmt: skip
+    return Entrant(RECORDED, Schedule(orders[None, :], RECORDED), bare)
+
+
+def first_known(counts: np.ndarray, settings: Settings) -> np.ndarray:
+    """Return (1,) the first replicas of the record (T,), within the bounds, for everyone to start with."""
+    first = counts[np.isfinite(counts)][:1]
+    low, high = max(1.0, float(settings.min_replicas)), float(settings.max_replicas)
+    return np.asarray(np.clip(first, low, high), np.float64)
+
+
+def single(load: Load, seed: int) -> Loads:
+    """Return one load as a batch of one."""
+    return Loads(
+        names=(load.name,),
+        seeds=np.array([seed]),
+        source=np.zeros(1, np.int64),
+        tick=load.tick,
+        rates=load.rates[None],
+        known=load.known[None],
+        scored=load.scored[None],
+        lengths=np.array([len(load.rates)]),
+        start=np.array([load.start]),
+    )
+
+
+def _simulated(trace: Trace, settings: Settings, seed: int) -> Load:
+    interval = float(settings.interval)
+    return realise(trace, interval=interval, tick=interval / max(1, round(interval / 3.0)), scale_to=None,
+                   duration=float("inf"), capacity=float(settings.capacity_per_replica),
+                   rng=generator(trace.name, seed))  # fmt: skip
+
+
+def _starts(load: Load, settings: Settings) -> np.ndarray:
+    interval = float(settings.interval)
+    steps = round(len(load.rates) * load.tick / interval)
+    return load.start + interval * np.arange(steps)
+
+
+def bill(contender: Contender, price: float, seconds: float) -> dict[str, Any]:
+    """Return what a contender's replicas cost: `total`, and `month` of 30 days at the same rate.
+
+    price: of a replica-hour. seconds: of the record.
+    """
+    total = contender.replica_hours * price
+    return {"contender": contender.name, "total": total, "month": total * 30.0 * 86400.0 / seconds}
+
+
+def told(outcome: Outcome, brackets: Sequence[Bracket], price: float | None) -> dict[str, Any]:
+    """Return what a backtest adds to a dry-run's JSON: `recorded`, `capacity`, `money` and `notes`."""
+    run, notes, _ = outcome
+    seconds = float(run.series.time[-1] - run.series.time[0]) if len(run.series.time) > 1 else 0.0
+    found: dict[str, Any] = {"notes": list(notes)}
+    if brackets:
+        found["capacity"] = [
+            {
+                "factor": bracket.factor,
+                "contenders": {c.name: {"late": c.violation_share, "score": c.score} for c in bracket.contenders},
+            }
+            for bracket in brackets
+        ]
+    if price is not None and seconds > 0.0:
+        found["money"] = [bill(c, price, seconds) for c in run.contenders]
+    return found

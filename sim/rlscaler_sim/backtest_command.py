@@ -1,0 +1,215 @@
+"""The command `rlscaler backtest`: a workload's own past, decided again."""
+
+import json
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rlscaler.errors import UserError
+from rlscaler_sim.commands import Seconds, known_policy, progress_bar
+
+if TYPE_CHECKING:
+    from rlscaler.custom_resource import Resource
+    from rlscaler_sim.backtest import Bracket
+    from rlscaler_sim.dry_run import Outcome
+    from rlscaler_sim.recorded import Past
+    from rlscaler_sim.trace import Trace
+
+
+@click.command()
+@click.option("-f", "--file", "file", type=click.Path(allow_dash=True), required=True,
+              help="YAML file of one RLScaler resource, the same that is applied to a cluster.")  # fmt: skip
+@click.option("--name", metavar="NAMESPACE/NAME", help="Which resource, where the file holds several.")
+@click.option("--prometheus", "url", metavar="URL", help="Prometheus that holds the past of the resource's queries.")
+@click.option("--config", "config", type=click.Path(), metavar="FILE",
+              help="The operator's configuration instead: its source that spec.metrics.source names, with"
+              " credentials.")  # fmt: skip
+@click.option("--trace", metavar="FILE.csv", help="Recorded load in a CSV file instead of a Prometheus.")
+@click.option("--replicas", metavar="QUERY|FILE.csv",
+              help="What was asked for at the time: a PromQL query (kube-state-metrics' by default), with --trace a CSV"
+              " file.")  # fmt: skip
+@click.option("--last", default="7d", type=Seconds(), show_default=True, help="How far to look back.")
+@click.option("--until", metavar="TIME", help="End of the past, such as 2026-05-01T00:00:00Z; now otherwise.")
+@click.option("--policy", metavar="NAME|PATH", help="Policy to try instead of the resource's: a rule, or an artifact.")
+@click.option("--compare", default="hpa,hpa-tuned,keda", show_default=True, metavar="NAMES",
+              help="Whom to compare with, separated by commas; 'all' for everyone.")  # fmt: skip
+@click.option("--capacity-error", default=0.0, show_default=True, type=click.FloatRange(0.0, 0.9), metavar="SHARE",
+              help="How far capacity.perReplica may be off: 0.1 shows the figures for 10 % less and more.")  # fmt: skip
+@click.option("--price", type=click.FloatRange(0.0, min_open=True), help="Price of a replica-hour, to tell money.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of what is simulated.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
+@click.option("--decisions", type=click.Path(), metavar="FILE.jsonl", help="Write every decision of the policy.")
+@click.option("--report", type=click.Path(), metavar="FILE.html", help="Write an interactive page.")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+def backtest(
+    file: str, name: str | None, url: str | None, config: str | None, trace: str | None, replicas: str | None,
+    last: float, until: str | None, policy: str | None, compare: str, capacity_error: float, price: float | None,
+    seed: int, as_json: bool, decisions: str | None, report: str | None, quiet: bool,
+) -> None:  # fmt: skip
+    """Decide a workload's own past again, beside what was done then and the rules you could use instead.
+
+    The readings are the recorded ones; what a decision would have cost and broken is told by the simulated world, for
+    the recorded replicas too. Only range queries are made: nothing is written, in a cluster or elsewhere.
+
+    \b
+    Examples:
+      rlscaler backtest -f web.yaml --prometheus http://127.0.0.1:9090 --last 30d
+      rlscaler backtest -f web.yaml --prometheus http://127.0.0.1:9090 --report web.html --price 0.08
+      rlscaler backtest -f web.yaml --trace load.csv --replicas replicas.csv
+    """
+    from rlscaler.custom_resource import load_resources
+    from rlscaler.files import require_writable
+
+    if sum(given is not None for given in (url, config, trace)) != 1:
+        raise UserError("where is the past? name one of --prometheus URL, --config FILE and --trace FILE.csv")
+    for path in filter(None, (decisions, report)):
+        require_writable(path)
+    resource = _chosen(load_resources(file), file, name)
+    past, beside = (
+        _from_files(resource, trace, replicas)
+        if trace
+        else (_asked(resource, url, config, replicas, last, until), None)
+    )
+    from rlscaler_sim import backtest as driver
+    from rlscaler_sim import contenders, dry_run
+
+    names = contenders.NAMES if compare.strip() == "all" else tuple(n.strip() for n in compare.split(",") if n.strip())
+    with progress_bar(quiet) as progress, known_policy():
+        outcome, brackets = driver.backtest(
+            resource, past, beside, policy=policy, compare=names, seed=seed, capacity_error=capacity_error,
+            progress=progress, keep_decisions=decisions is not None, clock=time.perf_counter,
+        )  # fmt: skip
+    run, notes, made = outcome
+    if decisions:
+        dry_run.write_decisions(decisions, made)
+    if report:
+        from rlscaler_sim.report import write_report
+
+        write_report(run, report, notes)
+    if as_json:
+        click.echo(json.dumps({**run.to_json(), **driver.told(outcome, brackets, price)}, indent=2))
+        return
+    from rlscaler_sim.table import print_table
+
+    print_table(run)
+    for line in _said(outcome, brackets, price):
+        click.echo(line)
+    for note in notes:
+        click.echo(f"note: {note}")
+    for written, what in ((report, "page"), (decisions, "decisions")):
+        if written:
+            click.echo(f"{what}: {written}")
+
+
+def _chosen(resources: "Sequence[Resource]", file: str, name: str | None) -> "Resource":
+    """Return the one resource that is meant; raises UserError."""
+    keys = ", ".join(resource.key for resource in resources)
+    if name is None:
+        if len(resources) == 1:
+            return resources[0]
+        raise UserError(f"{file} holds {len(resources)} resources: {keys}; say which by --name")
+    found = [resource for resource in resources if name in (resource.key, resource.name)]
+    if len(found) != 1:
+        raise UserError(f"--name {name}: {file} holds {keys}")
+    return found[0]
+
+
+def _from_files(resource: "Resource", load: str, replicas: str | None) -> "tuple[Past | Trace, Trace | None]":
+    """Return what two CSV files hold; raises UserError."""
+    from rlscaler_sim.recorded import from_traces
+    from rlscaler_sim.trace import TraceError, read_trace
+
+    try:
+        recorded = read_trace(load)
+        counts = read_trace(replicas) if replicas else None
+    except TraceError as error:
+        raise UserError(str(error)) from error
+    past = from_traces(recorded, counts, resource.spec.interval)
+    return (past, None) if past is not None else (recorded, counts)
+
+
+def _asked(
+    resource: "Resource", url: str | None, config: str | None, replicas: str | None, last: float, until: str | None
+) -> "Past":
+    """Return what a Prometheus holds; raises UserError."""
+    try:
+        from rlscaler.prometheus import Source, SourceError
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"a backtest from Prometheus needs {error.name}: pip install 'rlscaler[operator]', or bring a CSV file by "
+            "--trace"
+        ) from error
+    from rlscaler_sim.recorded import from_prometheus
+
+    end = _moment(until) if until else time.time()
+    source = Source(_source(resource, url, config))
+    try:
+        skew = source.server_time() - time.time()
+        found = from_prometheus(source, resource, end - last, end, replicas, skew)
+    except SourceError as error:
+        raise UserError(str(error)) from error
+    finally:
+        source.close()
+    return found
+
+
+def _source(resource: "Resource", url: str | None, config: str | None) -> Any:
+    """Return the configuration of the source; raises UserError."""
+    import yaml
+
+    from rlscaler.prometheus_config import source_config, source_configs
+
+    if url is not None:
+        return source_config(url, "--prometheus")
+    path, wanted = Path(str(config)), resource.spec.metrics.source
+    try:
+        written = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"--config {path}: cannot be read: {error}") from error
+    sources = written.get("sources") if isinstance(written, dict) else None
+    if not isinstance(sources, dict):
+        raise UserError(f"--config {path}: sources is missing; expected the operator's configuration")
+    found = source_configs(sources, f"{path}: sources")
+    if wanted not in found:
+        raise UserError(f"spec.metrics.source is {wanted}; {path} has {', '.join(sorted(found))}")
+    return found[wanted]
+
+
+def _moment(text: str) -> float:
+    """Return seconds since the epoch; raises UserError."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UserError(f"--until {text}: expected a time such as 2026-05-01T00:00:00Z") from error
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _said(outcome: "Outcome", brackets: "Sequence[Bracket]", price: float | None) -> list[str]:
+    """Return what a backtest says beyond the table of a dry-run."""
+    from rlscaler_sim.backtest import RECORDED, told
+    from rlscaler_sim.verdict import percent
+
+    run = outcome[0]
+    by_name = {c.name: c for c in run.contenders}
+    lines = []
+    if RECORDED in by_name and by_name[RECORDED].replica_hours > 0.0:
+        mine, then = by_name[run.policy], by_name[RECORDED]
+        share = round(100.0 * (mine.replica_hours / then.replica_hours - 1.0))
+        less = f"{abs(share)} % {'more' if share > 0 else 'fewer'}" if share else "as many"
+        lines.append(
+            f"Beside what was done then: {less} replica-hours "
+            f"({mine.replica_hours:,.0f} for {then.replica_hours:,.0f}), {percent(mine.violation_share)} late for "
+            f"{percent(then.violation_share)} (both predicted)."
+        )
+    facts = told(outcome, brackets, price)
+    for entry in facts.get("capacity", ()):
+        late = ", ".join(f"{name} {percent(found['late'])}" for name, found in entry["contenders"].items())
+        lines.append(f"If a replica serves {100.0 * entry['factor']:.0f} % of what is stated, late: {late}.")
+    if "money" in facts:
+        bills = ", ".join(f"{entry['contender']} {entry['month']:,.2f}" for entry in facts["money"])
+        lines.append(f"Money for 30 days like these, at {price:g} a replica-hour: {bills}.")
+    return lines

@@ -1,0 +1,250 @@
+"""What was recorded of a workload, as a backtest needs it: the load that was read at each decision, and the replicas.
+
+Nothing is silently used: what is missing, ambiguous or strange is told in `Past.notes`. Unknown is NaN, never zero.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from rlscaler.custom_resource import Resource
+from rlscaler.errors import UserError
+from rlscaler.prometheus_config import SourceConfig
+from rlscaler.quantities import duration_text
+from rlscaler_sim.trace import Trace
+
+LEAST = 3600.0
+"""Seconds of load that a backtest needs at least."""
+DEADLINE = 120.0
+"""Seconds for all requests of one series."""
+SKEW = 30.0
+"""Seconds by which two clocks may differ before it is worth a word."""
+_WORKLOADS = {
+    "Deployment": 'kube_deployment_spec_replicas{{namespace="{namespace}",deployment="{name}"}}',
+    "StatefulSet": 'kube_statefulset_replicas{{namespace="{namespace}",statefulset="{name}"}}',
+    "ReplicaSet": 'kube_replicaset_spec_replicas{{namespace="{namespace}",replicaset="{name}"}}',
+}
+"""Series of kube-state-metrics that hold spec.replicas."""
+_WINDOW = re.compile(r"\[(\d+[smhd])[\]:]")
+
+
+class Asked(Protocol):
+    """A Prometheus, as `rlscaler.prometheus.Source` is one."""
+
+    config: SourceConfig
+
+    def range(self, query: str, start: float, end: float, step: float, *, deadline: float | None = None) -> "Found":
+        """Return the series of a query at start, start + step, ... up to end."""
+        ...
+
+
+class Found(Protocol):
+    """S series at T times: labels, times (T,) seconds, values (S, T), NaN = missing."""
+
+    @property
+    def labels(self) -> tuple[Mapping[str, str], ...]:
+        """Return the labels of each series."""
+        ...
+
+    @property
+    def times(self) -> np.ndarray:
+        """Return the times."""
+        ...
+
+    @property
+    def values(self) -> np.ndarray:
+        """Return the values."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Past:
+    """What was read of one workload, one decision interval after the other.
+
+    name: what tables call it. times: (T,) seconds since the epoch, of each reading. load: (T,) requests/s, NaN =
+    unknown. replicas: (T,) that the target asked for, NaN = unknown; None = not recorded. notes: what is worth knowing
+    of the data, a sentence each.
+    """
+
+    name: str
+    times: np.ndarray
+    load: np.ndarray
+    replicas: np.ndarray | None
+    notes: tuple[str, ...] = ()
+
+
+def replicas_query(resource: Resource) -> str | None:
+    """Return the query of the target's replicas by kube-state-metrics, None where that does not tell them."""
+    target = resource.spec.scale_target_ref
+    query = _WORKLOADS.get(target.kind)
+    return None if query is None else query.format(namespace=resource.namespace, name=target.name)
+
+
+def from_prometheus(
+    source: Asked, resource: Resource, start: float, end: float, replicas: str | None, skew: float = 0.0
+) -> Past:
+    """Return what a Prometheus holds of a resource's workload from `start` to `end`, seconds since the epoch.
+
+    replicas: the query of the replicas that were asked for; None: that of kube-state-metrics. skew: seconds by which
+    the server's clock is ahead. Raises UserError where it holds no load, or too little; SourceError.
+    """
+    interval, query = resource.spec.interval, resource.spec.metrics.load
+    first = np.ceil(start / interval) * interval
+    found = source.range(query.query, float(first), end, interval, deadline=DEADLINE)
+    load, strange = _one(found, query.match, "spec.metrics.load")
+    load = np.where(np.isfinite(load) & (load >= 0.0), load, np.nan)
+    notes = [*strange, *_odd(load, query.query)]
+    if abs(skew) > SKEW:
+        notes.append(f"the clock of Prometheus is {duration_text(abs(round(skew)))} "
+                     f"{'ahead of' if skew > 0 else 'behind'} this machine's; times are Prometheus'")  # fmt: skip
+    times = found.times
+    inside = slice(*_extent(load))
+    if inside.start >= inside.stop:
+        raise UserError(
+            f"spec.metrics.load: Prometheus holds nothing of this query from {duration_text(round(end - start))} ago on"
+            f"{_matched(query.match)}; try the query on its own page: {query.query}"
+        )
+    early = float(times[inside.start]) - start
+    if early > 10.0 * interval:
+        notes.append(f"the data begin {duration_text(round(early))} later than asked: Prometheus keeps no more, or the "
+                     "workload is younger")  # fmt: skip
+    asked = replicas or replicas_query(resource)
+    counts = None
+    if asked is None:
+        notes.append(f"what was done at the time is not known: --replicas QUERY tells how many replicas of a "
+                     f"{resource.spec.scale_target_ref.kind} were asked for")  # fmt: skip
+    else:
+        answer = source.range(asked, float(first), end, interval, deadline=DEADLINE)
+        if len(answer.labels) == 1:
+            counts = answer.values[0]
+        else:
+            notes.append(f"what was done at the time is not known: {len(answer.labels)} series are found for the "
+                         f"replicas, expected one; name it by --replicas QUERY (asked: {asked})")  # fmt: skip
+    return checked(Past(
+        resource.key, times[inside], load[inside], None if counts is None else counts[inside], tuple(notes)
+    ), interval)  # fmt: skip
+
+
+def from_traces(load: Trace, replicas: Trace | None, interval: float) -> Past | None:
+    """Return what two files hold; None where the load's buckets are longer than the interval, and hide what was read.
+
+    Raises UserError where there is too little.
+    """
+    if load.step > interval * (1.0 + 1e-9):
+        return None
+    steps = int(load.duration / interval + 1e-9)
+    edges = interval * np.arange(steps + 1)
+    buckets = load.step * np.arange(load.rates.size + 1)
+    events = np.append(0.0, np.cumsum(np.nan_to_num(load.rates) * load.step))
+    covered = np.append(0.0, np.cumsum(np.isfinite(load.rates) * load.step))
+    whole = np.diff(np.interp(edges, buckets, covered)) > interval * (1.0 - 1e-6)
+    rates = np.where(whole, np.diff(np.interp(edges, buckets, events)) / interval, np.nan)
+    times = load.start + edges[1:]
+    counts = None if replicas is None else counts_at(replicas, times)
+    return checked(Past(load.name, times, rates, counts, load.warnings), interval)
+
+
+def counts_at(replicas: Trace, times: np.ndarray) -> np.ndarray:
+    """Return (T,) the replicas recorded at the times, NaN outside of the record."""
+    place = np.floor((times - replicas.start) / replicas.step + 1e-9).astype(np.int64)
+    there = (place >= 0) & (place < replicas.rates.size)
+    return np.where(there, replicas.rates[np.clip(place, 0, replicas.rates.size - 1)], np.nan)
+
+
+def checked(past: Past, interval: float) -> Past:
+    """Return the past with notes on how much it is and what it cannot say.
+
+    Raises UserError where it is too little.
+    """
+    known = np.isfinite(past.load)
+    seconds = float(known.sum()) * interval
+    if seconds < LEAST:
+        raise UserError(
+            f"{past.name}: {duration_text(round(seconds))} of load are known; a backtest needs "
+            f"{duration_text(LEAST)} at least, and a day to show how a policy uses the time of day"
+        )
+    notes = list(past.notes)
+    if seconds < 86400.0:
+        notes.append(f"{duration_text(round(seconds))} of load are known: no daily pattern can be seen, and the figures"
+                     " hold for these hours alone")  # fmt: skip
+    elif seconds < 7 * 86400.0:
+        notes.append(f"{seconds / 86400.0:.1f} days of load are known: weekends and weekly patterns cannot be seen")
+    gaps = 1.0 - known.mean()
+    if gaps > 0.0:
+        notes.append(f"load is unknown for {100.0 * gaps:.2g} % of the time, in one piece for "
+                     f"{duration_text(round(_longest(~known) * interval))} at most: decided as in a cluster, and not "
+                     "scored")  # fmt: skip
+    if past.replicas is not None:
+        missing = 1.0 - np.isfinite(past.replicas).mean()
+        if missing == 1.0:
+            notes.append("what was done at the time is not known: the recorded replicas do not overlap with the load")
+            return Past(past.name, past.times, past.load, None, tuple(notes))
+        if missing > 0.0:
+            notes.append(f"recorded replicas are missing for {100.0 * missing:.2g} % of the time: taken as the last "
+                         "known")  # fmt: skip
+    return Past(past.name, past.times, past.load, past.replicas, tuple(notes))
+
+
+def _one(found: Found, match: Mapping[str, str], field: str) -> tuple[np.ndarray, list[str]]:
+    """Return (T,) the values of the series that `match` picks, NaN where not exactly one has one, and what was odd."""
+    rows = [i for i, labels in enumerate(found.labels) if all(labels.get(k) == v for k, v in match.items())]
+    if not rows:
+        if found.labels:
+            raise UserError(f"{field}.match: none of the {len(found.labels)} series has {_pairs(match)}; "
+                            f"expected one, found {_some(found.labels)}")  # fmt: skip
+        return np.full(len(found.times), np.nan), []
+    values, theirs = found.values[rows], _some([found.labels[row] for row in rows])
+    several = np.isfinite(values).sum(axis=0)
+    if (several > 1).all():
+        raise UserError(
+            f"{field}: {len(rows)} series{_matched(match)}, expected one: {theirs}; sum them in the query, or pick one "
+            "by match"
+        )
+    notes = []
+    if (several > 1).any():
+        notes.append(f"{field} finds several series at once for {100.0 * (several > 1).mean():.2g} % of the time: "
+                     "unknown there")  # fmt: skip
+    elif len(rows) > 1:
+        notes.append(f"{field} finds {len(rows)} series one after the other, joined: {theirs}")
+    return np.where(several == 1, np.nansum(values, axis=0), np.nan), notes
+
+
+def _odd(load: np.ndarray, query: str) -> list[str]:
+    """Return what is strange about the load that a query returned."""
+    notes = []
+    seen = load[np.isfinite(load)]
+    moves = np.diff(seen)
+    if len(moves) >= 100 and (moves > 0.0).mean() > 0.5 and (moves < 0.0).mean() < 0.02:
+        notes.append("the load rises nearly all the time, as a counter does: is rate() missing in the query?")
+    if windows := _WINDOW.findall(query):
+        notes.append(f"the query averages over {windows[0]}: peaks shorter than that are not in the record")
+    return notes
+
+
+def _extent(load: np.ndarray) -> tuple[int, int]:
+    """Return the begin and end of what is known."""
+    known = np.flatnonzero(np.isfinite(load))
+    return (int(known[0]), int(known[-1]) + 1) if len(known) else (0, 0)
+
+
+def _longest(mask: np.ndarray) -> int:
+    """Return the length of the longest run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
+    return int((edges[1::2] - edges[::2]).max(initial=0))
+
+
+def _pairs(match: Mapping[str, str]) -> str:
+    return ", ".join(f'{key}="{value}"' for key, value in match.items())
+
+
+def _matched(match: Mapping[str, str]) -> str:
+    return f" with {_pairs(match)}" if match else ""
+
+
+def _some(labels: Sequence[Mapping[str, str]]) -> str:
+    """Return the first few label sets as text."""
+    shown = ["{" + _pairs(each) + "}" for each in labels[:3]]
+    return ", ".join(shown) + (", ..." if len(labels) > 3 else "")

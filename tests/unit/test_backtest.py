@@ -1,0 +1,198 @@
+"""A backtest decides a past again: exactly as it was decided, from files, and with every oddity of the data said."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from command_line import WEB, install, mistakes, run
+from rlscaler.custom_resource import load_resources
+from rlscaler_sim import backtest, dry_run
+from rlscaler_sim.dry_run import found_scenario
+from rlscaler_sim.recorded import Past, checked, from_traces
+from rlscaler_sim.trace import Trace
+
+WEEK = 7 * 86400.0
+INTERVAL = 15.0
+
+
+@pytest.fixture(autouse=True)
+def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "installed"
+    folder.mkdir()
+    install(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.chdir(tmp_path)
+
+
+def written(name: str, values: Any, begin: float = 100 * WEEK, step: float = INTERVAL) -> str:
+    """Write a CSV of one value a step, empty where it is unknown."""
+    lines = [f"{begin + step * i!r},{'' if value is None else repr(float(value))}" for i, value in enumerate(values)]
+    Path(name).write_text("\n".join(["time,rate", *lines, ""]))
+    return name
+
+
+def wave(steps: int, step: float = INTERVAL) -> np.ndarray:
+    """Return a load between 400 and 800 requests/s, once up and down in two hours."""
+    return np.asarray(600.0 - 200.0 * np.cos(np.arange(steps) * step / 7200.0 * 2.0 * np.pi))
+
+
+def told(*arguments: str) -> Any:
+    result = run("backtest", "-f", WEB, "-q", "--json", "--compare", "hpa-tuned", *arguments)
+    assert (result.exit_code, result.stderr) == (0, "")
+    return json.loads(result.stdout)
+
+
+def test_what_rlscaler_did_itself_is_decided_again_exactly() -> None:
+    """The past is a simulated day with a crowd and lost metrics, kept as a Prometheus would: readings and replicas."""
+    (resource,) = load_resources(WEB)
+    scenario = found_scenario("working-day/lossy-metrics")
+    _, _, made = dry_run.dry_run(resource, scenario, compare=(), start=8 * 3600.0, duration=6 * 3600.0)
+    per_replica = resource.spec.capacity.per_replica
+    assert per_replica is not None
+    loads = [None if d["demand"] is None else d["demand"] * per_replica for d in made]
+    assert 20 < loads.count(None) < len(loads) / 4
+    begin = 100 * WEEK + 8 * 3600.0
+    load = written("load.csv", loads, begin - INTERVAL)
+    replicas = written("replicas.csv", [d["replicas"] for d in made], begin)
+    told("--trace", load, "--replicas", replicas, "--decisions", "again.jsonl")
+    again = {d["time"]: d["replicas"] for d in map(json.loads, Path("again.jsonl").read_text().splitlines())}
+    then = {begin + INTERVAL * i: d["replicas"] for i, d in enumerate(made)}
+    assert len(again) == len(then) - 2  # what the last two would have met is not recorded
+    assert {time: (count, then[time]) for time, count in again.items() if count != then[time]} == {}
+
+
+def test_recorded_replicas_are_a_contender_like_any_other() -> None:
+    load = written("load.csv", wave(1000))
+    found = told("--trace", load, "--replicas", written("replicas.csv", [40] * 1000), "--price", "0.5")
+    by_name = {c["name"]: c for c in found["contenders"]}
+    hours = 998 * INTERVAL / 3600.0
+    assert by_name["recorded"]["replica_hours"] == pytest.approx(40 * hours, rel=1e-6)
+    assert by_name["recorded"]["violation_share"] < 1e-9
+    assert by_name["growth-quantile"]["cost_ratio"] < by_name["recorded"]["cost_ratio"]
+    bills = {entry["contender"]: entry for entry in found["money"]}
+    assert bills["recorded"]["total"] == pytest.approx(20.0 * hours, rel=1e-6)
+    assert bills["recorded"]["month"] == pytest.approx(20.0 * 720, rel=0.01)
+
+
+def test_recorded_replicas_may_lie_outside_of_the_bounds() -> None:
+    load = written("load.csv", wave(1000))
+    found = told("--trace", load, "--replicas", written("replicas.csv", [1] * 500 + [300] * 500))
+    recorded = next(c for c in found["contenders"] if c["name"] == "recorded")
+    assert recorded["max_replicas"] == 300
+    assert recorded["violation_share"] > 0.3
+
+
+def test_a_replica_that_serves_less_makes_more_requests_late() -> None:
+    load = written("load.csv", wave(1000))
+    found = told("--trace", load, "--capacity-error", "0.2")
+    low, high = found["capacity"]
+    late = [entry["contenders"]["hpa-tuned"]["late"] for entry in (low, high)]
+    assert [round(low["factor"], 9), round(high["factor"], 9)] == [0.8, 1.2]
+    assert late[0] > late[1]
+
+
+def test_longer_buckets_are_said_and_their_readings_simulated() -> None:
+    load = written("load.csv", wave(200, 300.0), step=300.0)
+    found = told("--trace", load, "--replicas", written("replicas.csv", [30] * 200, step=300.0))
+    assert any("buckets of 5m" in note and "simulated" in note for note in found["notes"])
+    assert {"recorded", "growth-quantile"} < {c["name"] for c in found["contenders"]}
+
+
+def past(load: Any, replicas: Any = None) -> Past:
+    values = np.array([np.nan if v is None else v for v in load], np.float64)
+    times = 100 * WEEK + INTERVAL * np.arange(len(values))
+    return Past("shop/web", times, values, None if replicas is None else np.array(replicas, np.float64))
+
+
+DAY = round(86400 / INTERVAL)
+NOTED: dict[str, tuple[Past, list[str]]] = {
+    "eight hours": (past([1.0] * (DAY // 3)), ["8h of load are known: no daily pattern"]),
+    "two days": (past([1.0] * (2 * DAY)), ["2.0 days of load are known: weekends"]),
+    "a week": (past([1.0] * (7 * DAY)), []),
+    "gaps": (
+        past([1.0] * (7 * DAY) + [None] * 240 + [1.0] * DAY),
+        ["load is unknown for 0.52 % of the time, in one piece for 1h at most"],
+    ),
+    "replicas from elsewhere": (
+        past([1.0] * (7 * DAY), [np.nan] * (7 * DAY)),
+        ["the recorded replicas do not overlap"],
+    ),
+    "replicas with gaps": (
+        past([1.0] * (7 * DAY), [3.0] * (6 * DAY) + [np.nan] * DAY),
+        ["recorded replicas are missing for 14 % of the time"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("given", "expected"), NOTED.values(), ids=NOTED)
+def test_what_the_data_cannot_say_is_said(given: Past, expected: list[str]) -> None:
+    notes = checked(given, INTERVAL).notes
+    assert len(notes) == len(expected)
+    for note, words in zip(notes, expected, strict=True):
+        assert words in note
+
+
+def test_finer_buckets_are_averaged_over_each_interval() -> None:
+    rates = np.repeat([1.0, 3.0, np.nan, 5.0], 240)
+    found = from_traces(Trace("fine", 0.0, 5.0, rates), None, INTERVAL)
+    assert found is not None
+    np.testing.assert_array_equal(found.load[[0, 79, 80, 159, 160, 240]], [1.0, 1.0, 3.0, 3.0, np.nan, 5.0])
+    np.testing.assert_array_equal(found.times[:2], [15.0, 30.0])
+
+
+def test_load_arrives_before_it_is_read() -> None:
+    """With a lag of one interval, what is read at a moment arrived in the interval before the last."""
+    (resource,) = load_resources(WEB)
+    settings, _, _ = dry_run.conditions(resource, found_scenario("steady"))
+    load, seen, counts = backtest.arrived(past(np.arange(400.0), np.arange(400.0)), settings)
+    assert float(settings.lag) == INTERVAL
+    np.testing.assert_array_equal(load.rates.reshape(-1, 5)[:3], np.repeat([[2.0], [3.0], [4.0]], 5, axis=1))
+    np.testing.assert_array_equal(seen[0, :3], [0.0, 1.0, 2.0])
+    assert counts is not None
+    assert load.rates.size == 5 * seen.shape[1] == 5 * counts.size == 5 * 398
+
+
+MISTAKES: dict[str, tuple[list[str], list[str]]] = {
+    "no past": (["-f", WEB], ["where is the past?", "--prometheus URL"]),
+    "two pasts": (["-f", WEB, "--trace", "a.csv", "--prometheus", "http://127.0.0.1:1"], ["name one of"]),
+    "no file": (["-f", WEB, "--trace", "none.csv"], ["none.csv"]),
+    "too short": (["-f", WEB, "--trace", "short.csv"], ["10m", "1h"]),
+    "a pod's capacity": (["-f", "learned.yaml", "--trace", "long.csv"], ["spec.capacity.perReplica", "state it"]),
+    "several resources": (["-f", "two.yaml", "--trace", "long.csv"], ["shop/web, shop/api", "--name"]),
+    "no such name": (["-f", "two.yaml", "--trace", "long.csv", "--name", "db"], ["--name db", "shop/web, shop/api"]),
+    "nobody there": (["-f", WEB, "--prometheus", "http://127.0.0.1:9"], ["127.0.0.1:9"]),
+    "no url": (["-f", WEB, "--prometheus", "prometheus"], ["--prometheus"]),
+    "no time": (["-f", WEB, "--prometheus", "http://127.0.0.1:9", "--until", "noon"], ["--until noon", "2026-"]),
+    "no config": (["-f", WEB, "--config", "none.yaml"], ["--config none.yaml"]),
+    "no sources": (["-f", WEB, "--config", "empty.yaml"], ["empty.yaml", "sources is missing"]),
+    "another source": (["-f", WEB, "--config", "other.yaml"], ["spec.metrics.source is default", "other.yaml has eu"]),
+    "no such rule": (["-f", WEB, "--trace", "long.csv", "--compare", "magic"], ["--compare magic"]),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_are_named(arguments: list[str], words: list[str]) -> None:
+    text = Path(WEB).read_text()
+    Path("learned.yaml").write_text(text.replace('    perReplica: "50"', "    # learned"))
+    Path("two.yaml").write_text(text + "---\n" + text.replace("name: web\n  namespace", "name: api\n  namespace"))
+    Path("empty.yaml").write_text("targets: []\n")
+    Path("other.yaml").write_text("sources: {eu: {url: 'http://127.0.0.1:9'}}\n")
+    written("short.csv", wave(40))
+    written("long.csv", wave(400))
+    said = " ".join(mistakes(run("backtest", *arguments)))
+    for word in words:
+        assert word in said
+
+
+def test_the_page_and_the_table(tmp_path: Path) -> None:
+    load, replicas = written("load.csv", wave(400)), written("replicas.csv", [30] * 400)
+    result = run("backtest", "-f", WEB, "--trace", load, "--replicas", replicas, "--report", "page.html", "-q",
+                 "--price", "0.1", "--capacity-error", "0.1", "--compare", "hpa-tuned")  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    for words in ("recorded", "Beside what was done then", "Money for 30 days", "90 % of what is stated",
+                  "note: 1h40m of load are known", "page: page.html"):  # fmt: skip
+        assert words in result.stdout
+    assert "recorded" in (tmp_path / "page.html").read_text()
