@@ -126,7 +126,9 @@ def rlscalers(count: int, queries: str, seconds: float) -> Row:
         began = time.monotonic()
         operator.start(ready=False)
         stack.callback(operator.stop)
-        wait(lambda: operator.metric("rlscaler_decisions_total") >= count, "every workload to be decided", 300.0)
+        # Seldom, since thousands of workloads make a page of megabytes.
+        decided = "every workload to be decided"
+        wait(lambda: operator.metric("rlscaler_decisions_total") >= count, decided, 300.0, every=1.0)
         first = time.monotonic() - began
         time.sleep(2.0 * INTERVAL)
         before, at = figures(operator), time.monotonic()
@@ -324,8 +326,8 @@ def quantile(change: Mapping[str, float], name: str, share: float) -> float:
     return next(bound for bound, seen in buckets if seen >= share * buckets[-1][1])
 
 
-def wait(ready: Callable[[], bool], what: str, deadline: float = 60.0) -> None:
-    """Return once it is there. Raises TimeoutError."""
+def wait(ready: Callable[[], bool], what: str, deadline: float = 60.0, *, every: float = 0.1) -> None:
+    """Return once it is there, with a look `every` so many seconds. Raises TimeoutError."""
     end = time.monotonic() + deadline
     while True:
         with contextlib.suppress(Exception):
@@ -333,7 +335,7 @@ def wait(ready: Callable[[], bool], what: str, deadline: float = 60.0) -> None:
                 return
         if time.monotonic() > end:
             raise TimeoutError(f"waited {deadline:g} s for {what}")
-        time.sleep(0.1)
+        time.sleep(every)
 
 
 if __name__ == "__main__":

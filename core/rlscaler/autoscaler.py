@@ -30,6 +30,9 @@ _BLOCK = 512
 """Rows whose features are computed at once: few enough that the intermediate arrays stay in the cache."""
 _SUMMARY_SPAN = 2 * len(growth.PHASES) * growth.PHASE_SECONDS
 """Seconds within which every summary of a history is made anew."""
+_SPARE, _LEAST_SPARE = 8, 16
+"""Rows are added by an eighth of those that are there, and by so many at least: to add one copies all of them, and one
+that waits in vain takes as much memory as one that is used."""
 
 
 class Autoscaler:
@@ -100,7 +103,7 @@ class Autoscaler:
             new.add(key)
         arrays = compiled(settings, len(keys))
         if self.keys and len(keys) > len(self._free):
-            self.reserve(max(len(keys), len(self.keys) // 2))
+            self.reserve(max(len(keys), _LEAST_SPARE, len(self.keys) // _SPARE))
         reused = [self._free.pop() for _ in range(min(len(keys), len(self._free)))]
         extra = len(keys) - len(reused)
         rows = np.array(reused + list(range(len(self.keys), len(self.keys) + extra)), np.int64)
@@ -176,6 +179,18 @@ class Autoscaler:
         """Return the seconds of load that are known of the rows, float64."""
         rows = np.atleast_1d(np.asarray(rows, np.int64))
         return self._history["known_seconds"][rows] if self.remembers else np.zeros(len(rows))
+
+    def slots(self, rows: Any) -> np.ndarray:
+        """Return the slots of the rows' newest samples (floor(time / interval)), int64; -1: none is known yet."""
+        slots: np.ndarray = self._history["slot"][np.atleast_1d(np.asarray(rows, np.int64))]
+        return slots
+
+    def samples(self, rows: Any, after: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return slots (int64) and loads of the `count` samples after these slots (N,), oldest first, both (N, count).
+
+        The load is NaN where it is unknown, in the future, or older than an hour or so (`history.RING`).
+        """
+        return history.samples(np, self._history, np.atleast_1d(np.asarray(rows, np.int64)), after, count)
 
     def reset(self, rows: Any) -> None:
         """Forget all that is remembered of the rows."""

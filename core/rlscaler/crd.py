@@ -13,6 +13,7 @@ import yaml
 from rlscaler.custom_resource import openapi_schema
 from rlscaler.resource_fields import API_VERSION, KIND
 from rlscaler.resource_status import status_schema
+from rlscaler.resource_values import HAS_UNIT
 
 GROUP, VERSION = API_VERSION.split("/")
 PLURAL = "rlscalers"
@@ -62,8 +63,13 @@ def columns() -> list[dict[str, Any]]:
 
 
 def _told(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return a schema whose descriptions end with the default, which `kubectl explain` does not show otherwise."""
-    out = {key: _told(value) if isinstance(value, dict) else value for key, value in schema.items()}
+    """Return a schema whose descriptions end with what `kubectl explain` does not show otherwise.
+
+    That is the default, and the form of a duration, of which it knows only that it is no plain text.
+    """
+    out: dict[str, Any] = {key: _told(value) if isinstance(value, dict) else value for key, value in schema.items()}
+    if any(rule["rule"] == HAS_UNIT for rule in out.get("x-kubernetes-validations", ())):
+        out["description"] = f"{out['description']} A duration: 500ms, 15s, 1m30s or 2h."
     if "description" in out and out.get("default") not in (None, {}):
         default = out["default"]
         text = default if isinstance(default, str) else json.dumps(default)

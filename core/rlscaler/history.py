@@ -65,6 +65,14 @@ def newest(xp: Any, ring: Array, rows: Array, slot: Array, count: int) -> Array:
     return ring[rows[:, None], (slot[:, None] - offsets[None, :]) % size]
 
 
+def samples(xp: Any, state: State, rows: Array, after: Array, count: int) -> tuple[Array, Array]:
+    """Return (N, count) slots, int64, that follow `after` (N,), and the loads in them; NaN = unknown or not there."""
+    wanted = after[:, None] + 1 + xp.arange(count, device=getattr(after, "device", None))[None, :]
+    newest_slot, at = state["slot"][rows][:, None], wanted % RING
+    known = (state["classes"][rows[:, None], at] >= 0) & (wanted <= newest_slot) & (wanted > newest_slot - RING)
+    return wanted, xp.where(known, state["load"][rows[:, None], at], float("nan"))
+
+
 def slots(seconds: float, interval: float) -> int:
     """Return how many samples span `seconds`, at least one and at most the ring."""
     return min(RING - 2, max(1, round(seconds / interval)))

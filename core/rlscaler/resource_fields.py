@@ -331,14 +331,17 @@ SPEC = Block(
     Spec,
     rules=(
         Rule(
-            "self.minReplicas <= self.maxReplicas",
+            # An object from before the schema may lack what is required, and must still be given a status.
+            "!has(self.maxReplicas) || self.minReplicas <= self.maxReplicas",
             "minReplicas must be at most maxReplicas",
             _min_within_max,
             needs=("min_replicas", "max_replicas"),
             blames="minReplicas",
         ),
         Rule(
-            "!has(self.capacity.perReplica) || double(duration(self.objective.latency).getMilliseconds()) * "
+            f"!has(self.capacity.perReplica) || !{QUANTITY.readable('self.capacity.perReplica')} || "
+            f"!{DURATION.readable('self.objective.latency')} || "
+            "double(duration(string(self.objective.latency)).getMilliseconds()) * "
             "quantity(string(self.capacity.perReplica)).asApproximateFloat() > "
             "1000.000001 * double(self.capacity.concurrency)",
             "objective.latency must be above the time that one request takes, concurrency / perReplica seconds",

@@ -189,7 +189,12 @@ class Whole:
 
 
 class Unit(NamedTuple):
-    """How an amount is written. cel: (operator, bound as text) -> the comparison of `self` with it."""
+    """How an amount is written. cel: (operator, bound as text) -> the comparison of `self` with it.
+
+    readable: a path in CEL -> whether its value has the form of such an amount. Each rule asks first: an object that is
+    stored with another value must still be given a status, and the API server lets pass what was wrong before and is
+    not touched, but not a rule that cannot be evaluated.
+    """
 
     noun: str
     parse: Callable[[str], float | Decimal]
@@ -197,20 +202,26 @@ class Unit(NamedTuple):
     pattern: str
     whole_too: bool
     cel: Callable[[str, str], str]
+    readable: Callable[[str], str]
 
 
 DURATION = Unit(
     "a duration", quantities.duration, quantities.duration_text, quantities.DURATION_PATTERN, False,
-    lambda operator, bound: f"duration(self) {operator} duration('{bound}')",
+    lambda operator, bound: f"duration(string(self)) {operator} duration('{bound}')",
+    lambda path: f"string({path}).matches(r'{quantities.DURATION_PATTERN}')",
 )  # fmt: skip
 QUANTITY = Unit(
     "a quantity", quantities.exact_quantity, "{:.15g}".format, quantities.QUANTITY_PATTERN, True,
     lambda operator, bound: f"quantity(string(self)).compareTo(quantity('{bound}')) {operator} 0",
+    lambda path: f"string({path}).matches(r'{quantities.QUANTITY_PATTERN}')",
 )  # fmt: skip
 NUMBER = Unit(
     "a number", quantities.number, "{:.15g}".format, quantities.NUMBER_PATTERN, True,
     lambda operator, bound: f"double(self) {operator} {float(bound)!r}",
+    lambda path: f"string({path}).matches(r'^-?{quantities.NUMBER_PATTERN.removeprefix('^')}')",
 )  # fmt: skip
+HAS_UNIT: Final = r"!string(self).matches(r'^[0-9]+(\.[0-9]+)?$')"
+"""The rule that refuses a duration without a unit, 15 for 15s: a schema that did so could not say what to write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,15 +257,21 @@ class Amount:
         parts = [self.unit.cel(">" if self.above else ">=", self.unit.write(self.low))]
         if self.high is not None:
             parts.append(self.unit.cel("<" if self.below else "<=", self.unit.write(self.high)))
-        return " && ".join(parts)
+        return " && ".join([self.unit.readable("self"), *parts])
 
     def schema(self) -> dict[str, Any]:
         """Return the OpenAPI schema."""
-        kind: dict[str, Any] = {"type": "string"}
-        if self.unit.whole_too:
-            kind = {"anyOf": [{"type": "integer"}, {"type": "string"}], "x-kubernetes-int-or-string": True}
-        kind |= {"pattern": self.unit.pattern, "maxLength": _LONGEST_AMOUNT}
-        return kind | {"x-kubernetes-validations": [{"rule": self.rule, "message": f"expected {self.expected}"}]}
+        rules = [{"rule": self.rule, "message": f"expected {self.expected}"}]
+        if not self.unit.whole_too:
+            told = "string(self) + ' has no unit; write ' + string(self) + 's if seconds are meant'"
+            rules.append({"rule": HAS_UNIT, "message": f"expected {self.expected}", "messageExpression": told})
+        return {
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "x-kubernetes-int-or-string": True,
+            "pattern": self.unit.pattern,
+            "maxLength": _LONGEST_AMOUNT,
+            "x-kubernetes-validations": rules,
+        }
 
     def read(self, node: Node, place: Place, report: Report) -> Any:
         """Return the amount as float."""
@@ -267,7 +284,8 @@ class Amount:
         try:
             value = self.unit.parse(node.text)
         except QuantityError as error:
-            return report.add(place, str(error))
+            rule = HAS_UNIT if node.text.isdecimal() else self.rule
+            return report.add(place, str(error), rule if node.kind == "whole number" else None)
         low = value > self.low if self.above else value >= self.low
         high = self.high is None or (value < self.high if self.below else value <= self.high)
         if not (low and high):

@@ -145,6 +145,21 @@ def compiled(settings: Settings, n: int) -> State:
     return out
 
 
+def joined(settings: Sequence[Settings]) -> Settings:
+    """Return the settings of several workloads, each given for one (scalars), as those of all of them at once."""
+
+    def of(values: Sequence[Any], name: str) -> Any:
+        return [getattr(each, name) for each in values]
+
+    def all_of(values: Sequence[Any], kind: type[Any]) -> Any:
+        return kind(**{each.name: of(values, each.name) for each in fields(kind)})
+
+    several = {each.name: of(settings, each.name) for each in fields(Settings)}
+    several["objective"] = all_of(several["objective"], Objective)
+    several["loss"] = all_of(several["loss"], MetricLoss)
+    return Settings(**several)
+
+
 def field_names() -> tuple[str, ...]:
     """Return the names of the fields of `Settings`."""
     return tuple(f.name for f in fields(Settings))

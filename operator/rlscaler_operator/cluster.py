@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 
 from rlscaler.resource_fields import API_VERSION, KIND
 from rlscaler.resource_objects import TargetRef
+from rlscaler_operator import objects
 from rlscaler_operator.api_errors import ClusterError, Failure, Right
 from rlscaler_operator.connection import JSON_PATCH, MERGE_PATCH, Connection
 from rlscaler_operator.discovery import Discovery, part, root
@@ -96,8 +97,10 @@ class Cluster:
         spec, status = value.get("spec") or {}, value.get("status") or {}
         return ScaleRead(spec.get("replicas", 0), status.get("replicas", 0), status.get("selector") or "")
 
-    def resize(self, namespace: str, ref: TargetRef, seen: int, wanted: int, timeout: float | None = None) -> None:
-        """Set a target's replicas to `wanted` if they still are `seen`.
+    def resize(self, namespace: str, ref: TargetRef, seen: int, wanted: int, timeout: float | None = None) -> int:
+        """Set a target's replicas to `wanted` if they still are `seen`; return the version that this gave the target.
+
+        A Scale has the resourceVersion of its object; -1 where it is none that can be compared.
 
         timeout: seconds after which this side gives up, and the API server too if it has begun.
 
@@ -112,12 +115,13 @@ class Cluster:
             unchanged = {"op": "test", "path": "/spec", "value": {}}
         patch = [unchanged, {"op": "add", "path": "/spec/replicas", "value": wanted}]
         try:
-            self._scale("PATCH", namespace, ref, f"{path}?{query}", "resize", patch, seconds)
+            made = self._scale("PATCH", namespace, ref, f"{path}?{query}", "resize", patch, seconds)
         except ClusterError as error:
             if error.reason == "Conflict" or _test_failed(error):
                 message = f"cannot resize {_named(namespace, ref)}: it does not ask for {seen} replicas any more"
                 raise ClusterError("Stale", message, error.status) from error
             raise
+        return objects.identity(made).version
 
     def served(self, group: str, name: str) -> bool:
         """Tell whether some version of an API group (core: "") has a kind or plural (`ScaledObject`, `scaledobjects`).

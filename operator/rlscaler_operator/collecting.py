@@ -21,6 +21,8 @@ THREADS = 4
 """Requests to one source at a time."""
 PATIENCE = 3
 """Rounds of THREADS failed requests, with no answer between them, after which a source is only probed."""
+PAST_THREADS = 2
+"""Requests to one source at a time for the past."""
 LATE_THREADS = 2
 """Requests to one source at a time by queries that were not answered in time when they were last asked."""
 MOST_LATE = 10_000
@@ -71,7 +73,7 @@ class Line:
         self._clock = clock
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=f"source-{name}")
         self._late_threads = ThreadPoolExecutor(LATE_THREADS, thread_name_prefix=f"late-{name}")
-        self._past_thread = ThreadPoolExecutor(1, thread_name_prefix=f"past-{name}")
+        self._past_threads = ThreadPoolExecutor(PAST_THREADS, thread_name_prefix=f"past-{name}")
         self._closed = False
         self._failures = 0
         self._probing = False
@@ -175,7 +177,7 @@ class Line:
             return self.source.range(query, start, end, step, deadline=deadline)
 
         try:
-            return await self._run(self._past_thread, call, 4.0 * deadline)  # others may come first
+            return await self._run(self._past_threads, call, 4.0 * deadline)  # others may come first
         except SourceError as error:
             return Note(error.reason, error.message)
 
@@ -191,7 +193,7 @@ class Line:
     async def _measured(self, deadline: float) -> float:
         began = self._clock.now()
         try:
-            there = await self._run(self._past_thread, self.source.server_time, deadline)
+            there = await self._run(self._past_threads, self.source.server_time, deadline)
         except SourceError as error:
             self._silent, self._last = True, Note(error.reason, error.message)
             self._offset = None
@@ -202,7 +204,7 @@ class Line:
     def close(self) -> None:
         """End the threads as their requests end."""
         self._closed = True
-        for threads in (self._threads, self._late_threads, self._past_thread):
+        for threads in (self._threads, self._late_threads, self._past_threads):
             threads.shutdown(wait=False, cancel_futures=True)
         self.source.close()
 
@@ -235,8 +237,12 @@ class Collector:
                 for name, (ask, _) in fields.items():
                     wait = math.inf if name == "load" else SHARE * spec.interval
                     waits[ask] = max(wait, waits.get(ask, 0.0))
-        found = await asyncio.gather(*(self._ask(ask, wait, clock) for ask, wait in waits.items()))
-        answers = dict(zip(waits, found, strict=True))
+        if len(waits) == 1:  # most workloads have a load and nothing else: no need for a task beside this one
+            ((ask, wait),) = waits.items()
+            answers = {ask: await self._ask(ask, wait, clock)}
+        else:
+            found = await asyncio.gather(*(self._ask(ask, wait, clock) for ask, wait in waits.items()))
+            answers = dict(zip(waits, found, strict=True))
         return {key: _readings(time, spec, fields, answers) for key, (spec, fields) in wanted.items()}
 
     async def _ask(self, ask: Ask, wait: float, clock: Clock) -> Answer:

@@ -48,6 +48,10 @@ def _cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--lease-duration", default=15.0, show_default=True, type=click.FloatRange(1.0, 300.0), metavar="SECONDS",
               help="Time after which another replica takes over from one that is gone.")  # fmt: skip
 @click.option("--identity", default="", envvar="POD_NAME", metavar="NAME", help="Who holds the Lease; the host's name.")
+@click.option("--decisions", type=click.Path(path_type=Path), metavar="FILE.jsonl",
+              help="Append every decision to this file, as 'rlscaler dry-run --decisions' writes it.")  # fmt: skip
+@click.option("--decisions-megabytes", default=100, show_default=True, type=click.IntRange(1), metavar="N",
+              help="Most of that file; it is then renamed to FILE.jsonl.1 and begun anew.")  # fmt: skip
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info",
               show_default=True)  # fmt: skip

@@ -1,29 +1,32 @@
 """Decisions for all workloads that are due, from what is read of them: no I/O, and no clock but a timer.
 
-One `Autoscaler` for each policy in use; a workload that changes its policy takes its history and the guard's memory
-along. What a resource leaves out is learned; a policy that is slow gives way to the rule; Shadow's comparison beside a
-decision can fail without harm to it.
+One `Autoscaler` for each policy in use, and a few more where some of its workloads look back much longer than others; a
+workload that changes its policy takes its history and the guard's memory along. What a resource leaves out is learned;
+a policy that is slow gives way to the rule; Shadow's comparison beside a decision can fail without harm to it.
 """
 
 import logging
+import math
 import time as clocks
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rlscaler import Autoscaler, Snapshot
 from rlscaler.custom_resource import Resource, to_settings
-from rlscaler.memory import condensed
+from rlscaler.memory import condensed, guard_bytes
 from rlscaler.policies import load_policy
 from rlscaler.policy import Policy, Proposal, View
 from rlscaler.rows import taken
-from rlscaler.settings import Settings
+from rlscaler.settings import Settings, joined
+from rlscaler_operator.attic import Attic
 from rlscaler_operator.checkpoint import Batch
 from rlscaler_operator.comparison import Comparison
 from rlscaler_operator.estimating import Estimates, moved
 from rlscaler_operator.model import Decision, Key, PolicyInUse, Readings, Target
+from rlscaler_operator.recording import Recorder
 
 BUDGET, EACH = 0.25, 0.001
 """Seconds that a policy may take for a batch, and for each workload of it besides."""
@@ -33,16 +36,21 @@ more than a twentieth."""
 _LEARNED = "learned"
 _READINGS = ("load", "backlog", "latency", "errors", "utilization")
 _KEPT = ("history", "guard", "rule")
+NARROW, WIDER = 8192, 4
+"""Bytes that a guard may remember of a workload among all others, and times as many of which each further pool takes
+those that ask for more: within a pool, the widest is everybody's width.
+"""
 
 log = logging.getLogger("rlscaler.deciding")
 
 
 @dataclass(slots=True)
 class _Pool:
-    """The workloads of one policy."""
+    """The workloads of one policy whose guards remember about as much. breadth: how much (see `_breadth`)."""
 
     policy: Policy
     in_use: PolicyInUse
+    breadth: int
     scaler: Autoscaler
     rows: dict[Key, int] = field(default_factory=dict)
     rests_until: float = -np.inf
@@ -53,6 +61,15 @@ class _Pool:
         if part == "policy":
             return f"policy {self.in_use.name} {self.in_use.digest}"
         return f"rule {self.scaler.fallback.name}"
+
+
+class Admission(NamedTuple):
+    """A workload to be decided: by what its resource states, and by which policy."""
+
+    key: Key
+    resource: Resource
+    policy: Policy
+    in_use: PolicyInUse
 
 
 class Decider:
@@ -69,6 +86,8 @@ class Decider:
         self._compared: set[Key] = set()
         self._comparison = Comparison(self.fallback)
         self._estimates = Estimates()
+        self.recorder: Recorder | None = None
+        """Who hears of each decision as it is made, None for nobody."""
 
     def __contains__(self, key: object) -> bool:
         """Tell whether the workload is decided here."""
@@ -81,25 +100,60 @@ class Decider:
 
     def put(self, key: Key, resource: Resource, policy: Policy, in_use: PolicyInUse) -> None:
         """Add a workload, or give it new settings or another policy."""
-        settings = to_settings(resource)
-        pool, old = self._pool(policy, in_use), self._home.get(key)
-        if old is None:
-            (row,) = pool.scaler.add([key], settings)
-            pool.rows[key] = int(row)
-        elif old is pool:
-            pool.scaler.update([pool.rows[key]], settings)
+        self.put_all([Admission(key, resource, policy, in_use)])
+
+    def put_all(self, admissions: Sequence[Admission]) -> None:
+        """Do as `put` with several workloads; new ones are added together, for hardly more than one of them costs."""
+        new: dict[int, tuple[_Pool, list[tuple[Admission, Settings]]]] = {}
+        for each in admissions:
+            if each.key not in self._home:
+                settings = to_settings(each.resource)
+                pool = self._pool(each.policy, each.in_use, settings)
+                new.setdefault(id(pool), (pool, []))[1].append((each, settings))
+        known = [each for each in admissions if each.key in self._home]
+        for pool, members in new.values():
+            keys = [each.key for each, _ in members]
+            rows = pool.scaler.add(keys, joined([settings for _, settings in members]))
+            pool.rows |= zip(keys, rows.tolist(), strict=True)
+            for each, settings in members:
+                self._took(each, settings, pool)
+            self._learn(pool, keys)
+        for each in known:
+            self._put_again(each)
+
+    def reserve(self, admissions: Iterable[Admission]) -> None:
+        """Make room for workloads that are to be `put` bit by bit: to make it as they come would copy all each time."""
+        counts: dict[int, int] = {}
+        for each in admissions:
+            if each.key not in self._home:
+                pool = self._pool(each.policy, each.in_use, to_settings(each.resource))
+                counts[id(pool)] = counts.get(id(pool), 0) + 1
+        for pool in self._pools:
+            pool.scaler.reserve(counts.get(id(pool), 0))
+
+    def _put_again(self, each: Admission) -> None:
+        """Give a workload that is decided here new settings, and another policy where that is not the one before."""
+        settings, old = to_settings(each.resource), self._home[each.key]
+        pool = self._pool(each.policy, each.in_use, settings)
+        if old is pool:
+            pool.scaler.update([pool.rows[each.key]], settings)
         else:
-            memory = old.scaler.memory([old.rows[key]], _KEPT)
-            (row,) = pool.scaler.add([key], self._settings[key])
-            pool.rows[key] = int(row)
+            parts = (*_KEPT, "policy") if _same(old, each.policy, each.in_use) else _KEPT
+            memory = old.scaler.memory([old.rows[each.key]], parts)
+            (row,) = pool.scaler.add([each.key], self._settings[each.key])
+            pool.rows[each.key] = int(row)
             pool.scaler.recall([row], memory)
             pool.scaler.update([row], settings)
-            self._leave(key, old)
+            self._leave(each.key, old)
+        self._took(each, settings, pool)
+        self._learn(pool, [each.key])
+
+    def _took(self, each: Admission, settings: Settings, pool: _Pool) -> None:
+        key = each.key
         self._home[key], self._settings[key] = pool, settings
-        self._estimates.put(key, resource)
+        self._estimates.put(key, each.resource)
         if key in self._compared:
             self._comparison.put(key, settings)
-        self._learn(pool, [key])
 
     def _learn(self, pool: _Pool, keys: Sequence[Key]) -> None:
         """Let decisions use what is known by now of these workloads of a pool, where it has moved."""
@@ -122,11 +176,12 @@ class Decider:
             if key in self._compared:
                 self._comparison.put(key, self._settings[key])
 
-    def _pool(self, policy: Policy, in_use: PolicyInUse) -> _Pool:
+    def _pool(self, policy: Policy, in_use: PolicyInUse, settings: Settings) -> _Pool:
+        breadth = _breadth(settings)
         for pool in self._pools:
-            if pool.in_use == in_use and (in_use.digest or pool.policy == policy):
+            if pool.breadth == breadth and _same(pool, policy, in_use):
                 return pool
-        self._pools.append(_Pool(policy, in_use, Autoscaler(policy, fallback=self.fallback)))
+        self._pools.append(_Pool(policy, in_use, breadth, Autoscaler(policy, fallback=self.fallback)))
         return self._pools[-1]
 
     def _leave(self, key: Key, pool: _Pool) -> None:
@@ -209,6 +264,8 @@ class Decider:
         made = pool.scaler.settle(view, proposal, rows)
         if live:
             self._compare(pool, keys, view)
+        if live and self.recorder is not None:
+            self.recorder.take(keys, pool.in_use, view, made)
         self._time |= zip(keys, made.time.tolist(), strict=True)
         settings, coverage = pool.scaler.settings(rows), pool.scaler.known_seconds(rows)
         learning = self._estimates.sentences(keys, settings["interval"])
@@ -260,7 +317,7 @@ class Decider:
                 self.compare(key, False)
 
     def memory(self, keys: Iterable[Key]) -> list[Batch]:
-        """Return what must outlive this process of workloads, one batch for each policy."""
+        """Return what must outlive this process of workloads, a batch for each policy or several."""
         wanted = set(keys)
         found = []
         for pool in self._pools:
@@ -301,9 +358,9 @@ class Decider:
                 rows, places = [pool.rows[key] for key in mine], [at[key] for key in mine]
                 pool.scaler.fill(rows, times[places], values[places])
 
-    def attic(self, keys: Iterable[Key]) -> "Attic":
+    def attic(self, keys: Iterable[Key]) -> Attic:
         """Return empty rows beside those of workloads, for a past that is older than what these know."""
-        return Attic({key: (self._home[key], self._settings[key]) for key in keys if key in self._home}, self)
+        return Attic({key: self._settings[key] for key in keys if key in self._home}, self.home)
 
     def home(self, key: Key) -> tuple[Autoscaler, int] | None:
         """Return the autoscaler that decides for a workload and its row, None where there is none."""
@@ -317,31 +374,13 @@ class Decider:
             pool.scaler.write_failed([pool.rows[key]])
 
 
-class Attic:
-    """A longer history of workloads that is made while they are decided on, and then taken over."""
+def _same(pool: _Pool, policy: Policy, in_use: PolicyInUse) -> bool:
+    """Tell whether a pool's policy is this one."""
+    return pool.in_use == in_use and bool(in_use.digest or pool.policy == policy)
 
-    def __init__(self, members: Mapping[Key, tuple["_Pool", Settings]], decider: Decider) -> None:
-        """Take the workloads with their settings."""
-        self.keys = list(members)
-        self._rows = {key: row for row, key in enumerate(self.keys)}
-        self._decider = decider
-        self._scaler = Autoscaler(decider.fallback)
-        self._scaler.reserve(len(self.keys))
-        for key, (pool, settings) in members.items():
-            (row,) = self._scaler.add([key], settings)
-            learned = pool.scaler.settings([pool.rows[key]])
-            self._scaler.learn([row], capacity_per_replica=learned["capacity_per_replica"], startup=learned["startup"])
 
-    def fill(self, keys: Iterable[Key], times: np.ndarray, values: np.ndarray) -> None:
-        """Take in load of some of them, oldest first. times: (N, T) seconds. values: (N, T) requests/s."""
-        self._scaler.fill([self._rows[key] for key in keys], times, values)
-
-    def adopt(self, keys: Iterable[Key]) -> None:
-        """Give workloads this history in place of theirs, but not those whose interval has changed or that went."""
-        for key in keys:
-            row, home = self._rows[key], self._decider.home(key)
-            if home is None:
-                continue
-            scaler, live = home
-            if scaler.settings([live])["interval"][0] == self._scaler.settings([row])["interval"][0]:
-                scaler.recall([live], self._scaler.memory([row], ("history",)))
+def _breadth(settings: Settings) -> int:
+    """Return the number of the pool, by how much the guard remembers of a workload: 0 is everyday's."""
+    (behavior,) = settings.behavior if isinstance(settings.behavior, Sequence) else (settings.behavior,)
+    needed = guard_bytes(behavior, float(settings.interval))
+    return max(0, math.ceil(math.log(needed / NARROW, WIDER)))

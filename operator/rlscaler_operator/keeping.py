@@ -9,11 +9,13 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 
+from rlscaler.history import RING
 from rlscaler.resource_objects import Query
 from rlscaler_operator import checkpoint, missed_writes, past
 from rlscaler_operator.api_errors import ClusterError
@@ -26,8 +28,10 @@ from rlscaler_operator.queries import Group
 
 GATHER = 0.2
 """Seconds for which new workloads are gathered before their past is read together."""
-AT_ONCE = 512
-"""Workloads whose past is taken in together."""
+AT_ONCE = 256
+"""Workloads whose past is taken in together: more cost memory, fewer cost time."""
+GROUPS_AT_ONCE = 256
+"""Groups of new workloads whose last hour is asked for together, so that the first need not wait for the last."""
 SAVE_EVERY = 60.0
 """Seconds between two checkpoints while nothing is changed."""
 SOON = 1.0
@@ -40,8 +44,12 @@ SLICE = 32
 """Samples of the past that are taken in at a stretch."""
 TICKS = 8
 """Missed ticks that are decided again at a stretch."""
-DUTY = 4.0
-"""Seconds of rest for each second of work on the older past."""
+DUTY, LONGEST_REST = 4.0, 0.5
+"""Seconds of rest for each second of work on the older past, and at most after one piece of it."""
+LIVED = 0.5 * past.HOUR
+"""Seconds before now that are not read again with the older past: what has been lived through since is known."""
+TRIES = 3
+"""Times at most that reading follows the present, from a source so slow that what was lived through is forgotten."""
 READ_FOR = 30.0
 """Seconds for which a checkpoint that cannot be read is asked for again."""
 READ_AGAIN = 0.5
@@ -165,26 +173,36 @@ class Keeper:
         reading: dict[str, tuple[list[Key], asyncio.Task[dict[Key, Loads]]]] = {}
         async with asyncio.TaskGroup() as tasks:
             while True:
-                await asyncio.sleep(GATHER)
+                if reading:
+                    running = [task for _, task in reading.values()]
+                    await asyncio.wait(running, timeout=GATHER, return_when=asyncio.FIRST_COMPLETED)
+                else:
+                    await asyncio.sleep(GATHER)
                 read: list[Key] = []
                 loads: dict[Key, Loads] = {}
                 for source in [source for source, (_, task) in reading.items() if task.done()]:
                     keys, task = reading.pop(source)
                     read += keys
                     loads |= task.result()
+                for source, keys in self._unread(reading, set(read)).items():
+                    reading[source] = keys, tasks.create_task(self._recent(keys))
                 await self._remember(read, loads)
-                for source, keys in self._unread().items():
-                    if source not in reading:
-                        reading[source] = keys, tasks.create_task(self._recent(keys))
 
-    def _unread(self) -> dict[str, list[Key]]:
-        """Return the new workloads whose target is there, by their source."""
+    def _unread(self, sources: Container[str], keys: Container[Key]) -> dict[str, list[Key]]:
+        """Return new workloads whose target is there, by their source; those of its first groups.
+
+        sources, keys: that are left out.
+        """
         leader = self._leader
-        found: dict[str, list[Key]] = {}
+        found: dict[str, dict[Group, list[Key]]] = {}
         for key in leader.unread:
-            if key in leader.roster and leader.target(key) is not None:
-                found.setdefault(leader.roster.group(key).load.source, []).append(key)
-        return found
+            if key in keys or key not in leader.roster or leader.target(key) is None:
+                continue
+            group = leader.roster.group(key)
+            groups = found.setdefault(group.load.source, {})
+            if group.load.source not in sources and (group in groups or len(groups) < GROUPS_AT_ONCE):
+                groups.setdefault(group, []).append(key)
+        return {source: list(chain.from_iterable(groups.values())) for source, groups in found.items() if groups}
 
     async def _recent(self, keys: Sequence[Key]) -> dict[Key, Loads]:
         now = self._leader.clock.now()
@@ -265,17 +283,19 @@ class Keeper:
 
     async def _loads(self, keys: Iterable[Key], start: float, end: float) -> dict[Key, Loads]:
         """Return the loads of workloads in (start, end], without those whose source has no answer."""
+        groups = self._groups(keys).items()
+        found: dict[Key, Loads] = {}
+        for part in await asyncio.gather(*(self._group_loads(group, of, start, end) for group, of in groups)):
+            found |= part
+        return found
+
+    def _groups(self, keys: Iterable[Key]) -> dict[Group, dict[Key, Query]]:
         groups: dict[Group, dict[Key, Query]] = {}
         for key in keys:
             workload = self._leader.fleet.workloads.get(key)
             if workload is not None and workload.resource is not None and key in self._leader.roster:
                 groups.setdefault(self._leader.roster.group(key), {})[key] = workload.resource.spec.metrics.load
-        found: dict[Key, Loads] = {}
-        sizes = {group: len(members) for group, members in groups.items()}
-        parts = await asyncio.gather(*(self._group_loads(group, groups[group], start, end) for group in sizes))
-        for part in parts:
-            found |= part
-        return found
+        return groups
 
     async def _group_loads(
         self, group: Group, members: Mapping[Key, Query], start: float, end: float
@@ -330,31 +350,64 @@ class Keeper:
     async def _fill_attic(self, keys: Sequence[Key]) -> None:
         """Make the whole history of workloads of one interval, oldest first, and let them have it."""
         leader = self._leader
-        start = leader.clock.now() - self._history()
-        known: set[Key] = set()
         attic = leader.decider.attic(keys)
-        while (end := min(start + PIECE, leader.clock.now())) - start > leader.roster.group(keys[0]).interval:
-            loads = await self._loads(attic.keys, start, end)
-            known |= loads.keys()
-            for members, times, values in _matrices(loads):
-                for begin in range(0, times.shape[1], SLICE):
-                    if not np.isfinite(values[:, begin : begin + SLICE]).any():
-                        continue  # unknown either way, and most of a week is before the workload was born
-                    began = leader.clock.monotonic()
-                    attic.fill(members, times[:, begin : begin + SLICE], values[:, begin : begin + SLICE])
-                    await asyncio.sleep(DUTY * (leader.clock.monotonic() - began))
-            start = end
-            keys = [key for key in keys if key in leader.roster]
-            if not keys:
-                return
-        attic.adopt(known)
+        start, lives = leader.clock.now() - self._history(), RING * leader.roster.group(keys[0]).interval
+        lived = min(LIVED, 0.5 * lives)
+        for _ in range(TRIES):
+            goal = leader.clock.now() - lived
+            while start < goal:
+                end = min(start + PIECE, goal)
+                loads = await self._older_loads(attic.keys, start, end)
+                for members in _alike(loads):
+                    for times, values in _slices([loads[key] for key in members]):
+                        if np.isfinite(values).any():  # else it is unknown either way
+                            async with self._at_leisure():
+                                attic.fill(members, times, values)
+                start = end
+            if start > leader.clock.now() - lives + lived:
+                break  # all since then is remembered
+        while attic.behind > SLICE:
+            async with self._at_leisure():
+                attic.live_through(SLICE)
+        attic.adopt()
+
+    async def _older_loads(self, keys: Iterable[Key], start: float, end: float) -> dict[Key, Loads]:
+        """Return what is known of the loads in (start, end]: most of a week is before a workload was born."""
+        found: dict[Key, Loads] = {}
+        for group, members in self._groups(keys).items():
+            async with self._at_leisure():
+                part = await self._group_loads(group, members, start, end)
+                for key, (times, values) in part.items():
+                    if np.isfinite(values).any():
+                        found[key] = Loads(times, values.astype(np.float32))  # as it is remembered
+        return found
+
+    @contextlib.asynccontextmanager
+    async def _at_leisure(self) -> AsyncIterator[None]:
+        """Rest after a piece of work that nobody waits for."""
+        clock = self._leader.clock
+        began = clock.monotonic()
+        yield
+        await asyncio.sleep(min(DUTY * (clock.monotonic() - began), LONGEST_REST))
 
 
-def _matrices(loads: Mapping[Key, Loads]) -> Iterator[tuple[list[Key], np.ndarray, np.ndarray]]:
-    """Yield workloads with times and loads as matrices (N, T): those whose samples are as many at the same interval."""
+def _alike(loads: Mapping[Key, Loads]) -> Iterable[list[Key]]:
+    """Return workloads together whose samples are as many at the same interval."""
     alike: dict[tuple[int, float], list[Key]] = {}
     for key, (times, _) in loads.items():
         step = float(times[1] - times[0]) if len(times) > 1 else 0.0
         alike.setdefault((len(times), round(step, 6)), []).append(key)
-    for keys in alike.values():
+    return alike.values()
+
+
+def _matrices(loads: Mapping[Key, Loads]) -> Iterator[tuple[list[Key], np.ndarray, np.ndarray]]:
+    """Yield workloads with times and loads as matrices (N, T): those whose samples are as many at the same interval."""
+    for keys in _alike(loads):
         yield keys, np.array([loads[key].times for key in keys]), np.array([loads[key].values for key in keys])
+
+
+def _slices(loads: Sequence[Loads]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield times and loads (N, SLICE), oldest first, of samples that are as many: a week of all would be large."""
+    for begin in range(0, len(loads[0].times), SLICE):
+        part = slice(begin, begin + SLICE)
+        yield np.array([each.times[part] for each in loads]), np.array([each.values[part] for each in loads])

@@ -10,49 +10,33 @@ import contextlib
 import logging
 import math
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-from rlscaler.policies import load_policy
-from rlscaler.policy import Policy
 from rlscaler_operator import accounts, conflicts
 from rlscaler_operator.clock import Clock
 from rlscaler_operator.collecting import Collector
-from rlscaler_operator.deciding import Decider
+from rlscaler_operator.deciding import Admission, Decider
 from rlscaler_operator.fleet import Fleet
-from rlscaler_operator.model import Account, Decision, Key, Note, PolicyInUse, Readings, Target, TargetKey, Workload
-from rlscaler_operator.policy_store import PolicyRefused, PolicyStore
+from rlscaler_operator.ledger import Ledger, chosen
+from rlscaler_operator.model import Account, Key, Note, Readings, Target, TargetKey, Workload
+from rlscaler_operator.policy_store import PolicyStore
 from rlscaler_operator.queries import Group, group_of
 from rlscaler_operator.reporting import Reporter
 from rlscaler_operator.roster import Roster
 from rlscaler_operator.telemetry import Telemetry
-from rlscaler_operator.timestamps import seconds_of
 from rlscaler_operator.writing import Actuator, Outcome
 
 BATCH = 0.1
 """Seconds for which readings are gathered before they are decided together."""
 SLICE = 100
-"""Workloads that are taken in at a stretch: thousands come at once when a process begins."""
+"""Workloads that are taken in or decided at a stretch: thousands come at once when a process begins."""
+ROUND = 0.02
+"""Seconds that a round takes at least: hundreds of watch events and due groups a second need no round each."""
 IDLE = 1.0
 """Seconds after which the loop looks around though nothing has happened."""
 
 log = logging.getLogger("rlscaler.loop")
-
-
-@dataclass(slots=True)
-class Ledger:
-    """What the leader keeps of one workload beside the decision's own memory."""
-
-    version: tuple[str, int] = ("", 0)
-    target: TargetKey | None = None
-    conflict: conflicts.Memory = field(default_factory=conflicts.Memory)
-    ready: bool = False
-    last_scale: float = math.nan
-    readings: Readings | None = None
-    decision: Decision | None = None
-    in_use: PolicyInUse | None = None
-    policy_problem: Note | None = None
-    write_problem: Note | None = None
 
 
 class Leader:
@@ -86,16 +70,21 @@ class Leader:
 
     async def ticks(self) -> None:
         """Decide until cancelled."""
-        await self._take_in(list(self.fleet.workloads))
+        everyone = list(self.fleet.workloads.values())
+        with contextlib.suppress(Exception):  # what is wrong with one is told when it is taken in
+            self.decider.reserve([self._admission(each, Ledger()) for each in everyone if each.resource is not None])
+        await self._take_in([each.key for each in everyone])
         after = 0.0
         try:
             while not self._resting:
                 await self._take_in(list(self.fleet.take_changed()))
                 for due, group in self.roster.due(self.clock.now()):
                     self._collect(due, group, self.roster.members(group))
-                monotonic = self.clock.monotonic()
-                if self._collected and monotonic >= after:
-                    self._decide()
+                if self._collected and self.clock.monotonic() >= after:
+                    self._decide([key for key, _ in zip(self._collected, range(SLICE), strict=False)])
+                    if self._collected:  # others have their turn, and who is due meanwhile is read
+                        await self._yield()
+                        continue
                     after = self.clock.monotonic() + BATCH
                 self.telemetry.beat(self.clock.monotonic())
                 pause = self.roster.next_due() - self.clock.now()
@@ -108,11 +97,12 @@ class Leader:
 
     async def _pause(self, seconds: float) -> None:
         wake = self.fleet.wake
+        await asyncio.sleep(ROUND)
         if self._collected:  # more may come, and nothing is gained by waking for each
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(seconds - ROUND)
             return
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(max(seconds - ROUND, 0.0)):
                 await wake.wait()
         except TimeoutError:
             pass
@@ -130,31 +120,45 @@ class Leader:
 
     async def _take_in(self, changed: Sequence[Key]) -> None:
         for begin in range(0, len(changed), SLICE):
+            if begin:
+                await self._yield()
             self.take_in(changed[begin : begin + SLICE])
-            if begin + SLICE < len(changed):
-                self.telemetry.beat(self.clock.monotonic())
-                await asyncio.sleep(0)
 
     def take_in(self, changed: Iterable[Key]) -> None:
         """Admit, update or drop workloads whose resource, target or other owners have changed."""
+        seen: list[tuple[Workload, Ledger]] = []
         for key in changed:
             with _alone(key):
-                self._take_in_one(key)
+                workload = self.fleet.workloads.get(key)
+                if workload is None:
+                    self._drop(key)
+                else:
+                    seen.append((workload, self._seen(workload)))
+        failed = self._admit([one for one in seen if self._is_new(*one)])
+        for workload, ledger in seen:
+            if workload.key not in failed:
+                with _alone(workload.key):
+                    self._taken_in(workload, ledger)
 
-    def _take_in_one(self, key: Key) -> None:
-        workload = self.fleet.workloads.get(key)
-        if workload is None:
-            self._drop(key)
-            return
+    def _seen(self, workload: Workload) -> Ledger:
+        """Return the ledger of a workload that has changed, with what it names as its target now."""
+        key = workload.key
         ledger = self.ledgers.setdefault(key, Ledger())
         before, ledger.target = ledger.target, self.fleet.target_of(workload)
         if before is not None and (before != ledger.target or not accounts.is_active(workload)):
             self.actuator.withdraw(before, key)  # what waits to be written is not wanted any more
-        version = (workload.uid, workload.generation)
         if workload.resource is None:
             self._stop(key)
-        elif key not in self.decider or ledger.version != version:
-            self._admit(workload, ledger)
+        return ledger
+
+    def _is_new(self, workload: Workload, ledger: Ledger) -> bool:
+        """Tell whether a workload's resource is not the one that it is decided by."""
+        if workload.resource is None:
+            return False
+        return workload.key not in self.decider or ledger.version != (workload.uid, workload.generation)
+
+    def _taken_in(self, workload: Workload, ledger: Ledger) -> None:
+        version = (workload.uid, workload.generation)
         if ledger.version != version:
             ledger.readings = ledger.decision = None  # those of the former spec say nothing of this one
         ledger.version = version
@@ -177,47 +181,52 @@ class Leader:
         if key in self.decider:
             self.decider.drop(key)
 
-    def _admit(self, workload: Workload, ledger: Ledger) -> None:
-        assert workload.resource is not None
-        key, spec = workload.key, workload.resource.spec
-        policy = self._policy(workload, ledger)
-        if key not in self.decider:
-            self.unread.add(key)
-            ledger.ready = False
-        if ledger.in_use is None:
-            raise RuntimeError(f"{key}: no policy is in use")
-        self.decider.put(key, workload.resource, policy, ledger.in_use)
-        self.decider.compare(key, spec.mode == "Shadow")
-        self.roster.place(key, group_of(spec), self.clock.now())
+    def _admit(self, admitted: Sequence[tuple[Workload, Ledger]]) -> set[Key]:
+        """Let workloads be decided by their resources as they are now, and return those with which that failed.
 
-    def _policy(self, workload: Workload, ledger: Ledger) -> Policy:
-        """Return the policy that decides: the one asked for, else the one that decided before, else the rule."""
-        assert workload.resource is not None
-        wanted = workload.resource.spec.policy
+        All at once, since one alone costs nearly as much.
+        """
+        failed: set[Key] = set()
         try:
-            if wanted.server is not None:
-                raise PolicyRefused(Note("PolicyNotFound", f"spec.policy.server: {wanted.server!r} is no inference "
-                                                           f"server of the operator's configuration"))  # fmt: skip
-            name = wanted.name or "default"
-            policy, ledger.in_use = self.store.get(name, wanted.digest)
-            ledger.policy_problem = self.store.problem(name, wanted.digest)
-            return policy
-        except PolicyRefused as refused:
-            ledger.policy_problem = refused.note
-        policy = load_policy("default")
-        ledger.in_use = PolicyInUse("default")
-        return policy
+            self._put([self._admission(*one) for one in admitted])
+        except Exception:
+            failed = {workload.key for workload, _ in admitted}
+            for workload, ledger in admitted:
+                with _alone(workload.key):
+                    self._put([self._admission(workload, ledger)])
+                    failed.discard(workload.key)
+        return failed
+
+    def _admission(self, workload: Workload, ledger: Ledger) -> Admission:
+        assert workload.resource is not None
+        policy, ledger.in_use = chosen(self.store, workload.resource.spec.policy, ledger)
+        return Admission(workload.key, workload.resource, policy, ledger.in_use)
+
+    def _put(self, admissions: Sequence[Admission]) -> None:
+        for each in admissions:
+            if each.key not in self.decider:
+                self.unread.add(each.key)
+                self.ledgers[each.key].ready = False
+        self.decider.put_all(admissions)
+        for each in admissions:
+            spec = each.resource.spec
+            self.decider.compare(each.key, spec.mode == "Shadow")
+            self.roster.place(each.key, group_of(spec), self.clock.now())
 
     def policies_changed(self, names: Iterable[str]) -> None:
         """Ask the store again for the workloads whose policy is one of these, and for those that were refused."""
         named = set(names)
+        changed: list[tuple[Workload, Ledger]] = []
         for key, workload in self.fleet.workloads.items():
             ledger = self.ledgers.get(key)
             if workload.resource is None or ledger is None:
                 continue
             if ledger.policy_problem is not None or workload.resource.spec.policy.name in named:
-                with _alone(key):
-                    self._admit(workload, ledger)
+                changed.append((workload, ledger))
+        failed = self._admit(changed)
+        for workload, ledger in changed:
+            if workload.key not in failed:
+                with _alone(workload.key):
                     self._tell(self._account(workload, ledger))
 
     def rest(self) -> None:
@@ -232,10 +241,7 @@ class Leader:
 
     def notes(self, key: Key) -> dict[str, Any]:
         """Return what must outlive this process beside the guard's memory, as plain JSON."""
-        ledger = self.ledgers[key]
-        found: dict[str, Any] = {"conflict": conflicts.saved(ledger.conflict)}
-        if math.isfinite(ledger.last_scale):
-            found["lastScale"] = ledger.last_scale
+        found = self.ledgers[key].notes()
         if (target := self.target(key)) is not None:
             found["replicas"] = target.desired
         if (comparison := self.decider.comparison_memory(key)) is not None:
@@ -244,13 +250,8 @@ class Leader:
 
     def recall_notes(self, key: Key, notes: Mapping[str, Any]) -> None:
         """Put back what `notes` returned."""
-        ledger = self.ledgers[key]
-        ledger.conflict = conflicts.restored(notes.get("conflict"))
-        last = notes.get("lastScale")
-        ledger.last_scale = float(last) if isinstance(last, (int, float)) else math.nan
-        if (workload := self.fleet.workloads.get(key)) is not None:
-            told = seconds_of(workload.status.get("lastScaleTime"))  # may be of a write that came after the notes
-            ledger.last_scale = told if not ledger.last_scale >= told and math.isfinite(told) else ledger.last_scale
+        workload = self.fleet.workloads.get(key)
+        self.ledgers[key].recall(notes, {} if workload is None else workload.status)
         if isinstance(comparison := notes.get("comparison"), Mapping):
             self.decider.recall_comparison(key, comparison)
 
@@ -291,12 +292,17 @@ class Leader:
             found = await self.collector.collect(due, workloads, self.clock)
         finally:
             self._collecting.discard(group)
+        # Who falls behind decides by the newest readings, in the order in which the workloads began to wait.
+        self.telemetry.late(len(found.keys() & self._collected.keys()))
         self._collected |= {key: (due, readings) for key, readings in found.items()}
         self.fleet.wake.set()
 
-    def _decide(self) -> None:
-        """Decide for all whose readings are there."""
-        collected, self._collected = self._collected, {}
+    def _decide(self, keys: Iterable[Key]) -> None:
+        """Decide for some whose readings are there.
+
+        All at a stretch, so that what is written has the count that the decision saw as its precondition.
+        """
+        collected = {key: self._collected.pop(key) for key in keys}
         began = self.clock.monotonic()
         due = {key: at for key, (at, _) in collected.items() if self._is_decided(key)}
         readings = {key: collected[key][1] for key in due}
@@ -311,6 +317,11 @@ class Leader:
             with _alone(key):
                 self._settle(self.fleet.workloads[key], ledger)
 
+    async def _yield(self) -> None:
+        """Let others have their turn, above all the renewal of the Lease."""
+        self.telemetry.beat(self.clock.monotonic())
+        await asyncio.sleep(0)
+
     def _settle(self, workload: Workload, ledger: Ledger) -> None:
         """Report a workload, and write to its target where that is wanted."""
         account = self._account(workload, ledger)
@@ -318,7 +329,8 @@ class Leader:
         if target is not None and workload.resource is not None:
             if accounts.is_active(workload) and account.wanted not in (None, target.desired):
                 ref = workload.resource.spec.scale_target_ref
-                self._start(self._written(account, ledger, self.actuator.submit(account, ref)))
+                seen = self.fleet.version(target.key)
+                self._start(self._written(account, ledger, seen, self.actuator.submit(account, ref)))
             else:
                 self.actuator.withdraw(target.key, workload.key)
                 if account.write_problem is not None:  # what could not be written is not wanted any more
@@ -336,7 +348,8 @@ class Leader:
         verdict = conflicts.Verdict()
         if target is not None:
             rivals = self.fleet.rivals(workload)
-            verdict, ledger.conflict = conflicts.judge(ledger.conflict, now, target, rivals, accounts.mode_of(workload))
+            mode, version = accounts.mode_of(workload), self.fleet.version(target.key)
+            verdict, ledger.conflict = conflicts.judge(ledger.conflict, now, target, rivals, mode, version)
         decision = ledger.decision if ledger.ready else None
         return Account(
             time=now,
@@ -363,8 +376,8 @@ class Leader:
                                         f"not watched; expected one of {known}; others are named under targets in the "
                                         f"operator's configuration")  # fmt: skip
 
-    async def _written(self, account: Account, ledger: Ledger, done: asyncio.Future[Outcome]) -> None:
-        """Take in what became of a write."""
+    async def _written(self, account: Account, ledger: Ledger, seen: int, done: asyncio.Future[Outcome]) -> None:
+        """Take in what became of a write. seen: version of the target that the decision saw."""
         began = self.clock.monotonic()
         outcome = await done
         key, target = account.workload.key, account.target
@@ -374,13 +387,13 @@ class Leader:
             return
         now = self.clock.now()
         if outcome.wrote:
-            ledger.conflict = conflicts.wrote(ledger.conflict, now, account.wanted, target)
+            ledger.conflict = conflicts.wrote(ledger.conflict, now, account.wanted, target, seen, outcome.version)
             ledger.last_scale = now
             self.unkept.set()
             self._tell(replace(account, time=now, wrote=True, write_problem=None, last_scale=now))
             return
         if outcome.result == "Failed":
-            ledger.conflict = conflicts.tried(ledger.conflict, now, account.wanted, target)
+            ledger.conflict = conflicts.tried(ledger.conflict, now, account.wanted, target, seen)
         if key in self.decider and key in self.ledgers:
             self.decider.write_failed([key])
             self._tell(replace(account, time=now, write_problem=outcome.problem))

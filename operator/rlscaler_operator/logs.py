@@ -5,13 +5,16 @@ struck out of every part of it. A traceback is shown for a defect of the program
 (the API server, a source, a user's mistake) is a sentence.
 """
 
+import contextlib
 import json
 import logging
 import math
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from logging.handlers import QueueHandler, QueueListener
+from queue import SimpleQueue
 from typing import IO, Any, Final, Literal
 
 from rlscaler.errors import UserError
@@ -26,6 +29,8 @@ EXPECTED: Final = (UserError, ClusterError, OSError, TimeoutError)
 """What goes wrong in a healthy program: told in a sentence, without a traceback."""
 QUIET: Final = ("kopf", "urllib3", "requests", "aiohttp", "kubernetes", "asyncio", "charset_normalizer", "py.warnings")
 """Loggers of others, from which only warnings are wanted."""
+
+log = logging.getLogger("rlscaler.operator")
 
 
 def configure(form: Form, level: str, stream: IO[str] | None = None) -> logging.Handler:
@@ -46,6 +51,49 @@ def configure(form: Form, level: str, stream: IO[str] | None = None) -> logging.
         logging.getLogger(name).setLevel(own if own == logging.DEBUG else max(own, logging.WARNING))
     logging.captureWarnings(True)
     return handler
+
+
+MOST_WAITING: Final = 10_000
+"""Lines that wait to be written; further ones are left out, and counted."""
+
+
+@contextlib.contextmanager
+def aside() -> Iterator[None]:
+    """Write this process' log lines in a thread of their own until the end, with the handlers that are there now.
+
+    The event loop then waits for nobody who reads them, nor for other threads after each line.
+    """
+    root = logging.getLogger()
+    handlers = list(root.handlers)
+    waiting = _Waiting()
+    listener = QueueListener(waiting.records, *handlers, respect_handler_level=True)
+    root.handlers = [waiting]
+    listener.start()
+    try:
+        yield
+    finally:
+        root.handlers = handlers
+        listener.stop()
+        if waiting.lost:
+            log.warning("%d log lines were left out, since they were not taken as fast as they came", waiting.lost)
+
+
+class _Waiting(QueueHandler):
+    """Hands records on as they are; the other thread makes lines of them."""
+
+    def __init__(self) -> None:
+        self.records: SimpleQueue[Any] = SimpleQueue()
+        self.lost = 0
+        super().__init__(self.records)
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        return record
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        if self.records.qsize() < MOST_WAITING:
+            self.records.put(record)
+        else:
+            self.lost += 1
 
 
 class _Lines(logging.Formatter):

@@ -271,6 +271,8 @@ class Reporter:
             everyone = max(_pause(self._failures), error.retry_after or 0.0)
             self._next = max(self._next, self._clock.monotonic() + min(everyone, LONGEST_PAUSE))
             return max(pause, error.retry_after or 0.0)
+        if error.reason == "Conflict":
+            return pause  # somebody else changed the object at that moment; the next try holds of it as it is then
         return max(pause, LONGEST_PAUSE)
 
     def _complain(self, key: Key, error: ClusterError) -> None:

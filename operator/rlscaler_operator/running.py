@@ -17,13 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rlscaler.files import require_writable
 from rlscaler.prometheus import Source
 from rlscaler_operator import configuration as configurations
+from rlscaler_operator import logs, memory_use
 from rlscaler_operator.api_errors import ClusterError
 from rlscaler_operator.clock import Clock, SystemClock
 from rlscaler_operator.cluster import Cluster
 from rlscaler_operator.collecting import Collector, Line
 from rlscaler_operator.configuration import Configuration
+from rlscaler_operator.decision_file import DecisionFile
 from rlscaler_operator.fleet import Fleet
 from rlscaler_operator.health import HealthServer, loop_check, role_check, watch_checks
 from rlscaler_operator.heartbeat import LONGEST_LIMIT
@@ -32,6 +35,7 @@ from rlscaler_operator.leadership import Elector
 from rlscaler_operator.leading import Leader
 from rlscaler_operator.model import Note
 from rlscaler_operator.policy_store import PolicyStore
+from rlscaler_operator.recording import Recorder
 from rlscaler_operator.reporting import Reporter
 from rlscaler_operator.telemetry import Telemetry
 from rlscaler_operator.watching import Watches
@@ -41,6 +45,8 @@ CONFIGURED_EVERY = 10.0
 """Seconds between two looks at the configuration file and the policies' folder."""
 DRAIN = 0.2
 """Seconds that writes under way have when the process is told to end."""
+RECORD = 0.3
+"""Seconds that the decision log has at the end to be written."""
 KEEP = 0.5
 """Seconds that the state has then to be kept."""
 BEAT = 1.0
@@ -56,7 +62,8 @@ class Options:
     """What `rlscaler run` is told.
 
     namespaces: that are watched; none = all. lease_namespace: of the Lease, the kept state and the policies'
-    ConfigMaps. lease_seconds: for which a Lease is held without a renewal.
+    ConfigMaps. lease_seconds: for which a Lease is held without a renewal. decisions: file of the decision log, None =
+    none; decisions_megabytes: that it has at most, beside as much that was written before.
     """
 
     kubeconfig: str | None = None
@@ -69,6 +76,8 @@ class Options:
     lease_name: str = "rlscaler"
     lease_seconds: float = 15.0
     identity: str = ""
+    decisions: Path | None = None
+    decisions_megabytes: int = 100
 
 
 async def run(options: Options) -> None:
@@ -76,14 +85,18 @@ async def run(options: Options) -> None:
 
     Raises UserError where it cannot start as it was told to, and what a part failed with.
     """
+    memory_use.settle()
     operator = Operator(options, SystemClock())
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    trimming = asyncio.create_task(memory_use.trim_regularly())
     try:
-        await operator.run(stop)
+        with logs.aside():
+            await operator.run(stop)
     finally:
+        trimming.cancel()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
 
@@ -95,6 +108,7 @@ class _Reign(NamedTuple):
     keeper: Keeper
     actuator: Actuator
     reporter: Reporter
+    recorder: Recorder | None
 
 
 class Operator:
@@ -103,6 +117,8 @@ class Operator:
     def __init__(self, options: Options, clock: Clock) -> None:
         """Make the parts; nothing runs yet, and nothing is asked of the cluster."""
         self._options, self._clock = options, clock
+        if options.decisions is not None:
+            require_writable(options.decisions)
         self._configured = configurations.Watched(options.config)
         self.configuration: Configuration = self._configured.value
         self.cluster = Cluster.connect(options.kubeconfig, options.context)
@@ -189,6 +205,8 @@ class Operator:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if reign is not None and reign.recorder is not None:
+            await asyncio.to_thread(reign.recorder.join, RECORD)
         await self.health.stop()
         self.cluster.close()
 
@@ -221,7 +239,8 @@ class Operator:
         )
         shelf = Shelf(self.cluster, options.lease_namespace, options.lease_name, valid)
         keeper = Keeper(leader, shelf, lambda: self.configuration.history)
-        reign = self._reign = _Reign(leader, keeper, actuator, reporter)
+        recorder = leader.decider.recorder = self._recorder()
+        reign = self._reign = _Reign(leader, keeper, actuator, reporter, recorder)
         try:
             beating = asyncio.create_task(self._beat())
             try:
@@ -242,8 +261,17 @@ class Operator:
         finally:
             if self._reign is reign:
                 self._reign = None
+            if recorder is not None:
+                recorder.end()
             await actuator.drain(0.0)
             collector.close()
+
+    def _recorder(self) -> Recorder | None:
+        """Return what writes the decision log, None where none is asked for."""
+        path = self._options.decisions
+        if path is None:
+            return None
+        return Recorder(DecisionFile(path, self._options.decisions_megabytes * 10**6), self.telemetry.recorded)
 
     async def _beat(self) -> None:
         """Keep the heartbeat going while a new leader restores what it starts from, which may take its time."""

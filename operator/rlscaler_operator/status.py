@@ -1,11 +1,12 @@
 """The status of a workload, and which differences are worth a write to the API server. Pure.
 
-What people and alerts act on (replicas, mode, policy, conditions) is written at once; what shapes a decision at most
-once a minute; plain numbers every five minutes; a message alone never. So a fleet at rest writes next to nothing, and
-a restart writes nothing where nothing changed.
+What people and alerts act on (replicas, mode, policy, conditions) is written at once; what shapes a decision, and new
+words of a condition's message, at most once a minute; plain numbers, those of a message too, every five minutes. So a
+fleet at rest writes next to nothing, and a restart writes nothing where nothing changed.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -16,10 +17,12 @@ from rlscaler_operator.model import Account, Decision
 from rlscaler_operator.timestamps import seconds_of, stamp
 
 REASONS_EVERY: Final = 60.0
-"""Seconds at least between two writes where only reasons of the decision have changed."""
+"""Seconds at least between two writes where only reasons of the decision, or a message's words, have changed."""
 NUMBERS_EVERY: Final = 300.0
 """Seconds at least between two writes where only numbers have changed."""
 
+_NUMBER = re.compile(r"\S*\d\S*")
+"""A word of a message that may change at each tick, such as a count, a duration or an address."""
 _PROMPT = ("observedGeneration", "mode", "currentReplicas", "desiredReplicas", "selector", "policy")
 """Fields whose change is written at once; pods become ready one by one, so readyReplicas waits for company."""
 _FINE: Final[Mapping[str, str]] = {
@@ -88,7 +91,8 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any], since_last: float) -
         return True
     if any(before[name].get("observedGeneration") != after[name].get("observedGeneration") for name in after):
         return True  # what was told of the former spec stood until the new one had been tried
-    shifted = {name for name in after if after[name] is not before[name] and _said(before[name]) != _said(after[name])}
+    other = [name for name in after if after[name] is not before[name]]
+    shifted = {name for name in other if _said(before[name]) != _said(after[name])}
     if any(not _routine(name, before[name], after[name]) for name in shifted):
         return True
     if since_last >= REASONS_EVERY:
@@ -96,7 +100,11 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any], since_last: float) -
             return True
         if _reasons(old) != _reasons(new) or old.get("readyReplicas") != new.get("readyReplicas"):
             return True
-    return since_last >= NUMBERS_EVERY and _numbers(old) != _numbers(new)
+        if any(_words(before[name]) != _words(after[name]) for name in other):
+            return True
+    if since_last < NUMBERS_EVERY:
+        return False
+    return _numbers(old) != _numbers(new) or any(_message(before[name]) != _message(after[name]) for name in other)
 
 
 def age(old: Mapping[str, Any], now: float) -> float:
@@ -194,6 +202,15 @@ def _said(condition: Mapping[str, Any]) -> tuple[Any, Any]:
     return condition.get("status"), condition.get("reason")
 
 
+def _message(condition: Mapping[str, Any]) -> str:
+    return str(condition.get("message"))
+
+
+def _words(condition: Mapping[str, Any]) -> str:
+    """Return what a message says, whatever its numbers are."""
+    return _NUMBER.sub("#", _message(condition))
+
+
 def _routine(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     """Tell whether a change is part of everyday scaling: a limit met, a window entered, a rescale that is over."""
     if name == "ScalingLimited":
@@ -217,7 +234,7 @@ _TOLD_APART = {"conditions", "reason"}
 
 
 def _numbers(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is compared every five minutes: all but the conditions, messages and the time of the decision."""
+    """Return what is compared every five minutes beside messages: all but conditions and the time of the decision."""
     out = {name: each for name, each in value.items() if name not in _TOLD_APART}
     if isinstance(decision := out.get("decision"), Mapping):
         out["decision"] = {name: each for name, each in decision.items() if name not in ("time", "message")}

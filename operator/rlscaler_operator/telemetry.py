@@ -8,7 +8,7 @@ import math
 import platform
 from collections import Counter as Tally
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -42,11 +42,12 @@ _CALM = ("ScalingLimited", "Conflict")
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """What the series of one workload are made from."""
+    """What the series of one workload are made from. found: the conditions; conditions, troubled: of them."""
 
     decided_at: float
     mode: str
     policy: tuple[str, str] | None
+    found: Sequence[Mapping[str, Any]]
     conditions: tuple[tuple[str, str, str], ...]
     troubled: bool
     values: Mapping[str, float]
@@ -100,6 +101,7 @@ class Telemetry:
         self._writes = counter("writes_total", "Writes to targets, by outcome.", "outcome")
         self._status_writes = counter("status_writes_total", "Writes of a status, by outcome.", "outcome")
         self._events = counter("events_total", "Events, by outcome.", "outcome")
+        self._lines = counter("decision_log_lines_total", "Lines of the decision log, by outcome.", "outcome")
         self._leader = gauge("is_leader", "Whether this process decides and writes.")
         build = gauge("build_info", "The version that runs.", "version", "python")
         build.labels(version_of("rlscaler"), platform.python_version()).set(1)
@@ -140,8 +142,9 @@ class Telemetry:
         self._slots[-1][2] += count
 
     def late(self, count: int) -> None:
-        """Count decisions that were left out since the readings before were still on their way."""
-        self.on_time(False, count)
+        """Count decisions that were left out: the readings before were still on their way, or newer ones were there."""
+        if count:
+            self.on_time(False, count)
 
     def told(self, account: Account, status: Mapping[str, Any]) -> None:
         """Take in what was reported of a workload after a tick."""
@@ -155,12 +158,17 @@ class Telemetry:
                     self._restricted.labels(reason).inc()
         policy = account.policy
         found = [each for each in status.get("conditions") or () if isinstance(each, Mapping)]
+        if before is None or not _are(found, before.found):
+            said, troubled = tuple(map(_said, found)), not all(map(is_fine, _calling(found)))
+        else:
+            said, troubled = before.conditions, before.troubled
         self._rows[key] = _Row(
             decided_at=at,
             mode=mode,
             policy=(policy.name, policy.digest) if policy is not None else None,
-            conditions=tuple(_said(each) for each in found),
-            troubled=not all(is_fine(each) for each in found if each.get("type") not in _CALM),
+            found=found,
+            conditions=said,
+            troubled=troubled,
             values=_values(account),
         )
 
@@ -184,6 +192,10 @@ class Telemetry:
     def reported(self, what: str, outcome: str) -> None:
         """Count a write of a "status" or an "event". outcome: "Written", or the reason of the failure."""
         (self._events if what == "event" else self._status_writes).labels(outcome).inc()
+
+    def recorded(self, fate: str, count: int) -> None:
+        """Count lines of the decision log. fate: "Written", "Failed" (no room) or "Dropped" (the disk is too slow)."""
+        self._lines.labels(fate).inc(count)
 
     # What is read
 
@@ -235,6 +247,16 @@ class _Fleet(Collector):
     def collect(self) -> Iterable[Metric]:
         """Yield the families."""
         return self._telemetry.fleet()
+
+
+def _are(found: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell whether these are the same objects: a condition that stays as it was is handed on, not made anew."""
+    return len(found) == len(before) and all(one is other for one, other in zip(found, before, strict=True))
+
+
+def _calling(found: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
+    """Return the conditions that may ask for somebody."""
+    return (each for each in found if each.get("type") not in _CALM)
 
 
 def _said(condition: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -10,7 +10,7 @@ import logging
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
@@ -35,10 +35,15 @@ log = logging.getLogger("rlscaler.writing")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one decision. problem: why the last attempt failed, None where none did."""
+    """What became of one decision.
+
+    problem: why the last attempt failed, None where none did. version: the resourceVersion that a write gave to the
+    target, -1 if it is not known.
+    """
 
     result: Result
     problem: Note | None = None
+    version: int = field(default=-1, compare=False)
 
     @property
     def wrote(self) -> bool:
@@ -236,7 +241,7 @@ class Actuator:
     async def _attempt(self, slot: _Slot, job: _Job) -> Outcome | None:
         """Return what became of a decision, None where the same one may be tried again."""
         try:
-            result = await asyncio.get_running_loop().run_in_executor(self._threads, partial(self._write, job))
+            done = await asyncio.get_running_loop().run_in_executor(self._threads, partial(self._write, job))
         except ClusterError as error:
             if error.reason == "Stale":
                 slot.backoff.succeeded()
@@ -250,23 +255,26 @@ class Actuator:
             slot.backoff.failed(self._clock.monotonic())
             slot.problem = Note(FAILED, f"a defect of the operator: {error!r}; please report it")
             return Outcome("Failed", slot.problem)
-        if result == "Expired":
+        if done == "Expired":
             return _expired(slot)
-        if result == "Written":
-            slot.backoff.succeeded()
-            slot.problem = None
-        return Outcome(result, slot.problem)
+        if not isinstance(done, int):
+            return Outcome(done, slot.problem)
+        slot.backoff.succeeded()
+        slot.problem = None
+        return Outcome("Written", version=done)
 
-    def _write(self, job: _Job) -> Result:
-        """Write one decision, in a thread. Raises ClusterError."""
+    def _write(self, job: _Job) -> Result | int:
+        """Write one decision, in a thread; return the version that it made, or why it was not written.
+
+        Raises ClusterError.
+        """
         # To locate the target may take a request; nothing slow may come after the fence, nor be asked for in vain.
         if (refusal := self._refusal(job)) is None:
             self._cluster.locate(job.namespace, job.ref)
             refusal = self._refusal(job)
         if refusal is not None:
             return refusal
-        self._cluster.resize(job.namespace, job.ref, job.seen, job.wanted, self._timeout)
-        return "Written"
+        return self._cluster.resize(job.namespace, job.ref, job.seen, job.wanted, self._timeout)
 
     def _refusal(self, job: _Job) -> Result | None:
         """Return why a decision must not be written at this moment, None if it may be."""

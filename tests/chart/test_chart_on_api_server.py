@@ -107,6 +107,7 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
             "other": {"url": "https://p", "basic": {"username": "u"}, "secret": {"name": "s", "password": "p"}},
         },
         "policies": {"volume": {"persistentVolumeClaim": {"claimName": "policies"}}},
+        "decisions": {"enabled": True, "megabytes": 1_000_000},
         "image": {"digest": "sha256:" + "0" * 64},
         "imagePullSecrets": [{"name": "registry"}],
         "priorityClassName": "system-cluster-critical",
@@ -157,7 +158,7 @@ def test_explain_tells_every_field(installed: ControlPlane, tmp_path: Path) -> N
 
     told = explain("spec.onMetricLoss")
     assert "enum: Hold, Replicas, ReplicasIfHigher, ReplicasIfLower" in told
-    assert "must have been unknown; the replica count is held until\n    then. Default: 3m." in told
+    assert "is held until\n    then. A duration: 500ms, 15s, 1m30s or 2h. Default: 3m." in told
     for path in ("spec", "spec.metrics.load", "spec.behavior.scaleDown.policies", "status", "status.decision"):
         assert "<no description>" not in explain(path)
 

@@ -122,6 +122,10 @@ def test_the_operator_understands_its_command() -> None:
     told = run.make_context("run", given[1:]).params
     assert (told["namespaces"], told["listen"], told["log_format"]) == (("shop",), "0.0.0.0:8080", "json")
     assert (told["config"], told["policies"]) == (Path("/etc/rlscaler/config.yaml"), Path("/etc/rlscaler/policies"))
+    given = container(rendered({"decisions": {"enabled": True, "megabytes": 1_000_000}}))["args"]
+    recorded = run.make_context("run", given[1:]).params
+    assert (recorded["decisions"].name, recorded["decisions_megabytes"]) == ("$(POD_NAME).jsonl", 1_000_000)
+    assert told["decisions"] is None, "off by default"
     (role,) = own("Role", rendered(), "-own")["rules"][1]["resourceNames"]
     assert role == told["lease_name"], "the one Lease that it may renew is the one that it asks for"
 
@@ -234,6 +238,12 @@ def test_a_value_reaches_its_place(values: dict[str, Any], path: str, expected: 
     assert at(own("Deployment", rendered(values)), path) == expected
 
 
+def test_the_decision_log_has_room_for_both_of_its_files() -> None:
+    """A pod whose emptyDir grows beyond its limit is evicted."""
+    volumes = pod(rendered({"decisions": {"enabled": True, "megabytes": 500}}))["volumes"]
+    assert volumes[-1] == {"name": "decisions", "emptyDir": {"sizeLimit": "1016Mi"}}
+
+
 def test_spreading_can_be_left_out() -> None:
     assert "topologySpreadConstraints" not in pod(rendered({"topologySpread": {"keys": []}}))
 
@@ -318,11 +328,14 @@ def test_no_secret_reaches_a_manifest() -> None:
 
 def test_every_volume_is_mounted_and_every_mount_has_one() -> None:
     sources = {f"s{number}": source for number, (source, _) in enumerate(SOURCES.values())}
-    objects = rendered({"sources": sources, "policies": {"volume": {"persistentVolumeClaim": {"claimName": "p"}}}})
+    claim = {"persistentVolumeClaim": {"claimName": "p"}}
+    decisions = {"enabled": True, "volume": claim}
+    objects = rendered({"sources": sources, "policies": {"volume": claim}, "decisions": decisions})
     volumes = [volume["name"] for volume in pod(objects)["volumes"]]
     mounts = container(objects)["volumeMounts"]
     assert sorted(volumes) == sorted({mount["name"] for mount in mounts}) == sorted(set(volumes))
-    assert all(mount.get("readOnly") for mount in mounts if mount["name"] != "tmp")
+    assert all(mount.get("readOnly") for mount in mounts if mount["name"] not in ("tmp", "decisions"))
+    assert Path("/var/lib/rlscaler") in [Path(mount["mountPath"]) for mount in mounts if mount["name"] == "decisions"]
     assert "--policies=/etc/rlscaler/policies" in container(objects)["args"]
 
 

@@ -177,6 +177,24 @@ def test_a_target_is_resized_if_it_asks_for_what_was_seen(
         seen = wanted
 
 
+@pytest.mark.parametrize("kind", TARGETS)
+def test_a_write_tells_the_version_that_it_made(
+    control_plane: ClusterAccess, namespace: str, cluster: Cluster, kind: str
+) -> None:
+    """A Scale has the resourceVersion of its object; controllers may have gone on with a built-in one meanwhile."""
+    ref = TARGETS[kind]
+    control_plane.apply(manifest(ref, namespace, 1))
+
+    def version() -> int:
+        return int(control_plane.request("GET", path(ref, namespace))["metadata"]["resourceVersion"])
+
+    before = version()
+    made = cluster.resize(namespace, ref, 1, 2)
+    after = version()
+    assert before < made <= after
+    assert kind != "Widget" or made == after
+
+
 def test_a_deployment_that_says_no_count_is_resized(
     control_plane: ClusterAccess, namespace: str, cluster: Cluster
 ) -> None:

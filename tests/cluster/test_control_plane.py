@@ -31,6 +31,9 @@ def test_our_resource_is_served_and_checked(control_plane: ClusterAccess, namesp
     resource["spec"]["minReplicas"] = 11
     with pytest.raises(ApiError, match="minReplicas"):
         control_plane.request("PUT", f"{RLSCALERS.format(namespace)}/web", created | {"spec": resource["spec"]})
+    resource["spec"] |= {"minReplicas": 1, "interval": 15}
+    with pytest.raises(ApiError, match=r"spec.interval: .* 15 has no unit; write 15s if seconds are meant"):
+        control_plane.request("PUT", f"{RLSCALERS.format(namespace)}/web", created | {"spec": resource["spec"]})
     with pytest.raises(KubectlError, match="not found"):
         control_plane.kubectl("get", "rlscaler", "other", "-n", namespace)
 

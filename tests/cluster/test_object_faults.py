@@ -38,6 +38,10 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "list": ({"spec": USABLE | {"metrics": ["up"]}}, "spec.metrics"),
     "bounds": ({"spec": USABLE | {"minReplicas": 12}}, "minReplicas"),
     "mode": ({"spec": USABLE | {"mode": "Turbo"}}, "spec.mode"),
+    "lacking": ({"spec": {"scaleTargetRef": REF}}, "spec.maxReplicas"),
+    "unit": ({"spec": USABLE | {"interval": 15}}, "spec.interval"),
+    "duration": ({"spec": USABLE | {"interval": "soon"}}, "spec.interval"),
+    "quantity": ({"spec": USABLE | {"capacity": {"perReplica": "ten"}}}, "spec.capacity.perReplica"),
 }
 """Objects that the schema would not take, from before it was in force; and what their condition names."""
 WORSE: dict[str, dict[str, Any]] = {"text": {"spec": "scale it"}, "types": {"spec": USABLE | {"maxReplicas": "ten"}}}

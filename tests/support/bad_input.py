@@ -23,11 +23,13 @@ _UNITS = "(h|m|s|ms)"
 REFUSED = {
     "interval without a unit": Refused(
         {"interval": "15"},
-        ("spec.interval", '"15"', _UNITS, "expected a duration at least 1s and at most 5m"),
+        ("spec.interval", '"15"', _UNITS, "expected a duration at least 1s and at most 5m", "write 15s"),
         ("spec.interval: 15 has no unit; write 15s if seconds are meant",),
     ),
     "interval as a number": Refused(
-        {"interval": 15}, ("spec.interval", "integer"), ("spec.interval: 15 has no unit; write 15s",)
+        {"interval": 15},
+        ("spec.interval", "15 has no unit; write 15s if seconds are meant"),
+        ("spec.interval: 15 has no unit; write 15s",),
     ),
     "interval in minutes": Refused(
         {"interval": "15m"},

@@ -1,13 +1,14 @@
 """A target for a real Prometheus to scrape, whose metrics a test sets."""
 
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -22,6 +23,17 @@ class _Sample:
 
     def now(self, at: float) -> float:
         return self.value + self.per_second * (at - self.at)
+
+
+class _Server(ThreadingHTTPServer):
+    """Answers each scrape in a thread. One that ends before its answer, as its Prometheus was killed, is no fault."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Tell of a fault on the standard error."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class Exporter:
@@ -49,8 +61,7 @@ class Exporter:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class' name
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
 

@@ -1,6 +1,6 @@
 """The operator's decisions beside the core's: what is learned, what is slow, what fails beside a decision."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from rlscaler.policy import Policy, Proposal, View
 from rlscaler.reasons import Reason
 from rlscaler.rules.growth import Growth
 from rlscaler_operator import checkpoint
-from rlscaler_operator.deciding import BUDGET, EACH, LEAST_REST, REST, Decider
+from rlscaler_operator.deciding import BUDGET, EACH, LEAST_REST, NARROW, REST, Admission, Decider
 from rlscaler_operator.estimating import Estimates, moved
 from rlscaler_operator.model import Decision, Key, PolicyInUse, Readings
 from workload_accounts import resource, target
@@ -243,13 +243,83 @@ def test_a_comparison_that_fails_leaves_the_decision_as_it_is(
     assert with_it.comparison(KEY) is None
 
 
-def test_many_workloads_are_admitted_in_linear_time() -> None:
-    """Adding a workload copies no other: the arrays grow by halves."""
+def test_many_workloads_are_admitted_in_linear_time_and_little_memory() -> None:
+    """Adding a workload copies no other: the arrays grow by eighths."""
     decider = Decider()
     made = resource()
     for number in range(600):
         decider.put(Key("shop", f"w{number}"), made, load_policy("default"), IN_USE)
     scaler, _ = decider.home(Key("shop", "w0")) or (None, 0)
     assert scaler is not None
-    assert 600 <= len(scaler.keys) <= 900
+    assert 600 <= len(scaler.keys) <= 600 * 9 / 8
     assert len(scaler) == 600
+
+
+SPECS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "another interval and capacity": {"interval": "30s", "capacity": {"perReplica": "20", "startup": "15s"}},
+    "bounds and objective": {"minReplicas": 3, "maxReplicas": 7, "objective": {"latency": "2s", "target": "99"}},
+    "a fallback and completions": {
+        "onMetricLoss": {"after": "60s", "action": "Replicas", "replicas": 5},
+        "metrics": {"load": {"query": "up", "counts": "Completions"}},
+    },
+    "HPA's behaviour": {"behavior": {}},
+    "a long window": {"interval": "5s", "behavior": {"scaleDown": {"stabilizationWindowSeconds": 3600}}},
+}
+
+
+def test_workloads_that_are_admitted_together_are_decided_as_those_admitted_one_by_one() -> None:
+    together, alone = Decider(timer=lambda: 0.0), Decider(timer=lambda: 0.0)
+    admissions = [
+        Admission(Key("shop", name), resource(f"w{number}", **spec), load_policy("default"), IN_USE)
+        for number, (name, spec) in enumerate(SPECS.items())
+    ]
+    together.put_all(admissions)
+    for each in admissions:
+        alone.put(*each)
+    keys = [each.key for each in admissions]
+    rng = np.random.default_rng(5)
+    for tick in range(60):
+        loads = dict(zip(keys, rng.uniform(20.0, 600.0, len(keys)), strict=True))
+        made = [tick_of(decider, loads, BEGIN + 30.0 * tick) for decider in (together, alone)]
+        assert made[0] == made[1]
+
+
+def tick_of(decider: Decider, loads: Mapping[Key, float], now: float) -> dict[Key, Decision]:
+    """Decide for targets of 4 replicas."""
+    due = dict.fromkeys(loads, now)
+    return decider.decide(
+        due, {key: Readings(now, load) for key, load in loads.items()}, dict.fromkeys(loads, target())
+    )
+
+
+def test_one_that_looks_back_for_an_hour_costs_the_others_no_memory() -> None:
+    decider = Decider()
+    policy, wide = load_policy("default"), {"interval": "4s", **LONG}
+    decider.put_all([Admission(Key("shop", f"w{i}"), resource(), policy, IN_USE) for i in range(20)])
+    decider.put(KEY, resource(**wide), policy, IN_USE)
+    assert [len(batch.keys) for batch in decider.memory([*decider.keys])] == [20, 1]
+    scaler, _ = decider.home(Key("shop", "w0")) or (None, 0)
+    assert scaler is not None
+    assert sum(array.nbytes for array in scaler.memory([0], ["guard"])["guard"].values()) < NARROW
+
+
+LONG: dict[str, Any] = {"behavior": {"scaleDown": {"stabilizationWindowSeconds": 3600}}}
+
+
+@pytest.mark.parametrize("policy", ["default", "keda", "lcp"])
+def test_a_window_that_is_widened_and_narrowed_again_forgets_nothing(policy: str) -> None:
+    """Whoever moves among pools decides as one whose neighbours were as wide from the start, so that nobody moves."""
+    moving, still = Decider(timer=lambda: 0.0), Decider(timer=lambda: 0.0)
+    short: dict[str, Any] = {"interval": "4s", "behavior": {"scaleDown": {"stabilizationWindowSeconds": 120}}}
+    specs = [short, short | LONG, short]
+    rng = np.random.default_rng(7)
+    loads, now = 50.0 * rng.integers(1, 12, 120), BEGIN
+    with pytest.MonkeyPatch.context() as patch:
+        for spec in specs:
+            for decider, narrow in ((moving, NARROW), (still, 10**9)):
+                patch.setattr("rlscaler_operator.deciding.NARROW", narrow)
+                decider.put(KEY, resource(**spec), load_policy(policy), IN_USE)
+            for load in loads:
+                now += 4.0
+                assert tick_of(moving, {KEY: float(load)}, now) == tick_of(still, {KEY: float(load)}, now)

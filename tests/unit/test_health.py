@@ -2,14 +2,18 @@
 
 import asyncio
 import socket
+import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from rlscaler.errors import UserError
 from rlscaler_operator.health import Check, Finding, HealthServer, loop_check, parsed_address, role_check, watch_checks
@@ -128,6 +132,41 @@ def test_metrics_come_in_the_form_that_is_asked_for(accept: str) -> None:
         if "openmetrics" in accept:
             found = text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
             assert [family.name for family in found] == ["rlscaler_test_number"]
+
+    serve(scene, registry=registry)
+
+
+class Held(Collector):
+    """Metrics that take until they are let go."""
+
+    def __init__(self) -> None:
+        self.asked, self.free = threading.Event(), threading.Event()
+
+    def collect(self) -> Iterable[Metric]:
+        self.asked.set()
+        assert self.free.wait(30.0)
+        yield GaugeMetricFamily("rlscaler_test_number", "A number.", value=7.0)
+
+
+def test_a_page_of_metrics_that_takes_long_holds_up_nothing_else() -> None:
+    """Neither the loop nor, where the common threads are all held by something else, the page itself."""
+    registry, held = CollectorRegistry(), Held()
+    registry.register(held)
+
+    async def scene(_: HealthServer, session: aiohttp.ClientSession) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        busy = loop.run_in_executor(None, held.free.wait, 30.0)
+        page = asyncio.create_task(asked(session, "/metrics"))
+        while not held.asked.is_set():
+            await asyncio.sleep(0.0)
+        assert (await asked(session, "/healthz"))[0] == 200
+        assert not page.done()
+        held.free.set()
+        status, text = await page
+        assert status == 200
+        assert "rlscaler_test_number 7.0" in text
+        await busy
 
     serve(scene, registry=registry)
 

@@ -333,6 +333,25 @@ def test_the_server_says_how_long_to_wait(monkeypatch: pytest.MonkeyPatch) -> No
     assert 7.0 in play(scene).clock.slept + pauses
 
 
+def test_a_conflict_is_tried_again_at_once_with_what_is_known_by_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(asyncio.BaseEventLoop, "call_later", pausing(pauses))
+
+    async def scene(stage: Stage) -> None:
+        stage.server.faults = [fault("Conflict"), fault("Conflict")]
+        stage.reporter.report(scaled(0.0, 4))
+        while stage.server.faults:
+            await asyncio.sleep(0.001)
+        stage.reporter.report(scaled(1.0, 7))
+        while not stage.server.statuses:
+            await asyncio.sleep(0.001)
+
+    stage = play(scene)
+    assert stage.server.replicas()[-1] == 7
+    assert [pause for pause in pauses if pause >= 0.5] == [0.5, 1.0]
+    assert sum(stage.clock.slept) < 0.01, "no other workload waits"
+
+
 def test_one_workload_that_is_refused_holds_up_no_other() -> None:
     async def scene(stage: Stage) -> None:
         stage.server.faults = [fault("Invalid")]

@@ -297,12 +297,32 @@ def test_what_was_written_is_not_written_again(fields: dict[str, Any]) -> None:
     assert not changed(now, status(later(account(**fields), 900.0), now), 900.0)
 
 
-def test_a_message_alone_is_never_written() -> None:
-    one, other = account(**lost()), account(**lost())
-    assert other.readings is not None
-    other = replace(other, readings=replace(other.readings, problems={"spec.metrics.load": Note("NoData", "else")}))
-    before = status(one, {})
-    assert not changed(before, status(later(other, 9e9), before), 9e9)
+def said(message: str) -> Account:
+    """Return an account whose load is unknown for a reason that is told in these words."""
+    some = account(**lost())
+    assert some.readings is not None
+    return replace(some, readings=replace(some.readings, problems={"spec.metrics.load": Note("NoData", message)}))
+
+
+@pytest.mark.parametrize(
+    ("message", "seconds"),
+    [
+        ("the source is not reachable, tried 3 times", 0.0),
+        ("the source refuses the token, tried 3 times", REASONS_EVERY),
+        ("the source is not reachable, tried 4 times", NUMBERS_EVERY),
+    ],
+    ids=["the same", "other words", "another number"],
+)
+def test_a_message_is_written_once_a_minute_and_its_numbers_less_often(message: str, seconds: float) -> None:
+    before = status(said("the source is not reachable, tried 3 times"), {})
+
+    def due(after: float) -> bool:
+        return changed(before, status(later(said(message), after), before), after)
+
+    assert due(1e9) == (seconds > 0.0)
+    if seconds:
+        assert not due(seconds - 1.0)
+        assert due(seconds)
 
 
 def test_a_new_workload_is_written_at_once() -> None:

@@ -23,6 +23,8 @@ from wanted_writes import DEPLOYMENT, account
 Attempt = tuple[str, int, int]
 QUICK = Steps(first=0.002, last=0.004)
 SLOW = Steps(first=1e6, last=1e6)
+VERSION = 12
+"""The version that a write gives its target."""
 
 
 class FaultyCluster(Cluster):
@@ -39,7 +41,7 @@ class FaultyCluster(Cluster):
     def locate(self, namespace: str, ref: TargetRef) -> str:
         return ""
 
-    def resize(self, namespace: str, ref: TargetRef, seen: int, wanted: int, timeout: float | None = None) -> None:
+    def resize(self, namespace: str, ref: TargetRef, seen: int, wanted: int, timeout: float | None = None) -> int:
         attempt = (ref.name, seen, wanted)
         with self._guard:
             self.attempts.append(attempt)
@@ -52,6 +54,7 @@ class FaultyCluster(Cluster):
             with self._guard:
                 self._running[ref.name] -= 1
                 self.under_way -= 1
+        return VERSION
 
     def fail(self, *errors: ClusterError | None) -> None:
         """Fail one attempt after the other by these errors (None: not at all), and none after them."""
@@ -116,7 +119,9 @@ async def begun(cluster: FaultyCluster, writes: int) -> None:
 
 def test_what_is_wanted_is_written() -> None:
     async def test(_: FaultyCluster, actuator: Actuator) -> None:
-        assert await actuator.apply(account(1, 5), DEPLOYMENT) == Outcome("Written")
+        outcome = await actuator.apply(account(1, 5), DEPLOYMENT)
+        assert outcome == Outcome("Written")
+        assert outcome.version == VERSION
 
     assert run(test).attempts == [("web", 1, 5)]
 

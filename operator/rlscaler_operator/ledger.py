@@ -1,0 +1,63 @@
+"""What the leader keeps of one workload beside the decision's own memory, and which policy decides for it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlscaler.policies import load_policy
+from rlscaler.policy import Policy
+from rlscaler.resource_objects import PolicyRef
+from rlscaler_operator import conflicts
+from rlscaler_operator.model import Decision, Note, PolicyInUse, Readings, TargetKey
+from rlscaler_operator.policy_store import PolicyRefused, PolicyStore
+from rlscaler_operator.timestamps import seconds_of
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The newest of everything. ready: it is decided, since its past has been read."""
+
+    version: tuple[str, int] = ("", 0)
+    target: TargetKey | None = None
+    conflict: conflicts.Memory = field(default_factory=conflicts.Memory)
+    ready: bool = False
+    last_scale: float = math.nan
+    readings: Readings | None = None
+    decision: Decision | None = None
+    in_use: PolicyInUse | None = None
+    policy_problem: Note | None = None
+    write_problem: Note | None = None
+
+    def notes(self) -> dict[str, Any]:
+        """Return what must outlive this process, as plain JSON."""
+        found: dict[str, Any] = {"conflict": conflicts.saved(self.conflict)}
+        if math.isfinite(self.last_scale):
+            found["lastScale"] = self.last_scale
+        return found
+
+    def recall(self, notes: Mapping[str, Any], status: Mapping[str, Any]) -> None:
+        """Put back what `notes` returned. status: of the resource, which may tell of a write that came after them."""
+        self.conflict = conflicts.restored(notes.get("conflict"))
+        last = notes.get("lastScale")
+        self.last_scale = float(last) if isinstance(last, (int, float)) else math.nan
+        told = seconds_of(status.get("lastScaleTime"))
+        self.last_scale = told if not self.last_scale >= told and math.isfinite(told) else self.last_scale
+
+
+def chosen(store: PolicyStore, wanted: PolicyRef, ledger: Ledger) -> tuple[Policy, PolicyInUse]:
+    """Return the policy that decides: the one asked for, else the one that decided before, else the rule.
+
+    Notes in the ledger why it is not the one asked for.
+    """
+    try:
+        if wanted.server is not None:
+            raise PolicyRefused(Note("PolicyNotFound", f"spec.policy.server: {wanted.server!r} is no inference "
+                                                       f"server of the operator's configuration"))  # fmt: skip
+        name = wanted.name or "default"
+        policy, in_use = store.get(name, wanted.digest)
+        ledger.policy_problem = store.problem(name, wanted.digest)
+        return policy, in_use
+    except PolicyRefused as refused:
+        ledger.policy_problem = refused.note
+    return load_policy("default"), PolicyInUse("default")

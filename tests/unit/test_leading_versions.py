@@ -1,0 +1,106 @@
+"""The leader tells the rules on conflicts which version of a target it saw, and which one its own write made."""
+
+import asyncio
+import random
+from collections.abc import Mapping
+from typing import Any, cast
+
+import yaml
+
+from minimal_resource import MINIMAL
+from rlscaler.resource_objects import TargetRef
+from rlscaler_operator.cluster import Cluster
+from rlscaler_operator.collecting import Collector
+from rlscaler_operator.fleet import Fleet
+from rlscaler_operator.leading import Leader
+from rlscaler_operator.model import Account, Key
+from rlscaler_operator.policy_store import PolicyStore
+from rlscaler_operator.reporting import Reporter
+from rlscaler_operator.status import status
+from rlscaler_operator.telemetry import Telemetry
+from rlscaler_operator.writing import Actuator
+from workload_accounts import NOON
+
+WEB = Key("shop", "web")
+MADE = 12
+"""The version that the one write of these tests gives the target."""
+
+
+class Server(Cluster):
+    """Takes each write. wrote: the counts."""
+
+    def __init__(self) -> None:
+        self.wrote: list[int] = []
+
+    def locate(self, namespace: str, ref: TargetRef) -> str:
+        return ""
+
+    def resize(self, namespace: str, ref: TargetRef, seen: int, wanted: int, timeout: float | None = None) -> int:
+        self.wrote.append(wanted)
+        return MADE
+
+
+class Told(Reporter):
+    """Writes nothing, and keeps the newest account."""
+
+    def __init__(self) -> None:
+        self.account: Account | None = None
+
+    def report(self, account: Account) -> Mapping[str, Any]:
+        self.account = account
+        return status(account, {})
+
+    @property
+    def conflict(self) -> str:
+        assert self.account is not None
+        return self.account.conflict.reason if self.account.conflict else ""
+
+
+class Time:
+    """A clock that stands at noon."""
+
+    def monotonic(self) -> float:
+        return NOON
+
+    now = monotonic
+
+
+def scaler(**annotations: str) -> dict[str, Any]:
+    body: dict[str, Any] = yaml.safe_load(MINIMAL)
+    body["metadata"] = {"name": "web", "namespace": "shop", "uid": "1", "generation": 1, "annotations": annotations}
+    body["spec"]["mode"] = "Active"
+    return body
+
+
+def deployment(version: int, replicas: int) -> dict[str, Any]:
+    """Return a target that does not say who set its count; its status differs from version to version."""
+    metadata = {"name": "web", "namespace": "shop", "uid": "2", "resourceVersion": str(version)}
+    spec = {"replicas": replicas, "selector": {"matchLabels": {"app": "web"}}}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec,
+            "status": {"replicas": version}}  # fmt: skip
+
+
+def test_only_a_view_from_before_our_write_is_late() -> None:
+    async def scene() -> None:
+        fleet, server, told, clock = Fleet(), Server(), Told(), Time()
+        actuator = Actuator(server, lambda: True, clock, random.Random(1))
+        nothing = cast(Collector, None)
+        kinds = frozenset({("apps", "Deployment")})
+        leader = Leader(fleet, nothing, PolicyStore(None), actuator, told, Telemetry(clock), clock, kinds)
+
+        def look(version: int, replicas: int) -> str:
+            fleet.see_target("MODIFIED", deployment(version, replicas))
+            leader.take_in(fleet.take_changed())
+            return told.conflict
+
+        fleet.see_workload("ADDED", scaler(**{"rlscaler.io/force-replicas": "8"}))
+        assert look(10, 5) == ""
+        while told.account is None or not told.account.wrote:
+            await asyncio.sleep(0.001)
+        fleet.see_workload("MODIFIED", scaler())  # nothing is forced any more, so that it stays at one write
+        assert look(11, 5) == "", "a pod became ready; the watch has not come to our write yet"
+        assert look(13, 5) == "ReplicasRewritten", "somebody set it back before the watch ever showed our write"
+        assert server.wrote == [8]
+        await actuator.drain(1.0)
+
+    asyncio.run(asyncio.wait_for(scene(), 30.0))
