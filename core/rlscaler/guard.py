@@ -36,7 +36,7 @@ def state(settings: State, n: int) -> State:
     return own | behavior.state(settings, n)
 
 
-def _patient(xp: Any, state: State, time: Array, wanted: Array, patience: Array) -> Array:
+def patient(xp: Any, state: State, time: Array, wanted: Array, patience: Array) -> Array:
     """Return the largest proposal within the patience, in place on `state`.
 
     The largest and the largest since are remembered: exact unless more than two successively lower peaks lie
@@ -109,7 +109,7 @@ def settle(xp: Any, view: View, state: State, proposal: Proposal, recommendation
     wanted = xp.where(raised, floor, wanted)
 
     if proposal.patience is not None:
-        kept = _patient(xp, state, time, wanted, proposal.patience)
+        kept = patient(xp, state, time, wanted, proposal.patience)
         # replicas are kept, none is asked for anew: an old proposal may be one about other bounds or another capacity
         kept = xp.maximum(wanted, xp.minimum(kept, current))
         bits = flag(known & (_whole(xp, kept) > _whole(xp, wanted)), Reason.Patience)

@@ -6,6 +6,7 @@ from pathlib import Path
 from rlscaler.artifact import Artifact, load, require
 from rlscaler.branching import KIND as BRANCHING
 from rlscaler.branching import BranchingPolicy
+from rlscaler.container import refuse, show
 from rlscaler.mlp import KIND as MLP
 from rlscaler.mlp import MlpPolicy
 from rlscaler.observation import SCHEMA
@@ -18,6 +19,8 @@ from rlscaler.rules.lcp import Lcp
 from rlscaler.rules.mpc import Mpc
 from rlscaler.rules.parameters import Rule
 from rlscaler.rules.simple import Churn, Constant, Random, Static, Threshold
+from rlscaler.rules.tenure import Tenure
+from rlscaler.table import KIND as TABLE
 from rlscaler.table import TablePolicy
 from rlscaler.tuned import constants
 
@@ -28,6 +31,7 @@ RULES: dict[str, type[Rule]] = {
     "keda": Keda,
     "erlang": Erlang,
     "growth-quantile": Growth,
+    "tenure": Tenure,
     "mpc": Mpc,
     "lcp": Lcp,
     "constant": Constant,
@@ -39,7 +43,7 @@ RULES: dict[str, type[Rule]] = {
 DEFAULT_RULE = "growth-quantile"
 """The rule that `default` stands for until a learned policy earns the place."""
 
-_KINDS: dict[str, Callable[[Artifact], Policy]] = {"q-table": TablePolicy, MLP: MlpPolicy, BRANCHING: BranchingPolicy}
+_KINDS: dict[str, Callable[[Artifact], Policy]] = {TABLE: TablePolicy, MLP: MlpPolicy, BRANCHING: BranchingPolicy}
 
 
 class PolicyError(ValueError):
@@ -49,12 +53,19 @@ class PolicyError(ValueError):
 def from_artifact(artifact: Artifact) -> Policy:
     """Return the policy that an artifact holds.
 
-    Raises ArtifactError where its observation schema or its kind is not this version's.
+    Raises ArtifactError where its observation schema or its kind is not this version's, or no cluster has what it sees.
     """
     from rlscaler.action import SCHEMES
 
+    manifest = artifact.manifest
+    if environment := manifest["parameters"].get("environment"):
+        refuse(
+            f"policy {artifact.name} belongs to the environment {show(environment)}, and no workload has what it sees",
+            "a policy of workloads",
+            "train one without --environment",
+        )
     require(artifact, observation_schema=SCHEMA, action_schemes=tuple(SCHEMES))
-    kind = artifact.manifest["kind"]
+    kind = manifest["kind"]
     if kind not in _KINDS:
         raise PolicyError(f"policy kind {kind!r} is unknown; this version runs {', '.join(_KINDS)}")
     return _KINDS[kind](artifact)

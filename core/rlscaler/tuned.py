@@ -14,10 +14,19 @@ def table() -> dict[str, Any]:
     return data
 
 
+_LIKE = {"tenure": "growth-quantile"}
+"""Rules that are made of another one, and have its constants."""
+
+
 def constants(rule: str, family: str | None = None) -> dict[str, float]:
     """Return the tuned constants of a rule: of the fold that held this source family out, else of all load."""
-    data = table()
+    data, given, rule = table(), rule, _LIKE.get(rule, rule)
     for fold in data.get("folds", []):
         if family is not None and family in fold["held_out"]:
-            return dict(fold["constants"].get(rule, {}))
-    return dict(data["constants"].get(rule, {}))
+            return _own(fold["constants"].get(rule, {}), given)
+    return _own(data["constants"].get(rule, {}), given)
+
+
+def _own(found: dict[str, float], rule: str) -> dict[str, float]:
+    """Return the constants that the rule has."""
+    return {name: value for name, value in found.items() if rule not in _LIKE or name != "hold"}

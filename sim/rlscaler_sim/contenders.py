@@ -21,12 +21,12 @@ from rlscaler_sim.result import CLAIRVOYANT, REFERENCE
 
 OWN = "hpa-own"
 """The HPA tuned on the very load that it is scored on."""
-NAMES = ("static", "threshold", "hpa", REFERENCE, OWN, "keda", "erlang", "growth-quantile", "mpc", "lcp", CLAIRVOYANT,
-         "constant", "churn", "random")  # fmt: skip
+NAMES = ("static", "threshold", "hpa", REFERENCE, OWN, "keda", "erlang", "growth-quantile", "tenure", "mpc", "lcp",
+         CLAIRVOYANT, "constant", "churn", "random")  # fmt: skip
 """Every contender but learned policies, in the order of the tables."""
 USUAL = ("hpa", REFERENCE, "keda")
 """Whom a dry-run compares with where nothing is said."""
-_GUARDED = {"erlang", "growth-quantile", "mpc", "lcp"}
+_GUARDED = {"erlang", "growth-quantile", "tenure", "mpc", "lcp"}
 
 HPA_PARAMETERS: dict[str, Parameter] = {
     "target": Parameter(0.7, 0.4, 0.97, False, "load per replica, share of a replica's capacity"),

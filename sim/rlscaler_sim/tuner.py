@@ -163,7 +163,7 @@ def tune(
         raise LoadError(
             f"{idle[0]}: no load within the last {duration:g} s; expected some, so leave it out or run longer"
         )
-    rules = [REFERENCE, *(r for r in RULES if r not in ("hpa", "random") and search_space(r))]
+    rules = [REFERENCE, *(r for r in RULES if r not in ("hpa", "random", "tenure") and search_space(r))]
     held_out = folds_of(families)
     selections = np.array([[True] * len(used), *([f not in out for f in families] for out in held_out)])
     found: dict[str, Search] = {}

@@ -1,0 +1,76 @@
+"""Tenure: the own-history rule with more or less headroom, and HPAs, each with the say that it earned on this workload.
+
+Which headroom and which patience fit depends on the workload more than any constants tuned on others can know, so a
+ladder of them is replayed on the workload's own past, and their orders are averaged (see `hedge`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from rlscaler.arrays import State
+from rlscaler.hedge import Family, Hedge
+from rlscaler.policy import Policy, Proposal, View
+from rlscaler.rules.growth import Growth
+from rlscaler.rules.hpa import Hpa
+from rlscaler.rules.parameters import Parameter, check
+
+HEADROOM = ("peak", "latest", "cheap", "quarter", "yesterday", "root")
+"""Constants of the own-history rule that make its headroom."""
+SHARES, HOLDS = (0.5, 0.7, 0.85, 1.0, 1.25), (15.0, 60.0)
+"""Shares of the tuned headroom, and seconds of patience, of the own-history rules that are candidates."""
+TARGETS, WINDOWS, TOLERANCE = (0.65, 0.75, 0.8, 0.85), (60.0, 300.0), 0.05
+"""Targets, seconds of stabilisation and tolerance of the HPAs that are candidates."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Tenure:
+    """Hedge over a ladder of own-history rules and HPAs; each constant a float or an array of shape (N,).
+
+    others: further candidates, such as learned policies.
+    """
+
+    PARAMETERS: ClassVar[dict[str, Parameter]] = {
+        **{name: parameter for name, parameter in Growth.PARAMETERS.items() if name != "hold"},
+        "rate": Parameter(120.0, 10.0, 400.0, True, "how fast say falls with the score"),
+        "half_life": Parameter(86400.0, 3600.0, 604800.0, True, "seconds in which a past cost loses half its weight"),
+        "doubt": Parameter(14400.0, 900.0, 86400.0, True, "seconds of history at which half of it is believed"),
+    }
+    peak: Any = PARAMETERS["peak"].default
+    latest: Any = PARAMETERS["latest"].default
+    cheap: Any = PARAMETERS["cheap"].default
+    quarter: Any = PARAMETERS["quarter"].default
+    yesterday: Any = PARAMETERS["yesterday"].default
+    root: Any = PARAMETERS["root"].default
+    drain: Any = PARAMETERS["drain"].default
+    rate: Any = PARAMETERS["rate"].default
+    half_life: Any = PARAMETERS["half_life"].default
+    doubt: Any = PARAMETERS["doubt"].default
+    others: Sequence[Policy] = ()
+    name: str = "tenure"
+    hedge: Hedge = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a parameter that is no finite number."""
+        check(self)
+        common = {name: getattr(self, name) for name in Growth.PARAMETERS if name != "hold"}
+        more = [
+            {name: np.multiply(value, share if name in HEADROOM else 1.0) for name, value in common.items()}
+            | {"hold": hold}
+            for share in SHARES
+            for hold in HOLDS
+        ]
+        hpas = [{"target": target, "tolerance": TOLERANCE, "hold": hold} for target in TARGETS for hold in WINDOWS]
+        self.hedge = Hedge(
+            [Family(Growth, more), Family(Hpa, hpas)], self.others, self.rate, self.half_life, self.doubt
+        )
+
+    def state(self, n: int) -> State:
+        """Return the memory of n workloads, see `Hedge.state`."""
+        return self.hedge.state(n)
+
+    def propose(self, view: View, state: State) -> tuple[Proposal, State]:
+        """Return the weighted mean of the candidates' orders; NaN where load is unknown."""
+        return self.hedge.propose(view, state)

@@ -1,0 +1,188 @@
+"""Say is earned on the workload's own past, in a small world that is close to the simulated one."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlscaler import Autoscaler, Settings, Snapshot, tuned
+from rlscaler.arrays import State
+from rlscaler.hedge import Family, Hedge
+from rlscaler.policy import Policy, Proposal, View
+from rlscaler.reasons import Reason
+from rlscaler.rules.hpa import Hpa
+from rlscaler.rules.tenure import Tenure
+from rlscaler_sim import contenders, evaluation, patterns
+from rlscaler_sim.contest import Entrant, play
+from rlscaler_sim.load import generator, realise
+
+SETTINGS = Settings(capacity_per_replica=10.0, max_replicas=1000, flap_budget=np.inf)
+TARGETS = (0.4, 0.65, 0.8, 0.9, 0.97)
+HOUR = 240
+TUNED: dict[str, Any] = dict(tuned.constants("tenure"))
+
+
+@dataclass
+class Ratio:
+    """Orders a fixed multiple of the demand; `after` seconds from the first call on, another one."""
+
+    multiple: float
+    later: float | None = None
+    after: float = np.inf
+    name: str = "ratio"
+
+    def state(self, n: int) -> State:
+        return {"began": np.full(n, np.nan)}
+
+    def propose(self, view: View, state: State) -> tuple[Proposal, State]:
+        time = view.snapshot["time"]
+        began = np.where(np.isnan(state["began"]), time, state["began"])
+        multiple = np.where(time - began >= self.after, self.later or self.multiple, self.multiple)
+        return Proposal(replicas=view.demand * multiple), {"began": began}
+
+
+@dataclass
+class Broken:
+    """Has no answer."""
+
+    name: str = "broken"
+
+    def state(self, n: int) -> State:
+        return {}
+
+    def propose(self, view: View, state: State) -> tuple[Proposal, State]:
+        return Proposal(replicas=np.full(len(view.demand), np.nan)), state
+
+
+def run(policy: Policy, load: np.ndarray, settings: Settings = SETTINGS, start: float = 1e9) -> np.ndarray:
+    """Return the replicas (T, N) for a load (T, N) requests/s, NaN = unknown."""
+    scaler = Autoscaler(policy, settings, load.shape[1])
+    made, ready = [], np.full(load.shape[1], 30.0)
+    for step, now in enumerate(load):
+        time = np.full(load.shape[1], start + 15.0 * step)
+        ready = np.asarray(scaler.decide(Snapshot(time=time, load=now, ready=ready, desired=ready)).replicas, float)
+        made.append(ready)
+    return np.array(made)
+
+
+def noisy(steps: int, seed: int = 0, level: float = 200.0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    swing = 1.0 + 0.3 * np.sin(np.arange(steps) / 60.0)
+    return np.asarray((level * swing * np.exp(rng.normal(0.0, 0.05, steps)))[:, None])
+
+
+def followed(policy: Hedge | Tenure, load: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weights (T, K) and the replicas (T,) of one workload."""
+    scaler = Autoscaler(policy, SETTINGS, 1)
+    hedge = policy.hedge if isinstance(policy, Tenure) else policy
+    told, made, ready = [], [], 30.0
+    for step, now in enumerate(load[:, 0]):
+        found = scaler.decide(Snapshot(time=1e9 + 15.0 * step, load=now, ready=ready, desired=ready))
+        ready = float(found.replicas[0])
+        made.append(ready)
+        told.append(hedge.weights(np, scaler.memory([0], ["policy"])["policy"])[0])
+    return np.array(told), np.array(made)
+
+
+def test_nobody_has_more_say_than_the_prior_before_anything_is_known() -> None:
+    policy = Hedge([], [Ratio(1.2), Ratio(2.0), Ratio(4.0)], prior=[1.0, 2.0, 1.0])
+    told, made = followed(policy, np.full((1, 1), 200.0))
+    np.testing.assert_allclose(told[0], [0.25, 0.5, 0.25])
+    assert made[0] == np.ceil(20.0 * (1.2 + 2 * 2.0 + 4.0) / 4.0)
+
+
+def test_the_candidate_that_pays_leads_within_hours() -> None:
+    """Much too few replicas make requests late, twice too many cost twice as much; in between pays."""
+    told, made = followed(Hedge([], [Ratio(0.9), Ratio(1.35), Ratio(2.7)]), noisy(4 * HOUR))
+    assert told[-1].argmax() == 1
+    assert told[-1][1] > 0.95
+    assert made[-1] == pytest.approx(1.35 * noisy(4 * HOUR)[-1, 0] / 10.0, rel=0.1)
+
+
+def test_a_leader_that_stops_paying_loses_its_say() -> None:
+    turncoat = Ratio(1.35, later=3.0, after=5 * 3600.0)
+    told, _ = followed(Hedge([], [turncoat, Ratio(1.6)], half_life=2 * 3600.0), noisy(10 * HOUR))
+    assert told[5 * HOUR].argmax() == 0
+    assert told[-1].argmax() == 1
+
+
+def test_weights_are_shares() -> None:
+    told, _ = followed(Tenure(**TUNED), noisy(HOUR))
+    np.testing.assert_allclose(told.sum(axis=1), 1.0)
+    assert (told >= 0.0).all()
+
+
+def test_a_batch_decides_as_each_workload_alone() -> None:
+    load = np.concatenate([noisy(HOUR, seed, level) for seed, level in enumerate((30.0, 200.0, 5000.0))], axis=1)
+    load[50:70, 1] = np.nan
+    together = run(Tenure(**TUNED), load)
+    for row in range(3):
+        alone = run(Tenure(**TUNED), load[:, row : row + 1])
+        np.testing.assert_array_equal(together[:, row], alone[:, 0])
+
+
+def test_constants_may_differ_from_row_to_row() -> None:
+    """As in an evaluation, where each load has the constants that were tuned without its family."""
+    load = np.concatenate([noisy(HOUR, 1), noisy(HOUR, 2)], axis=1)
+    plain: dict[str, Any] = {name: parameter.default for name, parameter in Tenure.PARAMETERS.items()}
+    two: dict[str, Any] = plain | {"peak": 1.1, "root": 1.0}
+    mixed: dict[str, Any] = {name: np.array([plain[name], two[name]]) for name in plain}
+    together = run(Tenure(**mixed), load)
+    np.testing.assert_array_equal(together[:, 0], run(Tenure(**plain), load[:, :1])[:, 0])
+    np.testing.assert_array_equal(together[:, 1], run(Tenure(**two), load[:, 1:])[:, 0])
+
+
+def test_unknown_load_holds_and_charges_nobody() -> None:
+    policy = Tenure(**TUNED)
+    load = noisy(2 * HOUR)
+    load[HOUR : HOUR + 40] = np.nan
+    told, made = followed(policy, load)
+    assert (made[HOUR : HOUR + 40] == made[HOUR - 1]).all()
+    np.testing.assert_array_equal(told[HOUR : HOUR + 40], np.broadcast_to(told[HOUR - 1], (40, policy.hedge.size)))
+
+
+def test_without_an_answer_of_every_candidate_the_rule_decides() -> None:
+    scaler = Autoscaler(Hedge([], [Broken(), Ratio(1.3)]), SETTINGS, 1)
+    found = scaler.decide(Snapshot(time=1e9, load=200.0, ready=30.0, desired=30.0))
+    assert Reason.PolicyFailed in Reason(int(found.reasons[0]))
+    assert found.replicas[0] >= 20
+
+
+def test_a_restart_changes_nothing() -> None:
+    load, policy = noisy(2 * HOUR), Tenure(**TUNED)
+    whole = Autoscaler(policy, SETTINGS, 1)
+    parts = whole
+    made: list[list[float]] = [[], []]
+    for step, now in enumerate(load[:, 0]):
+        if step == HOUR:
+            parts = Autoscaler(policy, SETTINGS, 1)
+            parts.recall([0], whole.memory([0]))
+        for each, scaler in zip(made, (whole, parts) if step >= HOUR else (whole,), strict=False):
+            ready = each[-1] if each else made[0][-1] if made[0] else 30.0
+            found = scaler.decide(Snapshot(time=1e9 + 15.0 * step, load=now, ready=ready, desired=ready))
+            each.append(float(found.replicas[0]))
+    assert made[0][HOUR:] == made[1]
+
+
+@pytest.mark.parametrize(("startup", "lag"), [(60.0, 15.0), (15.0, 0.0), (300.0, 30.0)], ids=str)
+def test_the_replay_tells_what_the_world_does(startup: float, lag: float) -> None:
+    """Over half a day: every score near the best one within 6 % of the simulated world's, and the same HPA best."""
+    settings = replace(contenders.standard_settings(startup), lag=lag, flap_budget=np.inf, floor=False)
+    config = replace(evaluation.standard_world(settings), fano=1.0)
+    source = patterns.parse("daily*jitter")
+    load = realise(source, interval=15.0, duration=43200.0, scale_to=25.0, capacity=10.0, rng=generator("day", 0))
+    constants: list[dict[str, Any]] = [{"target": target, "tolerance": 0.05, "hold": 60.0} for target in TARGETS]
+    policy, scores = Hedge([Family(Hpa, constants)], half_life=1e9), [np.empty(0)]
+
+    class Watched(Hedge):
+        def weights(self, xp: Any, state: State) -> Any:
+            scores[0] = self.scores(xp, state)[0]
+            return super().weights(xp, state)
+
+    entrants = [Entrant(f"hpa-{c['target']}", Hpa(**c), settings) for c in constants]
+    entrants.append(Entrant("tenure", Watched(policy.families, half_life=1e9), settings))
+    real = play([load], entrants, config, settings, [0]).score[: len(TARGETS), 0]
+    assert scores[0].argmin() == real.argmin()
+    near = real < 1.3 * real.min()
+    np.testing.assert_allclose(scores[0][near], real[near], rtol=0.06)
