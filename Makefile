@@ -8,7 +8,7 @@ COMPARE ?= hpa,hpa-tuned,keda
 run := $(PYTHON) scripts/environment.py run
 test := $(PYTHON) scripts/environment.py test
 
-.PHONY: help dry-run test lint format bench bench-sim bench-cluster side-by-side constraints docs results
+.PHONY: help dry-run test lint format bench bench-sim bench-training bench-cluster benchmark side-by-side constraints docs results
 
 help: ## Show what there is to do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r target text; do \
@@ -36,10 +36,13 @@ format: ## Put the code into the house's form
 	@$(test) python -m ruff format .
 	@$(test) python -m ruff check --fix .
 
-bench: bench-sim bench-cluster ## Measure the speed against named peers (half an hour)
+bench: bench-sim bench-training bench-cluster ## Measure the speed against named peers (40 minutes)
 
 bench-sim: ## Measure the decision and the world
 	@$(test) python -m rlscaler_sim.bench $(ARGS)
+
+bench-training: ## Measure the learners, beside stable-baselines3 (under ten minutes)
+	@$(test) python -m rlscaler_training.bench $(ARGS)
 
 bench-cluster: ## Measure the operator with thousands of workloads, beside the HPA controller
 	@$(test) python scripts/bench_cluster.py $(ARGS)
@@ -53,7 +56,11 @@ constraints: ## Pin every package anew (ARGS="--upgrade" for the newest)
 docs: ## Make anew what the chart and the documents take from the code: the CRD and the tables
 	@$(test) python scripts/chart.py
 	@$(test) python scripts/documents.py
+	@$(test) python -m rlscaler_training.benchmark_report docs/benchmark.json docs/benchmark.md
 
 TRACES ?= ../shared/traces
+benchmark: ## Compare the learners with the rules, and write docs/benchmark.md (an hour; goes on where it was cut off)
+	@$(test) rlscaler benchmark $(if $(wildcard $(TRACES)),--traces $(TRACES)) --output docs/benchmark.json --markdown docs/benchmark.md $(ARGS)
+
 results: ## Score everyone on the recorded loads of TRACES, and write docs/results.md (takes some ten minutes)
 	@$(run) rlscaler evaluate --traces $(TRACES) --seeds 5 --for 7d --jobs 2 --output out/results.json --markdown docs/results.md $(ARGS)

@@ -1,20 +1,24 @@
-"""Make the parts of the documents that the code states: conditions, events, the rules between owners, the metrics.
+"""Make the parts of the documents that the code states: conditions, events, rules between owners, metrics, a dry-run.
 
 ``python scripts/documents.py`` writes them between their markers; a test holds the documents to what this makes.
 """
 
 import inspect
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import fields
 from pathlib import Path
 
 from rlscaler_operator import conflicts, events
 from rlscaler_operator.clock import SystemClock
 from rlscaler_operator.condition_reasons import MEANINGS
 from rlscaler_operator.telemetry import Telemetry
+from rlscaler_training import worlds
 
-DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "cluster.md"
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -54,24 +58,46 @@ def metrics() -> str:
     return table(("metric", "type", "meaning"), rows)
 
 
-PARTS: dict[str, Callable[[], str]] = {
-    "owners": owners,
-    "conditions": conditions,
-    "events": told,
-    "metrics": metrics,
+def dry_run() -> str:
+    """Return what `rlscaler dry-run -f examples/web.yaml` prints at 80 columns."""
+    command: list[str | Path] = [Path(sys.executable).with_name("rlscaler"), "dry-run", "-f", "examples/web.yaml"]
+    environment = os.environ | {"COLUMNS": "80", "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, encoding="utf-8")
+    lines = [line.rstrip() for line in done.stdout.splitlines()]
+    return "\n".join(["```", *lines, "```", ""])
+
+
+def ranges() -> str:
+    """Return what randomised worlds are drawn from."""
+    rows = []
+    for each in fields(worlds.Ranges):
+        standard = worlds.STANDARD.get(each.name)
+        told = " to ".join(f"{value:g}" for value in each.default) if isinstance(each.default, tuple) else each.default
+        rows.append(
+            (f"`{each.name}`", "" if standard is None else f"{standard:g}", str(told), each.metadata["rlscaler"].about)
+        )
+    return table(("value", "standard", "at level 1", "what and why"), rows)
+
+
+PARTS: dict[Path, dict[str, Callable[[], str]]] = {
+    ROOT / "docs" / "cluster.md": {"owners": owners, "conditions": conditions, "events": told, "metrics": metrics},
+    ROOT / "docs" / "training.md": {"worlds": ranges},
+    ROOT / "README.md": {"dry-run": dry_run},
 }
+"""What is made, by the document that holds it."""
 
 
-def made(text: str) -> str:
-    """Return a document with its parts as they should be."""
-    for name, make in PARTS.items():
+def made(document: Path, text: str) -> str:
+    """Return the text of a document with its parts as they should be."""
+    for name, make in PARTS[document].items():
         start, end = f"<!-- {name}: made by scripts/documents.py -->\n", f"<!-- /{name} -->\n"
         before, found, rest = text.partition(start)
         if not found or end not in rest:
-            sys.exit(f"{DOCUMENT}: there are no markers of {name!r}")
+            sys.exit(f"{document}: there are no markers of {name!r}")
         text = before + start + make() + end + rest.partition(end)[2]
     return text
 
 
 if __name__ == "__main__":
-    DOCUMENT.write_text(made(DOCUMENT.read_text()))
+    for document in PARTS:
+        document.write_text(made(document, document.read_text()))

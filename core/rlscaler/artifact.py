@@ -50,7 +50,7 @@ from rlscaler.container import (
     refuse,
     show,
 )
-from rlscaler.errors import UserError
+from rlscaler.errors import NoRoomError, UserError
 from rlscaler.files import write_bytes_atomically
 
 FORMAT = 1
@@ -152,7 +152,8 @@ def dumps(artifact: Artifact) -> bytes:
 def save(artifact: Artifact, path: str | Path, *, max_bytes: int = MAX_BYTES) -> str:
     """Write an artifact to `path` and return its digest; a reader sees the old file or the new one, whole.
 
-    Raises ArtifactError where the file cannot be written or would be larger than `max_bytes`.
+    Raises ArtifactError where the file cannot be written or would be larger than `max_bytes`, NoRoomError where there
+    is no room for it.
     """
     data = dumps(artifact)
     if len(data) > max_bytes:
@@ -163,6 +164,8 @@ def save(artifact: Artifact, path: str | Path, *, max_bytes: int = MAX_BYTES) ->
         )
     try:
         write_bytes_atomically(path, data)
+    except NoRoomError:
+        raise
     except (UserError, ValueError) as error:
         raise ArtifactError(f"{path}: not saved ({error}); expected a file in a writable folder") from error
     return artifact.digest

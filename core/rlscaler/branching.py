@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from rlscaler.action import Scheme, scheme
 from rlscaler.arrays import Array, State
-from rlscaler.artifact import Artifact, ArtifactError
+from rlscaler.artifact import ArtifactError
 from rlscaler.mlp import ACTIVATIONS, BLOCK, chosen
-from rlscaler.observation import FIELDS, NAMES, observe
+from rlscaler.network_policy import Layers, NetworkPolicy
+from rlscaler.observation import FIELDS
 from rlscaler.policy import Proposal, View
 
 KIND = "branching"
@@ -26,9 +26,6 @@ ENCODED = ("micro", "macro")
 FARTHEST = 10.0
 """Normalised inputs are held within this of 0: a network says nothing of what is farther off."""
 GROUPS = {field.name: field.group for field in FIELDS}
-
-Layers = Sequence[tuple[np.ndarray, np.ndarray]]
-"""Weights (in, out) and biases (out,) float32 of layers in their order."""
 
 
 def parts(fields: Sequence[str], branches: int) -> tuple[str, ...]:
@@ -97,95 +94,47 @@ class BranchingNetwork:
 
 
 @dataclass(slots=True)
-class BranchingPolicy:
+class BranchingPolicy(NetworkPolicy):
     """Serves a branching network from an artifact: in each branch the choice with the highest Q.
 
     The artifact's arrays are `PART_weight_0`, `PART_bias_0`, `PART_weight_1` ... for each part of `parts`, with `mean`
     and `scale`; its parameter is `activation` (of `mlp.ACTIVATIONS`).
     """
 
-    artifact: Artifact
-    name: str = field(init=False)
-    scheme: Scheme = field(init=False)
     network: BranchingNetwork = field(init=False)
-    columns: np.ndarray = field(init=False)
-    low: np.ndarray = field(init=False)
-    high: np.ndarray = field(init=False)
 
-    def __post_init__(self) -> None:
-        """Read the artifact; raise ArtifactError where it holds no network that this version can serve."""
-        manifest = self.artifact.manifest
-        self.name = str(manifest["name"])
-        self.scheme = scheme(manifest["action_scheme"])
-        fields = manifest["fields"]
-        unknown = [name for name in fields if name not in NAMES]
-        if unknown or not fields:
-            found = unknown[0] if fields else "nothing"
-            raise ArtifactError(f"{self.name}: fields names {found}; expected fields of the observation")
-        self.columns = np.array([NAMES.index(name) for name in fields], np.int64)
-        ranges = manifest["training_range"]
-        bounds = [ranges.get(name, (-np.inf, np.inf)) for name in fields]
-        self.low, self.high = (np.array([bound[side] for bound in bounds], np.float32) for side in (0, 1))
-        activation = manifest["parameters"].get("activation")
-        if activation not in ACTIVATIONS:
-            raise ArtifactError(
-                f"{self.name}: parameters.activation is {activation!r}; expected one of {', '.join(ACTIVATIONS)}"
-            )
-        self.network = self._network(tuple(fields), activation)
-
-    def _network(self, fields: tuple[str, ...], activation: str) -> BranchingNetwork:
-        arrays = self.artifact.arrays
+    def read(self, parameters: dict[str, Any]) -> None:
+        """Take the network from the artifact; raise ArtifactError where it is none that this version can serve."""
+        activation = self.one_of(parameters, "activation", ACTIVATIONS)
+        fields = self.fields
         names = parts(fields, len(self.scheme.branches))
-        counts = {part: sum(name.startswith(f"{part}_weight_") for name in arrays) for part in names}
-        expected = {"mean", "scale"} | {
-            f"{part}_{kind}_{layer}" for part in names for layer in range(counts[part]) for kind in ("weight", "bias")
-        }
-        if not all(counts.values()) or set(arrays) != expected:
-            raise ArtifactError(f"{self.name}: the arrays are {', '.join(arrays)}; expected mean, scale, and "
-                                f"PART_weight_0, PART_bias_0 and so on for each of {', '.join(names)}")  # fmt: skip
-        for name in ("mean", "scale"):
-            if arrays[name].shape != (len(fields),):
-                raise ArtifactError(
-                    f"{self.name}: the array {name} has shape {arrays[name].shape}; expected ({len(fields)},)"
-                )
-        scale = np.asarray(arrays["scale"], np.float32)
-        if not (scale > 0.0).all():
-            raise ArtifactError(f"{self.name}: the array scale has {scale.min():g}; expected numbers above 0")
+        counts = {part: sum(name.startswith(f"{part}_weight_") for name in self.artifact.arrays) for part in names}
+        self.require_arrays(
+            {
+                f"{part}_{kind}_{layer}"
+                for part in names
+                for layer in range(max(1, counts[part]))
+                for kind in ("weight", "bias")
+            },
+            f"mean, scale, and PART_weight_0, PART_bias_0 and so on for each of {', '.join(names)}",
+        )
+        mean, scale = self.normalisation()
         layers: dict[str, Layers] = {}
         encoded = 0
         for part in names:
             width = len(columns(fields, part)) if part in ENCODED else encoded
             if part == "trunk":
                 width += len(columns(fields, part))
-            layers[part], width = self._layers(part, counts[part], width)
+            layers[part], width = self.layers(f"{part}_", counts[part], width)
             encoded = encoded + width if part in ENCODED else width if part == "trunk" else encoded
         for part, outputs in zip(names[-1 - len(self.scheme.branches) :], (1, *self.scheme.branches), strict=True):
             if (found := layers[part][-1][1].shape[0]) != outputs:
                 raise ArtifactError(f"{self.name}: the last layer of {part} has {found} outputs; expected {outputs}")
-        return BranchingNetwork(fields, layers, activation, np.asarray(arrays["mean"], np.float32), scale)
-
-    def _layers(self, part: str, count: int, width: int) -> tuple[Layers, int]:
-        """Return the layers of a part whose inputs are `width`, and how many outputs it has."""
-        found = []
-        for layer in range(count):
-            names = f"{part}_weight_{layer}", f"{part}_bias_{layer}"
-            weight, bias = (np.asarray(self.artifact.arrays[name], np.float32) for name in names)
-            if weight.ndim != 2 or weight.shape[0] != width or bias.shape != weight.shape[1:]:
-                raise ArtifactError(f"{self.name}: {names[0]} and {names[1]} have shapes {weight.shape} and "
-                                    f"{bias.shape}; expected ({width}, n) and (n,)")  # fmt: skip
-            width = weight.shape[1]
-            found.append((weight, bias))
-        return found, width
-
-    def state(self, n: int) -> State:
-        """Return no state."""
-        return {}
+        self.network = BranchingNetwork(fields, layers, activation, mean, scale)
 
     def propose(self, view: View, state: State) -> tuple[Proposal, State]:
         """Return the proposal of the best allowed choice of each branch."""
-        xp, device = view.xp, getattr(view.demand, "device", None)
-        inputs = observe(view)[:, xp.asarray(self.columns, device=device)]
-        low, high = (xp.asarray(bound, device=device) for bound in (self.low, self.high))
-        proposal = self.scheme.propose(view, chosen(view, self.scheme, self.network(xp, inputs)))
-        proposal.trained = xp.all((inputs >= low) & (inputs <= high), axis=1)
+        inputs, trained = self.inputs(view)
+        proposal = self.scheme.propose(view, chosen(view, self.scheme, self.network(view.xp, inputs)))
+        proposal.trained = trained
         return proposal, state

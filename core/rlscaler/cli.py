@@ -13,7 +13,7 @@ from typing import IO, Any
 import click
 from click.shell_completion import CompletionItem
 
-from rlscaler.errors import UserError
+from rlscaler.errors import NoRoomError, UserError
 
 ENTRY_POINTS = "rlscaler.commands"
 SECTIONS: tuple[tuple[str, dict[str, str]], ...] = (
@@ -25,7 +25,20 @@ SECTIONS: tuple[tuple[str, dict[str, str]], ...] = (
             "evaluate": "Score policies and rules on recorded load.",
             "scenarios": "List the loads and the worlds that a dry-run can run in.",
             "tune": "Find the constants of the rules that policies must beat.",
+            "demo": "Watch policies and rules scale the same load, side by side.",
+        },
+    ),
+    (
+        "Train policies",
+        {
             "train": "Train a policy offline.",
+            "benchmark": "Compare the learners with the rules, with intervals.",
+            "runs": "List what was trained, and what waits to be gone on with.",
+            "report": "Make a page of training runs.",
+            "compare": "Compare training runs on the same draws.",
+            "inspect": "Show what a policy is and what it does.",
+            "verify": "Check every model of a folder.",
+            "export": "Make an artifact of a run's checkpoint, or ONNX of an artifact.",
         },
     ),
     (
@@ -63,6 +76,8 @@ EXTRAS = {
     "prometheus_api_client": "operator",
     "prometheus_client": "operator",
     "aiohttp": "operator",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
 }
 """Module -> the extra that installs it."""
 
@@ -81,6 +96,12 @@ class Failure(click.ClickException):
         """Print the message."""
         for line in self.message.splitlines():
             click.echo(f"error: {line}", file=file, err=file is None)
+
+
+class FullFailure(Failure):
+    """No room for a result: nobody's mistake, exit 1."""
+
+    exit_code = NoRoomError.exit_code
 
 
 class LazyGroup(click.Group):
@@ -103,7 +124,7 @@ class LazyGroup(click.Group):
         try:
             command = getattr(import_module(entry.module), entry.attr, None)
         except ModuleNotFoundError as error:
-            missing = _missing_extra(cmd_name, error)
+            missing = missing_extra(cmd_name, error)
             raise missing or Failure(f"{cmd_name!r} cannot be loaded: {error}; install rlscaler again") from error
         if not isinstance(command, click.Command):
             raise Failure(f"{cmd_name!r} cannot be loaded: {entry.value} is no command; install rlscaler again")
@@ -147,10 +168,12 @@ class LazyGroup(click.Group):
         """Run the command; a user's mistake, a missing extra and Ctrl-C end in one line."""
         try:
             return super().invoke(ctx)
+        except NoRoomError as error:
+            raise FullFailure(str(error)) from error
         except UserError as error:
             raise Failure(str(error)) from error
         except ModuleNotFoundError as error:
-            missing = _missing_extra(ctx.invoked_subcommand or "rlscaler", error)
+            missing = missing_extra(ctx.invoked_subcommand or "rlscaler", error)
             if missing is None:
                 raise
             raise missing from error
@@ -159,7 +182,7 @@ class LazyGroup(click.Group):
             ctx.exit(130)
 
 
-def _missing_extra(command: str, error: ModuleNotFoundError) -> Failure | None:
+def missing_extra(command: str, error: ModuleNotFoundError) -> Failure | None:
     """Return what to install where the missing module belongs to an extra."""
     module = (error.name or "").partition(".")[0]
     if module not in EXTRAS:
@@ -213,5 +236,5 @@ def root() -> None:
 
 
 def main() -> None:
-    """Run the command line; exits with 0, 2 for a user's mistake, 130 for Ctrl-C."""
+    """Run the command line; exits with 0, 1 where there is no room, 2 for a user's mistake, 130 for Ctrl-C."""
     root(prog_name="rlscaler")

@@ -109,9 +109,9 @@ def schema(crd: bool, as_json: bool) -> None:
         click.echo(json.dumps({"schema": SCHEMA, "fields": fields, "reasons": sentences}, indent=2))
         return
     rows = [(f.name, f.group, f.unit, f"{f.low:g} to {f.high:g}", f.meaning) for f in FIELDS]
-    _print_table(f"Observation, schema {SCHEMA}", ("field", "group", "unit", "range", "meaning"), rows)
+    print_table(f"Observation, schema {SCHEMA}", ("field", "group", "unit", "range", "meaning"), rows)
     click.echo()
-    _print_table("Reasons of a decision", ("reason", "meaning"), reasons)
+    print_table("Reasons of a decision", ("reason", "meaning"), reasons)
 
 
 @click.command()
@@ -139,13 +139,15 @@ def _is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def _print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a table: fitted to the width of a terminal, one unbroken line a row for a pipe."""
     if _is_terminal():
         from rich.console import Console
         from rich.table import Table
 
-        table = Table(*header, title=title, title_justify="left", box=None, pad_edge=False)
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        for name in header:
+            table.add_column(name, overflow="fold")
         for row in rows:
             table.add_row(*(str(cell) for cell in row))
         Console().print(table)

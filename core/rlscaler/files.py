@@ -12,7 +12,10 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from rlscaler.errors import UserError
+from rlscaler.errors import NoRoomError, UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a system answers where there is no room: a full disk, a quota, a limit on the size of files."""
 
 
 def write_text_atomically(path: str | Path, text: str) -> None:
@@ -26,7 +29,7 @@ def write_text_atomically(path: str | Path, text: str) -> None:
 def write_bytes_atomically(path: str | Path, data: bytes) -> None:
     """Write `data` to `path` whole, or leave what was there; the mode of a file that is replaced is kept.
 
-    Raises UserError naming the path where it cannot be written.
+    Raises UserError naming the path where it cannot be written, NoRoomError where there is no room for it.
     """
     try:
         if _is_special(Path(path)):
@@ -52,7 +55,7 @@ def write_bytes_atomically(path: str | Path, data: bytes) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
 
 
 def require_writable(path: str | Path) -> None:
@@ -68,7 +71,7 @@ def require_writable(path: str | Path) -> None:
         with tempfile.TemporaryFile(dir=target.parent):
             pass
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
 
 
 def _require_place(target: Path, path: str | Path) -> None:
@@ -106,5 +109,8 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _unwritable(path: str | Path, error: OSError) -> UserError:
+def unwritable(path: str | Path, error: OSError) -> UserError:
+    """Return what to raise where a path cannot be written."""
+    if error.errno in FULL:
+        return NoRoomError(f"{path} cannot be written: {error.strerror}; make room there, or choose another place")
     return UserError(f"{path} cannot be written: {error.strerror or error}; choose another place or make it writable")

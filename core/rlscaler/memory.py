@@ -1,15 +1,27 @@
 """What is remembered of a workload when it moves: to another interval, into a checkpoint, or to another autoscaler."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from rlscaler import behavior, history
 from rlscaler.arrays import Array, State
+from rlscaler.behavior import Behavior
 
 PARTS = ("history", "guard", "policy", "rule")
 """What there is to remember: of the load, of what was decided, of the policy, and of the rule beside it."""
+
+
+@lru_cache(1024)
+def guard_bytes(behavior_of: Behavior | None, interval: float) -> int:
+    """Return the bytes that the guard remembers of one workload with this behaviour, decided every `interval` seconds.
+
+    All workloads of an autoscaler take as much as the one that needs the most.
+    """
+    settings = behavior.compiled([behavior_of]) | {"interval": np.array([interval])}
+    return sum(array.nbytes for array in behavior.state(settings, 1).values())
 
 
 def regrid(xp: Any, state: State, rows: Array, old: Array, new: Array) -> None:

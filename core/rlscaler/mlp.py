@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from rlscaler.action import HOLD, Scheme, headroom_proposal, scheme
+from rlscaler.action import HOLD, Scheme, headroom_proposal
 from rlscaler.arrays import Array, State
-from rlscaler.artifact import Artifact, ArtifactError
-from rlscaler.observation import NAMES, observe
+from rlscaler.artifact import ArtifactError
+from rlscaler.container import show
+from rlscaler.network_policy import NetworkPolicy
 from rlscaler.policy import Proposal, View
 
 KIND = "mlp"
@@ -80,87 +81,39 @@ class Network:
 
 
 @dataclass(slots=True)
-class MlpPolicy:
+class MlpPolicy(NetworkPolicy):
     """Serves a network from an artifact.
 
     The artifact's arrays are `weight_0`, `bias_0`, `weight_1` ... with `mean` and `scale`; its parameters
     `activation` (of ACTIVATIONS), `output` (of OUTPUTS) and, with a correction, `patience` in seconds.
     """
 
-    artifact: Artifact
-    name: str = field(init=False)
-    scheme: Scheme = field(init=False)
     network: Network = field(init=False)
     output: str = field(init=False)
     patience: float = field(init=False)
-    columns: np.ndarray = field(init=False)
-    low: np.ndarray = field(init=False)
-    high: np.ndarray = field(init=False)
 
-    def __post_init__(self) -> None:
-        """Read the artifact; raise ArtifactError where it holds no network that this version can serve."""
-        manifest = self.artifact.manifest
-        self.name = str(manifest["name"])
-        self.scheme = scheme(manifest["action_scheme"])
-        fields = manifest["fields"]
-        unknown = [name for name in fields if name not in NAMES]
-        if unknown or not fields:
-            found = unknown[0] if fields else "nothing"
-            raise ArtifactError(f"{self.name}: fields names {found}; expected fields of the observation")
-        self.columns = np.array([NAMES.index(name) for name in fields], np.int64)
-        ranges = manifest["training_range"]
-        bounds = [ranges.get(name, (-np.inf, np.inf)) for name in fields]
-        self.low, self.high = (np.array([bound[side] for bound in bounds], np.float32) for side in (0, 1))
-        parameters = manifest["parameters"]
-        self.output = self._one_of(parameters, "output", OUTPUTS)
-        activation = self._one_of(parameters, "activation", ACTIVATIONS)
-        self.patience = float(parameters.get("patience", HOLD))
-        self.network = self._network(activation)
+    def read(self, parameters: dict[str, Any]) -> None:
+        """Take the network from the artifact; raise ArtifactError where it is none that this version can serve."""
+        self.output = self.one_of(parameters, "output", OUTPUTS)
+        activation = self.one_of(parameters, "activation", ACTIVATIONS)
+        patience = parameters.get("patience", HOLD)
+        if isinstance(patience, bool) or not isinstance(patience, (int, float)) or patience < 0.0:
+            raise ArtifactError(f"{self.name}: parameters.patience is {show(patience)}; expected seconds, 0 or more")
+        self.patience = float(patience)
+        count = sum(name.startswith("weight_") for name in self.artifact.arrays)
+        names = {f"{part}_{layer}" for layer in range(max(1, count)) for part in ("weight", "bias")}
+        self.require_arrays(names, "weight_0, bias_0 and so on, mean and scale")
+        mean, scale = self.normalisation()
+        layers, outputs = self.layers("", count, len(self.fields))
         expected = sum(self.scheme.branches) if self.output == "choices" else 1
-        if (outputs := self.network.biases[-1].shape[0]) != expected:
+        if outputs != expected:
             raise ArtifactError(f"{self.name}: the last layer has {outputs} outputs; expected {expected}")
-
-    def _one_of(self, parameters: dict[str, Any], key: str, known: Any) -> str:
-        if (value := parameters.get(key)) not in known:
-            raise ArtifactError(f"{self.name}: parameters.{key} is {value!r}; expected one of {', '.join(known)}")
-        return str(value)
-
-    def _network(self, activation: str) -> Network:
-        arrays = self.artifact.arrays
-        count = sum(name.startswith("weight_") for name in arrays)
-        names = {f"{part}_{layer}" for layer in range(count) for part in ("weight", "bias")} | {"mean", "scale"}
-        if not count or set(arrays) != names:
-            raise ArtifactError(
-                f"{self.name}: the arrays are {', '.join(arrays)}; expected weight_0, bias_0 and so on, mean and scale"
-            )
-        weights = [np.asarray(arrays[f"weight_{layer}"], np.float32) for layer in range(count)]
-        biases = [np.asarray(arrays[f"bias_{layer}"], np.float32) for layer in range(count)]
-        width = len(self.columns)
-        for name in ("mean", "scale"):
-            if arrays[name].shape != (width,):
-                raise ArtifactError(
-                    f"{self.name}: the array {name} has shape {arrays[name].shape}; expected ({width},)"
-                )
-        for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-            if weight.ndim != 2 or weight.shape[0] != width or bias.shape != weight.shape[1:]:
-                raise ArtifactError(f"{self.name}: weight_{layer} and bias_{layer} have shapes {weight.shape} and "
-                                    f"{bias.shape}; expected ({width}, n) and (n,)")  # fmt: skip
-            width = weight.shape[1]
-        scale = np.asarray(arrays["scale"], np.float32)
-        if not (scale > 0.0).all():
-            raise ArtifactError(f"{self.name}: the array scale has {scale.min():g}; expected numbers above 0")
-        return Network(weights, biases, activation, np.asarray(arrays["mean"], np.float32), scale)
-
-    def state(self, n: int) -> State:
-        """Return no state."""
-        return {}
+        self.network = Network([weight for weight, _ in layers], [bias for _, bias in layers], activation, mean, scale)
 
     def propose(self, view: View, state: State) -> tuple[Proposal, State]:
         """Return the proposal of the network: the best allowed choice, or the corrected headroom."""
         xp, device = view.xp, getattr(view.demand, "device", None)
-        inputs = observe(view)[:, xp.asarray(self.columns, device=device)]
-        low, high = (xp.asarray(bound, device=device) for bound in (self.low, self.high))
-        trained = xp.all((inputs >= low) & (inputs <= high), axis=1)
+        inputs, trained = self.inputs(view)
         outputs = self.network(xp, inputs)
         if self.output == "correction":
             correction = xp.clip(outputs[:, 0], -LARGEST_CORRECTION, LARGEST_CORRECTION)

@@ -1,6 +1,7 @@
 """A tabular policy: readable bins over a few fields of the observation, one row of values for each state."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,16 +13,20 @@ from rlscaler.artifact import Artifact, ArtifactError
 from rlscaler.observation import NAMES, observe
 from rlscaler.policy import Proposal, View
 
+KIND = "q-table"
+
 
 @dataclass(frozen=True, slots=True)
 class Bins:
     """Cuts over named fields of the observation; a state is the mixed-radix number of the bins.
 
     cuts: field name -> ascending cut points; k cuts make k + 1 bins, the upper one starting at the cut. In the
-    manifest of an artifact they are a list of pairs [name, cuts], since an object there has no order.
+    manifest of an artifact they are a list of pairs [name, cuts], since an object there has no order. names: of the
+    observation's columns.
     """
 
     cuts: dict[str, tuple[float, ...]]
+    names: Sequence[str] = NAMES
 
     @property
     def states(self) -> int:
@@ -33,7 +38,7 @@ class Bins:
         device = getattr(observation, "device", None)
         state = xp.zeros((observation.shape[0],), dtype=xp.int64, device=device)
         for name, cuts in self.cuts.items():
-            column = observation[:, NAMES.index(name)]
+            column = observation[:, self.names.index(name)]
             digit = xp.zeros(state.shape, dtype=xp.int64, device=device)
             for cut in cuts:
                 digit = digit + xp.astype(column >= cut, xp.int64)

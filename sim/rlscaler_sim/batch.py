@@ -4,6 +4,7 @@ What learners train on. The environments of `env` are thin wrappers of it, and t
 dry-run and cluster: the same view, observation, action scheme and guard.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from rlscaler.rows import Picked
 from rlscaler_sim import world
 from rlscaler_sim.chance import Chance, NumpyChance, TorchChance
 from rlscaler_sim.device_scaler import DeviceScaler
-from rlscaler_sim.pool import WARM_UP, Pool
+from rlscaler_sim.pool import WARM_UP, Pool, settings_of, varied
 
 START_TARGETS = (0.5, 0.95)
 """Range of utilisation at which an episode starts."""
@@ -47,7 +48,13 @@ class Batch:
     the load's mean, so that its mean over the whole load is -J of the score. Episodes are cut after `episode` steps (or
     where the load ends) and never end otherwise; the backlog's cost never saturates. Metrics are missing where the
     pool's are: its loads have been through the gaps already.
+
+    Each load may have a world and settings of its own (see `pool.prepare`); an environment has those of the load that
+    its episode meets. progress: share of a training that is done, which the pool's curriculum opens loads by; all are
+    open where nobody sets it.
     """
+
+    progress = 1.0
 
     def __init__(
         self,
@@ -62,9 +69,9 @@ class Batch:
     ) -> None:
         """Start `n` environments with episodes of at most `episode` steps.
 
-        config, settings: those that the pool was prepared with. like: a tensor on whose device all of it lives, load,
-        world, guard and random numbers (None: NumPy); what comes out are tensors then. Raises ValueError where no
-        step could be made.
+        config, settings: those that the pool was prepared with, of one behaviour. like: a tensor on whose device all
+        of it lives, load, world, guard and random numbers (None: NumPy); what comes out are tensors then. Raises
+        ValueError where no step could be made.
         """
         for name, value, least in (("n", n, 1), ("episode", episode, 1), ("steps of the pool", pool.steps, 2)):
             if value < least:
@@ -73,7 +80,12 @@ class Batch:
         self.xp = xp = np if like is None else namespace(like)
         self.config = replace(config, fano=1.0, gap_rate=0.0, interval=pool.interval)
         self.settings = settings
-        self.params = world.compiled(self.config, n, like=like)
+        self._varied = varied(self.config, settings)
+        if self._varied and isinstance(settings.behavior, Sequence):
+            raise ValueError("behavior is given for each load; expected one for all")
+        # constants of the loads where these differ, of the environments where not
+        self._worlds = world.compiled(self.config, pool.loads if self._varied else n, like=like)
+        self.params = self._worlds
         device = getattr(like, "device", None)
 
         def own(array: Any) -> Array:
@@ -86,8 +98,8 @@ class Batch:
         self._features = {name: rows(array) for name, array in pool.features.items()}
         self._observed, self._rates, self._seen = rows(pool.observed()), rows(pool.rates), rows(pool.seen)
         self._start, self._needed, self._arrivals = own(pool.start), own(pool.mean_needed), own(pool.mean_arrivals)
-        self.price, self._low, self._high = (
-            own(np.broadcast_to(np.asarray(value, np.float64), (n,)))
+        self._price, self._low, self._high = (
+            own(np.array(np.broadcast_to(np.asarray(value, np.float64), (pool.loads,))))
             for value in (settings.objective.price, settings.min_replicas, settings.max_replicas)
         )
         self.reset(seed)
@@ -96,23 +108,46 @@ class Batch:
         """Start anew, reproducible to the bit, and return the observation (N, F)."""
         self.chance: Chance
         self.scaler: Autoscaler | DeviceScaler
+        self.load, self.at, self.age = (self.xp.zeros_like(self._places) for _ in range(3))
         if self.like is None:
             self.chance = NumpyChance(seed)
-            self.scaler = Autoscaler("growth-quantile", self.settings, self.n, remembers=False)
+            self.scaler = self.autoscaler(self.load)
         else:
             self.chance = TorchChance(seed, self.like)
-            self.scaler = DeviceScaler(self.settings, self.n, self.like)
-        self.load, self.at, self.age = (self.xp.zeros_like(self._places) for _ in range(3))
+            self.scaler = DeviceScaler(self.settings, self.n, self.like, self.pool.loads if self._varied else 0)
+        self.enter()
         self.state = world.initial(self.params, 1.0)
         self._begin(self._places)
         observation = self._look()
         self.last_view = self.view
         return observation
 
+    def autoscaler(self, loads: np.ndarray) -> Autoscaler:
+        """Return what decides for one row of each of these loads, (M,) indices, without a history of its own."""
+        settings = settings_of(self.settings, loads) if self._varied else self.settings
+        return Autoscaler("growth-quantile", settings, len(loads), remembers=False)
+
+    @property
+    def price(self) -> Array:
+        """Price of the share of late requests in each environment, (N,)."""
+        return self._price[self.load]
+
+    def enter(self, rows: Array = None) -> None:
+        """Put the environments into the worlds of their loads; rows: those whose load is new (None: all)."""
+        if not self._varied:
+            return
+        self.params = world.selected(self._worlds, self.load)
+        rows = self._places if rows is None else rows
+        if isinstance(self.scaler, DeviceScaler):
+            self.scaler.become(rows, self.load[rows])
+        else:
+            self.scaler.update(rows, settings_of(self.settings, self.load[rows]))
+
     def _begin(self, rows: Array) -> None:
-        """Start new episodes in these rows, each at a random moment of a random load."""
+        """Start new episodes in these rows, each at a random moment of a random load that is open."""
         xp, count = self.xp, rows.shape[0]
-        self.load[rows] = self.chance.integers(0, self.pool.loads, count)
+        self.load[rows] = self.chance.integers(0, self.pool.opened(self.progress), count)
+        self.enter(rows)
         first = min(WARM_UP, self.pool.steps // 4)
         last = max(first + 1, self.pool.steps - self.episode - 1)
         self.at[rows] = self.chance.integers(first, last, count)
@@ -120,7 +155,8 @@ class Batch:
         level = self._features["level"][self.load[rows] * self.pool.steps + self.at[rows]]
         target = self.chance.uniform(*START_TARGETS, count)
         replicas = xp.ceil(xp.where(xp.isnan(level), 0.0, level) / target)
-        replicas = xp.minimum(xp.maximum(replicas, xp.clip(self._low[rows], 1.0, None)), self._high[rows])
+        low, high = self._low[self.load[rows]], self._high[self.load[rows]]
+        replicas = xp.minimum(xp.maximum(replicas, xp.clip(low, 1.0, None)), high)
         several = xp.ones_like(self.params.capacity)
         several[rows] = xp.astype(replicas, xp.float32)
         fresh = world.initial(self.params, several)
@@ -168,6 +204,9 @@ class Batch:
         truncated = (self.age >= self.episode) | (self.at >= self.pool.steps - 1)
         observation = last
         if bool(truncated.any()):
+            if self._varied and isinstance(self.scaler, Autoscaler):  # which writes its settings in place
+                told = {name: array.copy() for name, array in self.view.settings.items()}
+                self.last_view = replace(self.view, settings=told)
             self._begin(xp.nonzero(truncated)[0])
             observation = self._look()
         return Transition(

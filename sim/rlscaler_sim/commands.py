@@ -46,9 +46,9 @@ class Seconds(FloatType):
             self.fail(str(error), param, ctx)
 
 
-def _positive(ctx: click.Context, param: click.Parameter, value: float) -> float:
-    """Return a finite number above 0."""
-    if not 0.0 < value < 1e6:
+def _positive(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    """Return a finite number above 0, None where nothing is said."""
+    if value is not None and not 0.0 < value < 1e6:
         raise click.BadParameter(f"{value:g} is out of range; expected a number above 0 and below 1,000,000")
     return value
 
@@ -100,10 +100,10 @@ def _interrupted(state: dict[str, Any]) -> None:
               help="YAML file of RLScaler resources, the same that is applied to a cluster; - is the standard"
               " input.")  # fmt: skip
 @click.option("--trace", default="working-day", show_default=True, metavar="NAME|FILE",
-              help="Load: a scenario ('rlscaler scenarios' lists them), or a CSV file of recorded load, plain or"
-              " gzip.")  # fmt: skip
-@click.option("--scale-to", default=25.0, show_default=True, callback=_positive,
-              help="Scale the load so that its 95th percentile needs this many fully used replicas.")  # fmt: skip
+              help="Load: a scenario ('rlscaler scenarios' lists them), a scenario's FILE.yaml, or a CSV file of"
+              " recorded load, plain or gzip.")  # fmt: skip
+@click.option("--scale-to", type=float, callback=_positive, help="Scale the load so that its 95th percentile needs "
+              "this many fully used replicas.  [default: the scenario's, or 25]")  # fmt: skip
 @click.option("--policy", metavar="NAME|PATH", help="Policy to try instead of the resource's: a rule, or an artifact.")
 @click.option("--compare", default="hpa,hpa-tuned,keda", show_default=True, metavar="NAMES",
               help="Whom to compare with, separated by commas; 'all' for everyone. hpa-tuned and the clairvoyant, which"
@@ -117,7 +117,7 @@ def _interrupted(state: dict[str, Any]) -> None:
 @click.option("--plot", type=click.Path(), metavar="FILE.png", help="Write a picture.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 def dry_run(
-    file: str, trace: str, scale_to: float, policy: str | None, compare: str, seed: int, start: float,
+    file: str, trace: str, scale_to: float | None, policy: str | None, compare: str, seed: int, start: float,
     duration: float | None, as_json: bool, decisions: str | None, report: str | None, plot: str | None, quiet: bool,
 ) -> None:  # fmt: skip
     """Drive the simulator with a resource instead of a cluster, beside the rules you would use otherwise.
@@ -146,6 +146,7 @@ def dry_run(
 
     names = contenders.NAMES if compare.strip() == "all" else tuple(n.strip() for n in compare.split(",") if n.strip())
     scenario = driver.found_scenario(trace)
+    scale_to = scale_to or scenario.scale_to or 25.0
     found = []
     for resource in resources:
         with progress_bar(quiet) as progress, known_policy():
@@ -174,7 +175,7 @@ def dry_run(
             for note in notes:
                 click.echo(f"note: {note}")
     if as_json:
-        results = [run.to_json() for run, _, _ in found]
+        results = [run.to_json() | {"notes": notes} for run, notes, _ in found]
         click.echo(json.dumps(results[0] if len(results) == 1 else results, indent=2))
     else:
         for written, what in ((report, "page"), (plot, "picture"), (decisions, "decisions")):
@@ -305,15 +306,20 @@ def evaluate(
 def scenarios(as_json: bool) -> None:
     """List the loads and the variants of the world that a dry-run can run in.
 
-    They combine: LOAD/VARIANT, sums and products of patterns, and patterns with parameters.
+    They combine: LOAD/VARIANT, sums and products of patterns, and patterns with parameters. A file of YAML or JSON
+    states one of your own: load, description, duration, scale_to (replicas that its 95th percentile needs), and world,
+    whose keys stand at the end of the list. Training takes it too.
 
     \b
     Examples:
+      rlscaler dry-run -f examples/web.yaml --trace shop.yaml
       rlscaler dry-run -f examples/web.yaml --trace daily+flash-crowd
       rlscaler dry-run -f examples/web.yaml --trace 'spike(every=1h,height=3)/lossy-metrics'
     """
     from rlscaler_sim import patterns
     from rlscaler_sim import scenarios as known
+    from rlscaler_sim.scenario_file import SECONDS, WORLD_KEYS
+    from rlscaler_sim.world import WorldConfig
 
     if as_json:
         rows = [
@@ -339,6 +345,10 @@ def scenarios(as_json: bool) -> None:
     click.echo("\nPatterns to combine by + and *, with their parameters:")
     for name, kind in patterns.PATTERNS.items():
         click.echo(f"  {name}({', '.join(f'{p}={d:g}' for p, d in kind.parameters.items())})")
+    click.echo("\nKeys of world in a file, with what the standard world has:")
+    standard = WorldConfig()
+    for key in WORLD_KEYS:
+        click.echo(f"  {key:<22}{str(getattr(standard, key)).lower()}{' s' if key in SECONDS else ''}")
 
 
 @click.command()

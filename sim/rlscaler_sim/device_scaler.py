@@ -6,6 +6,8 @@ The same pure functions on the same settings (`snapshot.cleaned`, `guard.settle`
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from rlscaler import Settings, Snapshot, behavior, guard
 from rlscaler.arrays import Array, State, namespace
 from rlscaler.decisions import Decisions
@@ -17,10 +19,16 @@ from rlscaler.snapshot import cleaned
 class DeviceScaler:
     """Views of N workloads and the guard's verdict on proposals, arrays of the library and device of `like`."""
 
-    def __init__(self, settings: Settings, n: int, like: Array) -> None:
-        """Start with n rows that nothing is remembered of."""
+    def __init__(self, settings: Settings, n: int, like: Array, kinds: int = 0) -> None:
+        """Start with n rows that nothing is remembered of.
+
+        kinds: 0, or how many settings are handed in, scalars or (kinds,), of which each row takes one (`become`); all
+        rows begin with the first. One behaviour for all.
+        """
         self._xp, self._n, self._like = namespace(like), n, like
-        about = compiled(settings, n)
+        about = compiled(settings, kinds or n)
+        self._kinds = self._moved(about) if kinds else {}
+        about = {name: array[np.zeros(n, np.int64)] for name, array in about.items()} if kinds else about
         fresh = behavior.resized(guard.state(about, n), about)
         self._settings, self._fresh = self._moved(about), self._moved(fresh)
         self._guard = self._moved(fresh)
@@ -28,6 +36,12 @@ class DeviceScaler:
 
     def _moved(self, state: State) -> State:
         return {name: self._xp.asarray(array, device=self._like.device, copy=True) for name, array in state.items()}
+
+    def become(self, rows: Array, kinds: Array) -> None:
+        """Give the rows the settings of these kinds; views that were taken before keep theirs."""
+        self._settings = {name: self._xp.asarray(array, copy=True) for name, array in self._settings.items()}
+        for name, array in self._kinds.items():
+            self._settings[name][rows] = array[kinds]
 
     def reset(self, rows: Array) -> None:
         """Forget all that is remembered of the rows."""

@@ -27,6 +27,8 @@ from rlscaler_sim.world import WorldConfig
 ID = "rlscaler/Scaler-v0"
 LEGACY_ID = "rlscaler/Legacy-v0"
 HOURS = 6.0
+STANDARD_REPLICAS = 25.0
+"""Replicas that the 95th percentile of a load needs where its scenario does not say."""
 
 
 @lru_cache(maxsize=8)
@@ -55,6 +57,7 @@ def scenario_pool(name: str, loads: int, hours: float, seed: int) -> tuple[Pool,
             source,
             interval=float(config.interval),
             duration=duration,
+            scale_to=found.scale_to or STANDARD_REPLICAS,
             capacity=float(config.capacity_per_replica),
             rng=np.random.default_rng(stream),
         )
@@ -113,9 +116,9 @@ class ScalerEnv(gymnasium.Env[np.ndarray, Any]):
     Never terminated. Truncated after `episode` steps (240 = one hour), or where the load that was prepared ends.
 
     ## Arguments
-    `scenario`: a name as `rlscaler scenarios` lists them. `actions`: the scheme. `episode`: steps. `loads`: draws of
-    the scenario that are prepared. `hours`: how much of the scenario is prepared. `pool_seed`: what they are drawn
-    from.
+    `scenario`: a name as `rlscaler scenarios` lists them, or a scenario's file. `actions`: the scheme. `episode`:
+    steps. `loads`: draws of the scenario that are prepared. `hours`: how much of the scenario is prepared.
+    `pool_seed`: what they are drawn from.
 
     ## Version History
     v0: first.

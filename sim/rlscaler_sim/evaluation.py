@@ -124,7 +124,7 @@ def planned(
     parts = [slice(i, min(i + at_once, len(loads))) for i in range(0, len(loads), at_once)]
 
     def plan(part: slice, weight: np.ndarray) -> clairvoyant.Plan:
-        return clairvoyant.plan(
+        asked = clairvoyant.Question(
             known.arrivals[part],
             capacity_per_replica=float(config.capacity_per_replica),
             concurrency=float(config.concurrency),
@@ -138,6 +138,7 @@ def planned(
             weight=weight[part],
             needed=np.maximum(known.needed[part], 1e-9),
         )
+        return clairvoyant.plan(asked)
 
     orders, bounds = [], []
     for part in parts:

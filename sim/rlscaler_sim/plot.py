@@ -25,7 +25,7 @@ WIDTH, HEIGHT, DPI = 1400, 900, 200
 """Pixels, pixels, and pixels per inch."""
 
 _TEXT, _MUTED, _GRID, _LOAD = "#161b22", "#566071", "#e8ebef", "#d9dde3"
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 6.5,
@@ -80,7 +80,7 @@ def png(run: DryRun) -> bytes:
         wanted = "the plot needs matplotlib; install it with: pip install 'rlscaler[report]'"
         raise UserError(wanted) from error
     out = io.BytesIO()
-    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
         # names come from users; a letter that the font lacks is drawn as a box and is no reason to warn
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = Figure(figsize=(WIDTH / DPI, HEIGHT / DPI), dpi=DPI, facecolor="white")

@@ -6,21 +6,15 @@ the plots. A content security policy lets only the page's own two scripts run an
 every name that comes from a user is escaped.
 """
 
-import base64
-import hashlib
-import json
 from collections.abc import Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import Any
 
-from rlscaler.errors import UserError
 from rlscaler.files import write_text_atomically
 from rlscaler_sim.chart_data import MAX_POINTS, Thinning, chart_data
 from rlscaler_sim.decision_rows import decision_rows
-from rlscaler_sim.palette import DARK, LIGHT
+from rlscaler_sim.page import as_read, csp_hash, inert, packaged, palette, plotly_source
 from rlscaler_sim.report_parts import (
     chips,
     contender_head,
@@ -43,12 +37,7 @@ def write_report(run: DryRun, path: str | Path, notes: Sequence[str] = ()) -> No
 
     Raises UserError where plotly is not installed or the file cannot be written.
     """
-    try:
-        from plotly.offline import get_plotlyjs
-    except ModuleNotFoundError as error:
-        wanted = "the HTML report needs plotly; install it with: pip install 'rlscaler[report]'"
-        raise UserError(wanted) from error
-    write_text_atomically(path, render(run, get_plotlyjs(), notes=notes))
+    write_text_atomically(path, render(run, plotly_source("the HTML report"), notes=notes))
 
 
 def render(run: DryRun, plotly_js: str, max_points: int = MAX_POINTS, notes: Sequence[str] = ()) -> str:
@@ -59,13 +48,13 @@ def render(run: DryRun, plotly_js: str, max_points: int = MAX_POINTS, notes: Seq
     """
     headline, why = verdict(run)
     log = decision_rows(run)
-    scripts = {"plotly": _as_read(plotly_js), "script": _as_read(_packaged("report.js"))}
+    scripts = {"plotly": as_read(plotly_js), "script": as_read(packaged("report.js"))}
     took = f"{run.decisions:,} decisions, simulated in {seconds(run.elapsed_s)}"
     parts = {
         "title": escape(f"{run.resource}: {headline} (rlscaler dry-run)"),
-        "palette": _palette(),
-        "style": _packaged("report.css"),
-        "script_hashes": " ".join(map(_csp_hash, scripts.values())),
+        "palette": palette(),
+        "style": packaged("report.css"),
+        "script_hashes": " ".join(map(csp_hash, scripts.values())),
         "resource": escape(run.resource),
         "facts": escape(f"Policy {run.policy} on {run.trace}: {took}"),
         "outcome": outcome(run),
@@ -94,34 +83,9 @@ def render(run: DryRun, plotly_js: str, max_points: int = MAX_POINTS, notes: Seq
         "run_pairs": pairs(_run_facts(run)),
         "world_pairs": pairs(world_facts(run)),
         "words": words(),
-        "data": _inert(chart_data(run, max_points)),
+        "data": inert(chart_data(run, max_points)),
     }
-    return Template(_packaged("report.html.in")).substitute(parts | scripts)
-
-
-def _inert(data: dict[str, Any]) -> str:
-    """Return JSON that no name in it can leave: "<" is escaped, so that none closes the script element."""
-    return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-
-
-def _packaged(name: str) -> str:
-    return resources.files("rlscaler_sim").joinpath(name).read_text("utf-8")
-
-
-def _as_read(script: str) -> str:
-    """Return a script with the line ends that a browser reads from HTML, which its hash is made of."""
-    return script.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _csp_hash(script: str) -> str:
-    """Return the source that lets exactly this script run (Content Security Policy level 3, 2.3.1)."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-
-
-def _palette() -> str:
-    """Return the contenders' colours as CSS variables that follow the theme."""
-    colours = enumerate(zip(LIGHT, DARK, strict=True))
-    return ":root{" + "".join(f"--c{i}:light-dark({light},{dark});" for i, (light, dark) in colours) + "}"
+    return Template(packaged("report.html.in")).substitute(parts | scripts)
 
 
 def _run_facts(run: DryRun) -> dict[str, str]:

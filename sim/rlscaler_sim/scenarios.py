@@ -1,14 +1,16 @@
 """Named worlds to try a decision in: a load, and what is different about the cluster that serves it.
 
 A scenario is written as LOAD, as VARIANT, or as LOAD/VARIANT/...: `working-day`, `slow-start` (the default
-load with pods that start slowly), `daily+flash-crowd/lossy-metrics`, `logs/shop.csv.gz/crashes/slow-nodes`.
+load with pods that start slowly), `daily+flash-crowd/lossy-metrics`, `logs/shop.csv.gz/crashes/slow-nodes`; or as the
+path of a file that states one (see `scenario_file`).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from rlscaler_sim.patterns import DAY, HOUR, WEEK, Pattern, nearest, parse
+from rlscaler_sim import scenario_file
+from rlscaler_sim.patterns import DAY, HOUR, WEEK, Pattern, PatternError, nearest, parse
 from rlscaler_sim.trace import Trace, read_trace, trace_name
 
 Override = float | int | bool
@@ -24,9 +26,9 @@ class ScenarioError(ValueError):
 class Scenario:
     """A load and the world that serves it.
 
-    name: as written. description: one sentence. load: a pattern, or the path of a trace file. duration:
+    name: as written. description: one sentence. load: a pattern, a trace, or the path of a trace file. duration:
     seconds (infinity: all of the trace). world: fields of the world's configuration that differ from its
-    defaults.
+    defaults. scale_to: replicas that the 95th percentile of the load needs, where that is stated.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Scenario:
     load: Pattern | Trace | Path
     duration: float
     world: Mapping[str, Override] = field(default_factory=dict)
+    scale_to: float | None = None
 
     @property
     def source(self) -> Trace | Pattern:
@@ -85,12 +88,15 @@ def names() -> tuple[str, ...]:
 
 
 def get(name: str = DEFAULT) -> Scenario:
-    """Return the scenario of a name, a pattern's expression or a trace file, with variants after slashes.
+    """Return the scenario of a name, a pattern's expression, a trace file or a file that states one, with variants
+    after slashes.
 
-    The variants' overrides are joined, the last one winning. The file is not read yet (see
-    `Scenario.source`). Raises ScenarioError, or PatternError where an expression is at fault.
+    The variants' overrides are joined, the last one winning. A trace file is not read yet (see `Scenario.source`).
+    Raises ScenarioError, or PatternError where an expression is at fault.
     """
     load = name.strip()
+    if load.endswith(scenario_file.SUFFIXES):
+        return _in_file(load)
     variants: list[Scenario] = []
     while "/" in load and load.rpartition("/")[2] in VARIANTS:
         load, _, variant = load.rpartition("/")
@@ -103,6 +109,30 @@ def get(name: str = DEFAULT) -> Scenario:
     world = {key: value for variant in variants for key, value in variant.world.items()}
     description = "; ".join((base.description, *(variant.description for variant in variants)))
     return replace(base, name=name.strip(), description=description, world=world)
+
+
+def _in_file(path: str) -> Scenario:
+    """Return the scenario that a file states; its trace file lies beside it. Raises ScenarioError."""
+    try:
+        stated = scenario_file.read(path)
+        load = stated.load
+        if load.endswith((".csv", ".csv.gz")):
+            load = str(Path(path).parent / load)
+        if load.endswith(scenario_file.SUFFIXES):
+            raise ScenarioError(f"{load} is a scenario's file; expected a load")
+        base = get(load)
+    except scenario_file.ScenarioFileError as error:
+        raise ScenarioError(str(error)) from error
+    except (ScenarioError, PatternError) as error:
+        raise ScenarioError(f"{path}: load: {error}") from error
+    return Scenario(
+        name=path,
+        description=stated.description or base.description,
+        load=base.load,
+        duration=stated.duration or base.duration,
+        world={**base.world, **stated.world},
+        scale_to=stated.scale_to,
+    )
 
 
 def _base(load: str) -> Scenario:

@@ -165,9 +165,11 @@ def _pushed(xp: Any, ring: Array, rows: Array) -> Array:
 
 
 def _window(xp: Any, params: MetricParams, ring: Array) -> Array:
-    if params.inside is None:
-        return xp.sum(ring[: params.span, ...], axis=0)
-    return xp.sum(xp.where(params.inside, ring, xp.zeros_like(ring)), axis=0)
+    whole = params.inside is None
+    rows = ring[: params.span, ...] if whole else xp.where(params.inside, ring, xp.zeros_like(ring))
+    if rows.shape[1] == 1:  # NumPy adds a single column in another order than several
+        return xp.cumulative_sum(rows, axis=0)[-1, ...]
+    return xp.sum(rows, axis=0)
 
 
 def _gauge(xp: Any, params: MetricParams, ring: Array) -> Array:

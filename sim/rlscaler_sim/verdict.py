@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from rlscaler_sim.result import Contender, DryRun
+from rlscaler_sim.result import LATE_WEIGHT, Contender, DryRun
 
 YEAR = 365 * 86400
 """Seconds; a clock beyond this counts from the Unix epoch, a smaller one from the start of the trace."""
@@ -150,8 +150,8 @@ def outcome(run: DryRun) -> str:
 
 
 def assumptions(run: DryRun) -> list[str]:
-    """Return what late means here, and what the load was scaled to, as far as the world tells."""
-    found = []
+    """Return what the score charges and why, what late means here, and what the load was scaled to, where known."""
+    found = [f"score: 1 % late weighs like {LATE_WEIGHT:g} % of the needed pods, whatever the objective"]
     wait, objective, scale = (run.world.get(key) for key in ("slo_wait", "objective", "scale_to"))
     if isinstance(wait, int | float) and objective:
         found.append(f"late: waited longer than {seconds(float(wait))} (objective: {objective})")

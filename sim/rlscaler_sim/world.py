@@ -12,7 +12,7 @@ have the environments as their last axis and run on NumPy or any library that ar
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -189,6 +189,27 @@ def compiled(config: WorldConfig, n: int, like: Array = None, wait_edges: Sequen
         pods=pods.compiled(array, values, ticks, interval),
         metrics=telemetry.compiled(array, values, ticks, interval),
     )
+
+
+def selected(params: Params, which: Array) -> Params:
+    """Return the constants of M environments that are like those of `which`, (M,) indices, repetition allowed.
+
+    The states of both have the same rows, so an environment can go on under the constants of another.
+    """
+    found: Params = _columns(params.xp, params, params.n, which)
+    return replace(found, n=int(which.shape[0]))
+
+
+def _columns(xp: Any, constants: Any, n: int, which: Array) -> Any:
+    """Return a dataclass with the columns `which` of its arrays (..., n), and of those in dataclasses within it."""
+    found = {}
+    for field in fields(constants):
+        value = getattr(constants, field.name)
+        if is_dataclass(value):
+            found[field.name] = _columns(xp, value, n, which)
+        elif isinstance(shape := getattr(value, "shape", None), tuple) and shape[-1:] == (n,):
+            found[field.name] = xp.take(value, which, axis=-1)
+    return replace(constants, **found)
 
 
 def _keep_memory() -> None:

@@ -11,11 +11,15 @@ import torch
 from torch import Tensor
 
 from rlscaler.mlp import MlpPolicy
-from rlscaler_sim import pods, world
+from rlscaler.observation import HIGH, LOW
+from rlscaler_sim import pods, scenarios, world
 from rlscaler_sim.batch import Batch
 from rlscaler_sim.contenders import standard_settings
+from rlscaler_sim.contest import Entrant, play
 from rlscaler_sim.evaluation import standard_world
-from rlscaler_training import apg, learner, loads, relaxation, runs
+from rlscaler_sim.load import generator, realise
+from rlscaler_sim.pool import prepare
+from rlscaler_training import apg, export, learner, loads, relaxation, runs
 from rlscaler_training.apg import Config
 from rlscaler_training.devices import Device
 from rlscaler_training.learner import Outcome, StoppedError, Task
@@ -93,6 +97,30 @@ def test_the_score_is_that_of_the_world(target: float) -> None:
     relaxed = (cost + late).numpy()
     assert relaxed.mean() == pytest.approx(score.mean(), rel=0.03)
     assert np.abs(relaxed / score - 1.0).mean() < 0.05
+
+
+def test_the_score_is_that_of_the_world_behind_the_whole_decision() -> None:
+    """Of the rule that networks correct, queues and what is ordered for them included, in the world of evaluations."""
+    names = ("spike", "on-off", "level-shift", "flash-crowd")
+    drawn = [realise(scenarios.get(name).source, duration=4 * 3600.0, rng=generator(name, 1)) for name in names]
+    made = apg.material(prepare(drawn, WORLD, SETTINGS, 5), torch.device("cpu"))
+    load = torch.arange(len(names))[:, None].expand(-1, made.steps)
+    at = torch.arange(made.steps)[None].expand(len(names), -1)
+    with torch.no_grad():
+        orders = apg.orders(made, None, load, at)
+        cost, late = relaxation.score(apg.part(made, load, at), orders, 0.05, made.known)
+        alone = relaxation.for_backlog(apg.part(made, load, at), torch.full(load.shape, 1.0), made.demand, 3)
+    rule = MlpPolicy(export.artifact(
+        apg.Net((4,), "silu"), name="none", output="correction", scheme="headroom", provenance={}, scores={},
+        observations=np.random.default_rng(0).uniform(LOW, HIGH, (1000, len(LOW))).astype(np.float32),
+        parameters={"patience": 30.0},
+    ))  # fmt: skip
+    # a pool numbers its loads, and draws by these names
+    loads_ = [replace(each, name=f"{each.name}#{index}") for index, each in enumerate(drawn)]
+    played = play(loads_, [Entrant("rule", rule, replace(SETTINGS, floor=True))], WORLD, SETTINGS, [5] * len(names))
+    np.testing.assert_allclose((cost + late).numpy(), played.score[0], rtol=0.1)
+    assert float((cost + late).mean()) == pytest.approx(float(played.score[0].mean()), rel=0.04)
+    assert float(alone.max()) > 1.0
 
 
 def test_the_gradient_is_that_of_the_score() -> None:
@@ -181,7 +209,7 @@ def test_a_run_that_was_cut_off_ends_as_if_it_never_was(tmp_path: Path) -> None:
 
 def test_an_untrained_network_is_the_rule() -> None:
     """So that training begins from something sane."""
-    stretch = apg.material(pools().validation, pools().config, pools().settings, torch.device("cpu"))
+    stretch = apg.material(pools().validation, torch.device("cpu"))
     rule, fresh = apg.whole_score(stretch, None), apg.whole_score(stretch, apg.Net((24,), "silu"))
     np.testing.assert_allclose(fresh.numpy(), rule.numpy(), rtol=0.02)
 

@@ -469,7 +469,6 @@ MISTAKES = {
     "no object": ([1], [], ["config.json: holds a list", "expected an object"]),
     "no such file": (None, [], ["config.json: cannot be read"]),
     "no such scenario": ({}, ["--scenario", "spikes"], ["'spikes'", "did you mean 'spike'"]),
-    "a variant of the world": ({}, ["--scenario", "spike/crashes"], ["spike/crashes", "expected a load"]),
     "a folder that holds a run": ({}, ["--run", "taken"], ["taken holds a run; go on with it by --resume taken"]),
     "a device that is not there": ({}, ["--device", "gpu"], ["--device 'gpu' is unknown", "cpu, cuda, mps"]),
     "no folder of traces": ({}, ["--traces", "none"], ["none: no such folder"]),

@@ -1,5 +1,6 @@
 """A batch of environments on torch tensors gives what one on NumPy gives: one source, two libraries."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,23 +39,42 @@ def settings(behavior: Any) -> Settings:
     return Settings(capacity_per_replica=10.0, min_replicas=2, max_replicas=40, behavior=behavior)
 
 
-@pytest.fixture(scope="module", params=[None, DEFAULT], ids=["no behavior", "default behavior"])
+WORLDS = replace(
+    CONFIG,
+    capacity_per_replica=np.array([10.0, 7.0, 14.0]),
+    startup=np.array([60.0, 5.0, 240.0]),
+    startup_spread=np.array([0.2, 0.0, 0.4]),
+    lag=np.array([15.0, 5.0, 60.0]),
+    window=np.array([15.0, 60.0, 30.0]),
+    crash_rate=np.array([2.0, 0.0, 1.0]),
+)
+"""A world for each load."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(None, CONFIG), (DEFAULT, CONFIG), (DEFAULT, WORLDS)],
+    ids=["no behavior", "default behavior", "worlds of their own"],
+)
 def pool(request: pytest.FixtureRequest) -> tuple[Pool, Settings]:
     rng = np.random.default_rng(4)
-    about = settings(request.param)
+    behavior, config = request.param
+    about = settings(behavior)
+    if config is WORLDS:
+        about = replace(about, startup=WORLDS.startup, lag=WORLDS.lag, max_replicas=np.array([40, 60, 20]))
     loads = []
     for k in range(3):
         rates = 80.0 * np.exp(np.cumsum(0.05 * rng.standard_normal(5 * 200)))
         known = rng.random(5 * 200) > 0.01
         loads.append(Load(f"walk {k}", 3.0, rates.astype(np.float32), known, known))
-    return prepare(loads, CONFIG, about, 0), about
+    return prepare(loads, config, about, 0), about
 
 
 def pair(found: tuple[Pool, Settings], scheme: Scheme) -> tuple[Batch, Batch]:
     pool, about = found
     return (
-        Batch(pool, CONFIG, about, scheme, N, EPISODE, 3),
-        Batch(pool, CONFIG, about, scheme, N, EPISODE, 3, like=torch.zeros(1)),
+        Batch(pool, pool.config, about, scheme, N, EPISODE, 3),
+        Batch(pool, pool.config, about, scheme, N, EPISODE, 3, like=torch.zeros(1)),
     )
 
 
@@ -85,7 +105,7 @@ def test_the_devices_own_luck_is_reproducible_and_of_the_same_kind(pool: Any) ->
     found, about = pool
     runs = []
     for seed in (1, 1, 2):
-        theirs = Batch(found, CONFIG, about, HEADROOM, N, EPISODE, seed, like=torch.zeros(1))
+        theirs = Batch(found, found.config, about, HEADROOM, N, EPISODE, seed, like=torch.zeros(1))
         runs.append(torch.stack([theirs.step(torch.full((N,), 5)).reward for _ in range(5)]))
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])

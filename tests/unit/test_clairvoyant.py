@@ -105,7 +105,7 @@ def test_brute_force_lies_between_the_bound_and_the_plan(config: dict[str, Any])
     for seed in range(8):
         case = made(seed, steps=6, level=1.8, **config)
         optimum = float(case.scores(every(case)).min())
-        plan = clairvoyant.plan(**case.arguments)
+        plan = clairvoyant.plan(clairvoyant.Question(**case.arguments))
         found = float(case.scores(plan.orders.astype(F))[0])
         assert plan.lower_bound[0] <= optimum * (1.0 + 1e-6), f"seed {seed}: the bound is above the optimum"
         assert plan.orders.min() >= case.low, f"seed {seed}"
@@ -133,7 +133,9 @@ def test_no_orders_in_the_real_world_score_below_the_bound(seed: int) -> None:
     load = [np.full((params.ticks, rows), level, F) for level in levels]
     come = np.stack([world.modulated(params, r, d)[:, 0] * params.tick for r, d in zip(load, drawn, strict=True)])
     plan = clairvoyant.plan(
-        come[None], 10.0, 1, 0.4, 15.0, 60.0, 1, 30, 10, 20.0, known[None], (levels * 1.5 * known).sum()
+        clairvoyant.Question(
+            come[None], 10.0, 1, 0.4, 15.0, 60.0, 1, 30, 10, 20.0, known[None], (levels * 1.5 * known).sum()
+        )
     )
     orders[0] = plan.orders[0]
     state = world.initial(params, 10)
@@ -238,9 +240,11 @@ def test_a_load_in_a_batch_is_planned_as_alone() -> None:
         "high": np.array([4, 60, 20]),
         "start": np.array([2, 20, 5]),
     }
-    together = clairvoyant.plan(**shared)
+    together = clairvoyant.plan(clairvoyant.Question(**shared))
     for row, case in enumerate(cases):
-        alone = clairvoyant.plan(**case.arguments | {"high": shared["high"][row], "start": shared["start"][row]})
+        alone = clairvoyant.plan(
+            clairvoyant.Question(**case.arguments | {"high": shared["high"][row], "start": shared["start"][row]})
+        )
         np.testing.assert_array_equal(together.orders[row], alone.orders[0], err_msg=f"load {row}")
         np.testing.assert_allclose(together.lower_bound[row], alone.lower_bound[0], rtol=1e-9)
 
@@ -258,7 +262,7 @@ EDGES = {
 @pytest.mark.parametrize(("rates", "changes", "expected"), EDGES.values(), ids=EDGES.keys())
 def test_plans_where_the_answer_is_known(rates: np.ndarray, changes: dict[str, Any], expected: int) -> None:
     case = Case(rates.astype(F), world.WorldConfig(startup=15.0, fano=1.0))
-    plan = clairvoyant.plan(**case.arguments | changes)
+    plan = clairvoyant.plan(clairvoyant.Question(**case.arguments | changes))
     assert (plan.orders == expected).all(), plan.orders
     assert np.isfinite(plan.lower_bound).all()
     assert (plan.lower_bound <= plan.scores.min(axis=0)).all()
@@ -274,4 +278,4 @@ BROKEN = {
 @pytest.mark.parametrize(("changes", "message"), BROKEN.values(), ids=BROKEN.keys())
 def test_arguments_that_fit_no_plan_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        clairvoyant.plan(**made(0, steps=4, level=2.0).arguments | changes)
+        clairvoyant.plan(clairvoyant.Question(**made(0, steps=4, level=2.0).arguments | changes))

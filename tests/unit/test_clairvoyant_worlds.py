@@ -107,11 +107,11 @@ def test_no_rule_is_better_than_the_clairvoyant(case: Case) -> None:
     assert np.all(load.scored) == (case.load != "burst")
     if np.all(load.scored):
         known = known_to_the_end([load], [0], config)
-        again = clairvoyant.plan(
+        again = clairvoyant.plan(clairvoyant.Question(
             known.arrivals, settings.capacity_per_replica, settings.concurrency, config.slo_wait,
             float(settings.interval), float(settings.startup), settings.min_replicas, settings.max_replicas,
             start_replicas([load], settings), LATE_WEIGHT, known.weight, known.needed,
-        )  # fmt: skip
+        ))  # fmt: skip
         np.testing.assert_array_equal(again.orders, plan.orders)
         assert again.scores.min() == pytest.approx(scores[CLAIRVOYANT], rel=1e-3), "the world does not do as planned"
 
@@ -125,11 +125,11 @@ def test_where_requests_may_wait_the_plan_is_near_its_bound(name: str, most: flo
     settings = case.settings
     problem, config = case.realised, standard_world(settings)
     known = known_to_the_end([problem], [0], config)
-    plan = clairvoyant.plan(
+    plan = clairvoyant.plan(clairvoyant.Question(
         known.arrivals, settings.capacity_per_replica, settings.concurrency, config.slo_wait,
         float(settings.interval), float(settings.startup), settings.min_replicas, settings.max_replicas,
         start_replicas([problem], settings), LATE_WEIGHT,
-    )  # fmt: skip
+    ))  # fmt: skip
     assert plan.lower_bound[0] > 0.95
     assert plan.scores.min() < most * plan.lower_bound[0]
 
@@ -167,7 +167,9 @@ def test_no_orders_get_work_done_for_less_than_the_bound(case: dict[str, Any]) -
     arrivals = np.repeat(rates[:, None] * params.tick, params.ticks, axis=1)[None]
     for price in (0.5, LATE_WEIGHT):
         scores = billed / needed + price * late / come
-        plan = clairvoyant.plan(arrivals, 10.0, config.concurrency, 20.0, 15.0, config.startup, 0, high, 6, price)
+        plan = clairvoyant.plan(
+            clairvoyant.Question(arrivals, 10.0, config.concurrency, 20.0, 15.0, config.startup, 0, high, 6, price)
+        )
         assert plan.lower_bound[0] <= scores.min(), f"orders {scores.argmin()} beat the bound at a price of {price}"
         assert plan.lower_bound[0] <= plan.scores.min()
     assert plan.lower_bound[0] > (0.8 if config.concurrency == 1 else 0.2), "the bound is loose"
@@ -175,7 +177,7 @@ def test_no_orders_get_work_done_for_less_than_the_bound(case: dict[str, Any]) -
 
 def test_late_requests_that_cost_next_to_nothing_prove_nothing() -> None:
     come = np.full((1, 50, 5), 300.0)
-    problem = compiled(come, 10.0, 1, 20.0, 15.0, 60.0, 0, 12, 6, 0.5, None, None)
+    problem = compiled(clairvoyant.Question(come, 10.0, 1, 20.0, 15.0, 60.0, 0, 12, 6, 0.5, None, None))
     assert work_bound(problem)[0] == 0.0
     assert (
         work_bound(replace(problem, programme=replace(problem.programme, price=problem.programme.price * 40.0))) > 0.8

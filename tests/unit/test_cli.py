@@ -102,7 +102,7 @@ def test_without_an_installation_the_command_line_says_so(monkeypatch: pytest.Mo
 def test_the_operators_of_completion_import_no_command(install: Install) -> None:
     install(dict.fromkeys(COMMANDS, "no_such_module:command"))
     complete = ShellComplete(root, {}, "rlscaler", "_RLSCALER_COMPLETE")
-    assert [item.value for item in complete.get_completions([], "v")] == ["validate", "version"]
+    assert [item.value for item in complete.get_completions([], "v")] == ["verify", "validate", "version"]
     assert [item.value for item in complete.get_completions([], "--h")] == ["--help"]
 
 

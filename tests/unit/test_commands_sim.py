@@ -13,7 +13,7 @@ import pytest
 from command_line import WEB, install, mistakes, run
 from rlscaler.artifact import Artifact, save
 from rlscaler.observation import SCHEMA
-from rlscaler_sim import patterns, scenarios, tuner, world
+from rlscaler_sim import patterns, scenario_file, scenarios, tuner, world
 from rlscaler_sim.commands import Seconds
 
 
@@ -345,7 +345,7 @@ def test_every_scenario_and_pattern_is_listed(folder: Path) -> None:
     result = run("scenarios")
     assert result.exit_code == 0
     shown = {text.split()[0].partition("(")[0] for text in result.stdout.splitlines() if text.startswith("  ")}
-    assert shown == {*scenarios.names(), *patterns.PATTERNS}
+    assert shown == {*scenarios.names(), *patterns.PATTERNS, *scenario_file.WORLD_KEYS}
 
 
 def test_scenarios_as_json(folder: Path) -> None:

@@ -22,7 +22,7 @@ from rlscaler_sim.load import Load, realise_many
 from rlscaler_sim.result import CLAIRVOYANT, REFERENCE, DryRun
 
 SHORT = ("--for", "20m", "-q")
-KEYS = {"resource", "trace", "world", "contenders", "lower_bound", "decisions", "elapsed_s"}
+KEYS = {"resource", "trace", "world", "contenders", "lower_bound", "decisions", "elapsed_s", "notes"}
 FIGURES = {
     "name", "cost_ratio", "violation_share", "score", "regret", "replica_hours", "rescales", "wait_p95_s",
     "max_replicas",
@@ -205,6 +205,15 @@ def test_what_late_means_and_what_the_load_is_scaled_to_is_said() -> None:
     text = run("dry-run", "-f", str(ROOT / "examples" / "worker.yaml"), *SHORT, "--scale-to", "12").stdout
     assert "late: waited longer than 56 s (objective: 99 % within 60 s)" in text
     assert "load: scaled to need 12 replicas at its 95th percentile" in text
+    assert "score: 1 % late weighs like 20 % of the needed pods, whatever the objective" in text
+
+
+def test_json_has_the_notes_of_the_text(tmp_path: Path) -> None:
+    small = web(tmp_path, ("maxReplicas: 100", "maxReplicas: 12"))
+    command = ("dry-run", "-f", small, *SHORT, "--from", "10h")
+    noted = [line.removeprefix("note: ") for line in run(*command).stdout.splitlines() if line.startswith("note: ")]
+    assert any("maxReplicas is 12" in note for note in noted)
+    assert json.loads(run(*command, "--json").stdout)["notes"] == noted
 
 
 def test_a_load_beyond_the_most_replicas_is_said(tmp_path: Path) -> None:

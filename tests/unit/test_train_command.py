@@ -137,7 +137,6 @@ def test_a_setting_that_nothing_can_be_learned_with_is_named(tmp_path: Path, con
     ("names", "folder_", "message"),
     [
         (("spike",), "recorded", "--scenario and --traces are both given"),
-        (("spike/crashes",), None, "--scenario spike/crashes: is a variant of the world"),
         (("load.csv",), None, "--scenario load.csv: is recorded load"),
         (("spikes",), None, "no scenario is called 'spikes'"),
         (("ramp(duration=0)",), None, "ramp: duration is 0"),
@@ -171,7 +170,7 @@ def test_what_is_trained_is_served_and_says_where_it_comes_from(trained: tuple[P
     scores = artifact.manifest["scores"]
     assert (scores["validation_score"], scores["untrained_score"]) == (told["score"], told["untrained_score"])
     provenance = artifact.manifest["provenance"]
-    assert (provenance["hours"], provenance["config"]["steps"], provenance["seed"]) == (1.0, 12, 0)
+    assert (provenance["asked"]["hours"], provenance["config"]["steps"], provenance["seed"]) == (1.0, 12, 0)
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", provenance["date"])
     assert load_policy(str(place / "out" / "tiny.rlz")).name == "tiny"
 
@@ -192,7 +191,8 @@ def test_the_run_is_complete(trained: tuple[Path, Result]) -> None:
     run_ = runs.opened(place / "runs" / "tiny-1")
     assert run_.algorithm == "q-learning"
     assert run_.settings["steps"] == 12
-    told = {"scenarios": ["spike"], "traces": None, "hours": 1.0, "seed": 0, "name": "tiny", "decisions": []}
+    told = {"scenarios": ["spike"], "traces": None, "hours": 1.0, "seed": 0, "name": "tiny", "decisions": [],
+            "environment": "standard", "validate": [], "worlds": None}  # fmt: skip
     assert run_.arguments == told
     assert load(run_.policy) == load(place / "out" / "tiny.rlz")
     report = json.loads((run_.folder / runs.REPORT).read_text())

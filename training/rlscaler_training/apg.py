@@ -7,6 +7,7 @@ SHAC, Xu et al. 2022, arXiv 2204.07137, without its critic). The network correct
 growth makes cheapest; the rest of the decision is the guard's.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlscaler import Settings
 from rlscaler.action import HOLD
 from rlscaler.artifact import Artifact
 from rlscaler.mlp import LARGEST_CORRECTION
@@ -22,7 +22,6 @@ from rlscaler.observation import LOAD_FIELDS, NAMES, observe
 from rlscaler.policy import View
 from rlscaler.settings import compiled
 from rlscaler_sim.pool import WARM_UP, Pool
-from rlscaler_sim.world import WorldConfig
 from rlscaler_training import export, relaxation
 from rlscaler_training.export import Mlp
 from rlscaler_training.hyper import choice, setting
@@ -30,8 +29,24 @@ from rlscaler_training.learner import Outcome, Progress, StoppedError, Task
 from rlscaler_training.relaxation import Stretch
 from rlscaler_training.runs import generators, restore_generators
 
-FIELDS = (*(field.name for field in LOAD_FIELDS), "size", "reaction", "startup_share", "price")
+LONG = ("lastweek", "experience")
+"""Fields that leave their training range once a workload is older than what is trained on, which is days."""
+FIELDS = (
+    *(field.name for field in LOAD_FIELDS if field.name not in LONG), "size", "reaction", "startup_share", "price",
+)  # fmt: skip
 """What the network sees: what orders do not change."""
+HPA_TARGETS, HPA_WINDOWS = (0.45, 0.55, 0.65, 0.75, 0.85, 0.95), (1, 4, 20)
+"""Utilisations, and decisions for which replicas are kept, of the HPAs that weights are made with."""
+SPARES = (0.0, 0.04, 0.1, 0.2)
+"""Shares by which orders made with the next minute known exceed its peak, of which the best is taken."""
+SMALLEST_SPAN = 0.08
+"""Least of what there is to win, in units of the score."""
+HOPELESS = 4.0
+"""Score of orders made with the next minute known, above which there is more work than replicas."""
+ROWS = 8
+"""Loads that are scored whole at once."""
+SAMPLED = 5
+"""One observation of so many tells the mean and the scale of the inputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +62,7 @@ class Config:
     hidden: tuple[int, ...] = setting((96, 96), 1, 4096, "Widths of the hidden layers.")
     activation: str = choice("silu", ("silu", "tanh", "relu"), "What stands between them.")
     dropout: float = setting(0.1, 0.0, 0.9, "Share of the inputs that is blanked, so that none is leaned on.")
+    cold: float = setting(0.1, 0.0, 1.0, "Share of the stretches from a load's first hour: a cold start is rare else.")
     width: float = setting(1.0, 1e-3, 60.0, "First width, in seconds of waiting, of the edge of being late.")
     width_end: float = setting(0.1, 1e-3, 60.0, "Last width; it falls geometrically.")
     evaluate_every: int = setting(250, 1, 1_000_000, "Steps between evaluations.")
@@ -54,8 +70,11 @@ class Config:
 
 @dataclass(slots=True)
 class Material:
-    """A pool of load as tensors of one device. seen: observations (P, S, len(FIELDS)). level, cheap, demand: (P, S)
-    replicas, log headroom, replicas; NaN-free, with `known` (P, S) where the load is. whole: the load and its world."""
+    """A pool of load as tensors of one device.
+
+    seen: observations (P, S, len(FIELDS)), float16. level, cheap, demand: (P, S) replicas, log headroom, replicas;
+    NaN-free, with `known` (P, S) where the load is. whole: the load and its world. weight: (P,), see `weights`.
+    """
 
     seen: Tensor
     level: Tensor
@@ -71,8 +90,9 @@ class Material:
         return int(self.seen.shape[1])
 
 
-def material(pool: Pool, config: WorldConfig, settings: Settings, device: torch.device) -> Material:
-    """Return what is trained on. config, settings: those that the pool was prepared with, scalars or (P,)."""
+def material(pool: Pool, device: torch.device) -> Material:
+    """Return what is trained on, each load in its own world."""
+    config, settings = pool.config, pool.settings
     count = pool.loads
     options = compiled(settings, count)
     capacity = np.broadcast_to(np.asarray(config.capacity_per_replica, np.float64), (count,))
@@ -108,14 +128,53 @@ def material(pool: Pool, config: WorldConfig, settings: Settings, device: torch.
         interval=pool.interval,
     )  # fmt: skip
     made = Material(
-        seen=tensor(seen), level=tensor(np.nan_to_num(level)), cheap=tensor(pool.features["trend_cheap"]),
-        demand=tensor(np.nan_to_num(pool.seen / capacity[:, None])), known=torch.as_tensor(known, device=device),
-        whole=whole, weight=torch.ones(count, device=device),
-    )  # fmt: skip
-    excess = whole_score(made, None) - 1.0
-    made.weight = 1.0 / excess.clamp(min=0.05)
-    made.weight /= made.weight.mean()
+        seen=torch.as_tensor(seen, dtype=torch.float16, device=device),
+        level=tensor(_begun(level)),
+        cheap=tensor(pool.features["trend_cheap"]),
+        demand=tensor(np.nan_to_num(pool.seen / capacity[:, None])),
+        known=torch.as_tensor(known, device=device),
+        whole=whole,
+        weight=torch.ones(count, device=device),
+    )
+    made.weight = weights(made)
     return made
+
+
+def _begun(level: np.ndarray) -> np.ndarray:
+    """Return the level (P, S) with the first that is known standing before it too: a workload has replicas by then."""
+    first = np.isfinite(level).argmax(axis=1)
+    early = np.arange(level.shape[1]) < first[:, None]
+    return np.nan_to_num(np.where(early, np.take_along_axis(level, first[:, None], axis=1), level))
+
+
+def weights(material: Material) -> Tensor:
+    """Return how much each load's score counts, (P,): 1 over what there is to win on it, so that none outweighs others.
+
+    That is the score of the best of a few HPAs less that of the best orders made with the next minute known (of a few),
+    SMALLEST_SPAN at least. A load that even those cannot serve well teaches nothing and counts nothing.
+    """
+    count, steps = material.demand.shape
+    reaction = math.ceil(float(material.whole.startup.max()) / material.whole.interval) + 1
+    found = []
+    for load in torch.split(torch.arange(count, device=material.demand.device), ROWS):
+        at = torch.arange(steps, device=load.device)[None].expand(len(load), -1)
+        load_at = load[:, None].expand(-1, steps)
+        stretch, measured = part(material, load_at, at), material.demand[load_at, at]
+        coming = stretch.rates.mean(dim=2) / stretch.capacity[:, None]
+        later = torch.cat([coming, coming[:, -1:].expand(-1, reaction)], dim=1)
+        peak = later.unfold(1, reaction + 1, 1).amax(dim=2)[:, :steps]
+        rules = [relaxation.kept(measured / target, kept) for target in HPA_TARGETS for kept in HPA_WINDOWS]
+        plans = [peak * (1.0 + spare) + 0.5 for spare in SPARES]
+        scores = []
+        for wanted in (*rules, *plans):
+            bounded = relaxation.rounded_up(wanted).clamp(min=0.0)
+            bounded = torch.minimum(torch.maximum(bounded, stretch.low[:, None]), stretch.high[:, None])
+            cost, late = relaxation.score(stretch, bounded, 0.05, material.known[load_at, at])
+            scores.append(cost + late)
+        best, limit = (torch.stack(some).amin(dim=0) for some in (scores[: len(rules)], scores[len(rules) :]))
+        found.append(torch.where(limit < HOPELESS, 1.0 / (best - limit).clamp(min=SMALLEST_SPAN), 0.0))
+    weight = torch.cat(found)
+    return weight / weight.mean().clamp(min=1e-9)
 
 
 def orders(material: Material, correction: Tensor | None, load: Tensor, at: Tensor) -> Tensor:
@@ -126,12 +185,12 @@ def orders(material: Material, correction: Tensor | None, load: Tensor, at: Tens
     level, headroom = material.level[load, at], material.cheap[load, at]
     if correction is not None:
         headroom = headroom + correction.clamp(-LARGEST_CORRECTION, LARGEST_CORRECTION)
-    proposal = (level + 0.5) * torch.exp(headroom) - 0.5
-    proposal = relaxation.kept(proposal, 1 + round(HOLD / material.whole.interval))
-    whole = relaxation.rounded_up(torch.maximum(proposal, material.demand[load, at]))
-    first = load[:, 0]
-    low, high = material.whole.low[first, None], material.whole.high[first, None]
-    return torch.minimum(torch.maximum(whole, low), high)
+    wanted = (level + 0.5) * torch.exp(headroom) - 0.5
+    stretch, needed = part(material, load, at), material.demand[load, at]
+    patience = 1 + round(HOLD / stretch.interval)
+    wanted = wanted + relaxation.for_backlog(stretch, wanted, needed, patience)
+    whole = relaxation.rounded_up(relaxation.kept(torch.maximum(wanted, needed), patience))
+    return torch.minimum(torch.maximum(whole, stretch.low[:, None]), stretch.high[:, None])
 
 
 def part(material: Material, load: Tensor, at: Tensor) -> Stretch:
@@ -144,7 +203,7 @@ def part(material: Material, load: Tensor, at: Tensor) -> Stretch:
     )  # fmt: skip
 
 
-def whole_score(material: Material, network: Mlp | None, width: float = 0.05, rows: int = 8) -> Tensor:
+def whole_score(material: Material, network: Mlp | None, width: float = 0.05, rows: int = ROWS) -> Tensor:
     """Return the relaxed score of each load, (P,), from the warm-up on; network None: the rule."""
     found = []
     with torch.no_grad():
@@ -152,7 +211,8 @@ def whole_score(material: Material, network: Mlp | None, width: float = 0.05, ro
             at = torch.arange(min(WARM_UP, material.steps // 4), material.steps, device=load.device)
             load_at, at = load[:, None].expand(-1, len(at)), at[None].expand(len(load), -1)
             correction = None if network is None else corrected(network, material.seen[load_at, at])
-            cost, late = relaxation.score(part(material, load_at, at), orders(material, correction, load_at, at), width)
+            stretch, counts = part(material, load_at, at), material.known[load_at, at]
+            cost, late = relaxation.score(stretch, orders(material, correction, load_at, at), width, counts)
             found.append(cost + late)
     return torch.cat(found)
 
@@ -169,10 +229,11 @@ class Net(Mlp):
 
 
 def corrected(network: Mlp, seen: Tensor, dropout: float = 0.0) -> Tensor:
-    """Return the correction (...) of inputs (..., len(FIELDS)); dropout blanks that share of the inputs."""
-    inputs = (seen - network.mean) / network.scale
+    """Return the correction (N, T) of inputs (N, T, len(FIELDS)); dropout blanks that share of a stretch's inputs."""
+    inputs = (seen.float() - network.mean) / network.scale
     if dropout:
-        inputs = torch.nn.functional.dropout(inputs, dropout)
+        shape = (seen.shape[0], 1, seen.shape[2])
+        inputs = inputs * (torch.rand(shape, device=seen.device) >= dropout) / (1.0 - dropout)
     out: Tensor = network.head(network.trunk(inputs))[..., 0]
     return out
 
@@ -180,12 +241,12 @@ def corrected(network: Mlp, seen: Tensor, dropout: float = 0.0) -> Tensor:
 def learn(task: Task, config: Config) -> Outcome:
     """Train on the task's load and return the network that was best on its validation load."""
     pools, run, device = task.pools, task.run, task.device.torch
-    train = material(pools.train, pools.config, pools.settings, device)
-    validation = material(pools.validation, pools.config, pools.settings, device)
+    train = material(pools.train, device)
+    validation = material(pools.validation, device)
     torch.manual_seed(task.seed)
     rng = np.random.default_rng(task.seed)
     network = Net(config.hidden, config.activation).to(device)
-    sample = train.seen[train.known]
+    sample = train.seen[train.known][::SAMPLED].float()
     network.mean.copy_(sample.mean(dim=0))
     network.scale.copy_(sample.std(dim=0).clamp(min=1e-2))
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=config.decay)
@@ -201,19 +262,23 @@ def learn(task: Task, config: Config) -> Outcome:
 
     for step in range(run.step, config.steps + 1):
         stopped = task.stop()
-        if step % config.evaluate_every == 0 or step == config.steps or stopped:
+        due = step % config.evaluate_every == 0 or step == config.steps
+        if due or stopped:
             if step > run.step or step == 0:
-                score = float((validation.weight * whole_score(validation, network)).mean())
-                numbers = {"score": score, "rule": rule} | ({"loss": smoothed} if step else {})
-                run.log(step, numbers)
-                if better := score < best:
-                    best, kept = score, _copied(network)
+                better = False
+                # where a run is cut off decides nothing about which network is kept
+                if due:
+                    score = float((validation.weight * whole_score(validation, network)).mean())
+                    numbers = {"score": score, "rule": rule} | ({"loss": smoothed} if step else {})
+                    run.log(step, numbers)
+                    if better := score < best:
+                        best, kept = score, _copied(network)
+                    task.report(Progress(step, config.steps, {**numbers, "best": best}))
                 state = {
                     "network": _copied(network), "optimiser": optimiser.state_dict(), "best": best, "kept": kept,
                     "schedule": schedule.state_dict(), "random": generators(rng), "smoothed": smoothed,
                 }  # fmt: skip
                 run.checkpoint(step, state, best=better)
-                task.report(Progress(step, config.steps, {**numbers, "best": best}))
             if stopped and step < config.steps:
                 raise StoppedError
         if step < config.steps:
@@ -233,13 +298,15 @@ def _step(
 ) -> float:
     """Follow the gradient of one batch of stretches, and return its loss."""
     device, length = train.seen.device, config.decisions + train.whole.lead
-    first, last = min(WARM_UP, train.steps // 4), train.steps - length
+    last = train.steps - length
     load = torch.as_tensor(rng.integers(train.seen.shape[0], size=(config.batch, 1)), device=device)
-    begin = torch.as_tensor(rng.integers(first, max(last, first + 1), size=(config.batch, 1)), device=device)
+    latest = np.where(rng.random(config.batch) < config.cold, min(WARM_UP, last), last)
+    begin = torch.as_tensor(rng.integers(0, np.maximum(latest, 1))[:, None], device=device)
     load, at = load.expand(-1, length), begin + torch.arange(length, device=device)
     width = config.width * (config.width_end / config.width) ** (step / config.steps)
     correction = corrected(network, train.seen[load, at], config.dropout)
-    cost, late = relaxation.score(part(train, load, at), orders(train, correction, load, at), width)
+    stretch, counts = part(train, load, at), train.known[load, at]
+    cost, late = relaxation.score(stretch, orders(train, correction, load, at), width, counts)
     loss = (train.weight[load[:, 0]] * (cost + late)).mean()
     optimiser.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)

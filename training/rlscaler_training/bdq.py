@@ -23,7 +23,7 @@ from rlscaler_sim.batch import Batch
 from rlscaler_training.branching import Branching, artifact, exported
 from rlscaler_training.hyper import choice, setting, switch
 from rlscaler_training.learner import Outcome, Progress, StoppedError, Task, scored, untrained
-from rlscaler_training.loads import batches
+from rlscaler_training.loads import batches, elsewhere, progressed
 from rlscaler_training.replay import Replay, Step
 from rlscaler_training.runs import generators, restore_generators
 
@@ -264,6 +264,7 @@ def learn(task: Task, config: Config) -> Outcome:
     torch.manual_seed(task.seed)
     rng = np.random.default_rng(task.seed)
     batch, twin, judge = batches(task.pools, BRANCHING.name, config.envs, config.episode, task.seed)
+    varied = elsewhere(task.pools, BRANCHING.name, config.evaluation)
     rule = (CORRECTIONS.index(0.0), PATIENCES.index(HOLD))
     learner = Learner(config, NAMES, BRANCHING.branches, rule, task.device.torch)
     each = config.envs * config.episode
@@ -284,14 +285,17 @@ def learn(task: Task, config: Config) -> Outcome:
         )
         beta = config.beta + (1.0 - config.beta) * share
         seed = int(np.random.SeedSequence((task.seed, played)).generate_state(1)[0])
+        progressed(share, batch, twin)
         loss = play(learner, batch, twin, seed, epsilon, beta, rng)
         numbers |= {"loss": loss, "epsilon": epsilon}
         if not math.isfinite(loss):
             task.run.log(played * each, numbers)  # which ends it, before a checkpoint is written
         better, last = False, played == rounds
         if learner.updates and (played % config.evaluate_every == 0 or last):
-            found = scored(judge, exported(learner.network, name=task.name, scheme=BRANCHING.name),
-                           config.evaluation, task.seed)  # fmt: skip
+            policy = exported(learner.network, name=task.name, scheme=BRANCHING.name)
+            found = scored(judge, policy, config.evaluation, task.seed)
+            if varied is not None:
+                numbers["score_randomised"] = scored(varied, policy, config.evaluation, task.seed).total
             better = found.total < lowest
             if better:
                 kept, lowest = copied(learner.network), found.total

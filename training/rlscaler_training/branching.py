@@ -12,7 +12,9 @@ from rlscaler.artifact import Artifact
 from rlscaler.branching import ENCODED, FARTHEST, KIND, BranchingPolicy, columns, parts
 from rlscaler.errors import UserError
 from rlscaler.observation import NAMES, SCHEMA
-from rlscaler_training.export import TIE, TORCH, Agreement, sampled, training_range
+from rlscaler_training import agreement
+from rlscaler_training.agreement import Agreement
+from rlscaler_training.export import TORCH, sampled, training_range
 
 
 def _stack(sizes: Sequence[int], activation: str, last: bool) -> nn.Sequential:
@@ -141,10 +143,10 @@ def artifact(
     """
     told: dict[str, Any] = {"name": name, "scheme": scheme, "provenance": provenance}
     ranges = training_range(observations, network.fields)
-    agreement = compared(network, exported(network, **told), sampled(observations))
-    if not agreement.agree:
-        raise UserError(f"{name}: the exported network does not decide as the trained one: {agreement}")
-    return exported(network, **told, ranges=ranges, scores=scores | {"export": agreement.told()})
+    found = compared(network, exported(network, **told), sampled(observations))
+    if not found.agree:
+        raise UserError(f"{name}: the exported network does not decide as the trained one: {found}")
+    return exported(network, **told, ranges=ranges, scores=scores | {"export": found.told()})
 
 
 def compared(network: Branching, made: Artifact, observations: np.ndarray) -> Agreement:
@@ -153,15 +155,5 @@ def compared(network: Branching, made: Artifact, observations: np.ndarray) -> Ag
     device = network.mean.device
     with torch.no_grad():
         rows = torch.split(torch.as_tensor(observations, device=device), 8192)
-        theirs = torch.cat([network(part) for part in rows]).cpu().double().numpy()
-    ours = policy.network(np, observations[:, policy.columns]).astype(np.float64)
-    largest = float((np.abs(ours - theirs) / (1.0 + np.abs(theirs))).max(initial=0.0))
-    different, ties = np.zeros(len(observations), bool), np.zeros(len(observations), bool)
-    for mine, other in zip(*(np.split(q, np.cumsum(network.branches)[:-1], axis=1) for q in (ours, theirs)),
-                           strict=True):  # fmt: skip
-        best = np.sort(other, axis=1)
-        tie = best[:, -1] - best[:, -2] < TIE * (1.0 + np.abs(best[:, -1]))
-        apart = mine.argmax(axis=1) != other.argmax(axis=1)
-        different |= apart & ~tie
-        ties |= apart & tie
-    return Agreement(len(observations), int(ties.sum()), int(different.sum()), largest)
+        theirs = torch.cat([network(part) for part in rows]).cpu().numpy()
+    return agreement.compared(policy.network(np, observations[:, policy.columns]), theirs, network.branches)

@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from importlib import import_module
@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from rlscaler.errors import UserError
+from rlscaler.errors import NoRoomError, UserError
 
 if TYPE_CHECKING:
     from rlscaler_training.learner import Progress, Score
+    from rlscaler_training.legacy import Legacy
+    from rlscaler_training.loads import Pools
     from rlscaler_training.runs import Run
 
 LEARNERS: dict[str, tuple[str, str]] = {
@@ -33,10 +35,12 @@ LEARNERS: dict[str, tuple[str, str]] = {
     "offline": ("offline", "Conservative Q-learning from a log of decisions."),
 }
 """Learner -> its module in this package, imported when it is asked for, and its line of help."""
+STANDARD, LEGACY = "standard", "legacy"
+"""The worlds that can be learned in: this package's own, and the environment of earlier work."""
+RANDOMISED = "randomised"
+"""The name of worlds around the standard one, see `worlds`."""
 ROOT = "runs"
 """Where runs go that no folder is named for."""
-EPISODE = 240
-"""Decisions of the last evaluation: one hour of each environment."""
 
 
 class Learners(click.Group):
@@ -85,23 +89,32 @@ class Asked:
     seed: int
     name: str
     decisions: tuple[str, ...] = ()
+    environment: str = STANDARD
+    validate: tuple[str, ...] = ()
+    worlds: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, arguments: dict[str, Any], where: Path) -> "Asked":
         """Return what a run was told. Raises UserError where its folder says nothing of it."""
         try:
             lists = {name: tuple(arguments[name]) for name in ("scenarios", "decisions")}
+            lists["validate"] = tuple(arguments.get("validate", ()))
             return cls(**{**arguments, **lists})
         except (KeyError, TypeError) as error:
             raise UserError(f"{where}: arguments are not those of 'rlscaler train': {error}") from error
 
 
 SHARED: tuple[Callable[[Any], Any], ...] = (
-    click.option("--scenario", "scenarios", multiple=True, metavar="NAME", help="Load to train on ('rlscaler "
-                 "scenarios' lists them); several times. Without --scenario and --traces: eight patterns of different "
-                 "character."),
+    click.option("--scenario", "scenarios", multiple=True, metavar="NAME|FILE", help="Load and world to train in, by "
+                 "name or from a file ('rlscaler scenarios' lists and tells them); several times. Without --scenario "
+                 "and --traces: eight patterns of different character."),
     click.option("--traces", type=click.Path(), metavar="FOLDER", help="Recorded load to train on; a third of the "
                  "source families is kept for validation."),
+    click.option("--validate", multiple=True, metavar="FAMILY", help="Source family of --traces to keep for validation "
+                 "instead of a third of them; several times."),
+    click.option("--worlds", default=STANDARD, show_default=True, metavar="standard|randomised|FILE.json",
+                 help="Train in the standard world, or in randomised ones beside it, further and further from it in "
+                 "load, scale, noise, start-up, lag, capacity and failures; or in these with ranges of your own."),
     click.option("--hours", default=8.0, show_default=True, type=click.FloatRange(1.0, 24.0 * 14),
                  help="Load of each source."),
     click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of everything random."),
@@ -124,6 +137,8 @@ LOG = click.option("--decisions", "logs", multiple=True, type=click.Path(), meta
                    help="Log to learn from, as 'rlscaler dry-run --decisions' and the operator write it; several "
                    "times.")  # fmt: skip
 """The option of a learner that has no world to try in."""
+LOADS = ("scenarios", "traces", "hours", "validate", "worlds")
+"""Options of the load, which `legacy` has its own of."""
 FREE_TO_RESUME = ("resume", "out", "device_", "as_json", "quiet")
 """Options that may be given beside --resume."""
 
@@ -141,10 +156,24 @@ def _command(learner: str) -> click.Command:
     decorated: Any = hyper.flags(module.Config)(callback)
     if learner == "offline":
         decorated = LOG(decorated)
+    if hasattr(module, "LEGACY"):
+        decorated = _environment(module.LEGACY)(decorated)
     for option in reversed(SHARED):
         decorated = option(decorated)
     command: click.Command = click.command(learner, short_help=about)(decorated)
     return command
+
+
+def _environment(defaults: dict[str, Any]) -> Callable[[Any], Any]:
+    """Return the option of a learner that can learn in the environment of earlier work, too, with these defaults."""
+    other = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in defaults.items() if name != "bins")
+    about = (
+        "Where it learns. legacy: the queue of adobe/gym-scaling, for comparison with published results; its policies "
+        f"can be served nowhere else. Its defaults: {other}."
+    )
+    return click.option(
+        "--environment", type=click.Choice([STANDARD, LEGACY]), default=STANDARD, show_default=True, help=about
+    )
 
 
 def _paragraphs(docstring: str | None) -> str:
@@ -155,8 +184,10 @@ def _paragraphs(docstring: str | None) -> str:
 
 def _train(learner: str, module: Any, given: dict[str, Any]) -> None:
     """Train, or go on with a run, and tell what came of it. Raises UserError; exits with 130 after Ctrl-C."""
-    from rlscaler_training import devices, loads
+    from rlscaler_training import devices, finishing, legacy_finish
     from rlscaler_training.learner import StoppedError, Task
+    from rlscaler_training.legacy import Legacy
+    from rlscaler_training.run_record import at_work
     from rlscaler_training.runs import Interruption
 
     device = devices.device(given["device_"])
@@ -165,36 +196,71 @@ def _train(learner: str, module: Any, given: dict[str, Any]) -> None:
     if given["resume"]:
         run, config, asked = _resumed(learner, module, given)
         _require_place(out)
-        pools = loads.pools(asked.scenarios, asked.traces, asked.hours, asked.seed)
+        pools = world_of(asked)
     else:
         config, asked = _asked(learner, module, given)
         _require_place(out)
-        pools = loads.pools(asked.scenarios, asked.traces, asked.hours, asked.seed)
+        pools = world_of(asked)
+        if hasattr(module, "require"):
+            module.require(config, pools.inputs.names)
         run = _begun(learner, config, asked, given["folder"], device.why)
     if not as_json:
-        click.echo(device.why)
+        click.echo("\n".join((device.why, *(() if isinstance(pools, Legacy) else pools.told))))
     began = time.monotonic()
     try:
-        with Interruption() as interruption, _progress(learner, quiet or as_json) as report:
+        with at_work(run.folder), Interruption() as interruption, _progress(learner, quiet or as_json) as report:
             task = Task(
                 name=asked.name,
-                pools=pools,
+                world=pools,
                 run=run,
                 device=device,
                 seed=asked.seed,
-                provenance=_provenance(learner, pools, run, asked),
+                provenance=finishing.provenance(run, pools),
                 report=report,
                 stop=lambda: interruption.wanted,
             )
             outcome = module.learn(task, config)
-            score, rule = _scores(pools, outcome.artifact, asked.seed)
+            scores = None if isinstance(pools, Legacy) else finishing.judged(pools, outcome.artifact, asked.seed)
+            elsewhere = finishing.elsewhere(pools, outcome.artifact)
     except (StoppedError, KeyboardInterrupt):
         click.echo(f"stopped; go on with it by: {_resumption(learner, run, out)}", err=True)
         raise click.exceptions.Exit(130) from None
+    except NoRoomError as error:
+        raise _without_room(error, learner, run, out) from error
     finally:
         run.close()
     told = {"device": device.why, "steps": outcome.steps, "seconds": round(time.monotonic() - began, 1)}
-    _finish(run, outcome.artifact, score, rule, out, told, as_json)
+    try:
+        if scores is None:
+            legacy_finish.finish(run, outcome.artifact, out, told, as_json)
+        else:
+            _finish(run, outcome.artifact, *scores, elsewhere, out, told, as_json)
+    except NoRoomError as error:
+        raise _without_room(error, learner, run, out) from error
+
+
+def world_of(asked: Asked) -> "Pools | Legacy":
+    """Return what is trained and validated on. Raises UserError."""
+    from rlscaler_training import hyper, loads, worlds
+    from rlscaler_training.legacy import Legacy
+
+    if asked.environment == LEGACY:
+        return Legacy(asked.seed)
+    ranges = None if asked.worlds is None else worlds.checked(hyper.read(worlds.Ranges, None, asked.worlds))
+    return loads.pools(asked.scenarios, asked.traces, asked.hours, asked.seed, ranges, asked.validate)
+
+
+def _ranges(name: str) -> dict[str, Any] | None:
+    """Return what randomised worlds are drawn from, None for the standard world. Raises UserError."""
+    from rlscaler_training.worlds import Ranges, read
+
+    if name == STANDARD:
+        return None
+    if name == RANDOMISED:
+        return asdict(Ranges())
+    if not name.endswith(".json"):
+        raise UserError(f"--worlds {name}: expected {STANDARD}, {RANDOMISED}, or a FILE.json with ranges")
+    return asdict(read(name))
 
 
 def _asked(learner: str, module: Any, given: dict[str, Any]) -> tuple[Any, Asked]:
@@ -207,32 +273,45 @@ def _asked(learner: str, module: Any, given: dict[str, Any]) -> tuple[Any, Asked
         raise UserError(
             f"--name {name!r}: expected up to 128 letters, digits, '.', '_' or '-', a letter or digit first"
         )
-    config = hyper.read(module.Config, given["config_file"], _settings(module, given))
+    environment = given.get("environment", STANDARD)
+    if environment == LEGACY and (also := _given(LOADS)):
+        raise UserError(f"{also[0]} is given with --environment legacy, which has one load of its own; leave one out")
+    defaults = module.LEGACY if environment == LEGACY else {}
+    config = hyper.read(module.Config, given["config_file"], _settings(module, given), defaults)
     logs = given.get("logs", ())
     if learner == "offline" and not logs:
         raise UserError("--decisions FILE.jsonl is missing; expected a log as 'rlscaler dry-run --decisions' writes it")
     for log in logs:
         if not Path(log).is_file():
             raise UserError(f"--decisions {log}: no such file")
-    return config, Asked(given["scenarios"], given["traces"], given["hours"], given["seed"], name, logs)
+    if learner == "offline" and given["worlds"] != STANDARD:
+        raise UserError(f"--worlds {given['worlds']}: offline learns from a log and in no world; leave it out")
+    return config, Asked(given["scenarios"], given["traces"], given["hours"], given["seed"], name, logs, environment,
+                         given["validate"], _ranges(given["worlds"]))  # fmt: skip
 
 
 def _settings(module: Any, given: dict[str, Any]) -> dict[str, Any]:
     return {each.name: given.get(each.name) for each in fields(module.Config)}
 
 
+def _given(names: Collection[str]) -> list[str]:
+    """Return the flags of those options that are given on the command line."""
+    context = click.get_current_context()
+    source = click.core.ParameterSource.COMMANDLINE
+    return [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in names and context.get_parameter_source(parameter.name) is source
+    ]
+
+
 def _resumed(learner: str, module: Any, given: dict[str, Any]) -> tuple["Run", Any, Asked]:
     """Return the run to go on with, its settings, and what it was told. Raises UserError."""
     from rlscaler_training import hyper, runs
 
-    context = click.get_current_context()
-    source = click.core.ParameterSource.COMMANDLINE
-    for parameter in context.command.params:
-        name = parameter.name or ""
-        if name not in FREE_TO_RESUME and context.get_parameter_source(name) is source:
-            raise UserError(
-                f"{parameter.opts[0]} is given with --resume; a run goes on with the settings that it was begun with"
-            )
+    others = {parameter.name or "" for parameter in click.get_current_context().command.params}
+    if also := _given(others - set(FREE_TO_RESUME)):
+        raise UserError(f"{also[0]} is given with --resume; a run goes on with the settings that it was begun with")
     run = runs.resume(given["resume"])
     if run.algorithm != learner:
         raise UserError(f"{run.folder}: is a run of {run.algorithm}; go on with it by "
@@ -259,7 +338,8 @@ def _begun(learner: str, config: Any, asked: Asked, folder: str | None, device: 
     """Return a new run, in the folder or in the first free one of the policy's name."""
     from rlscaler_training import runs
 
-    arguments = {**asdict(asked), "scenarios": list(asked.scenarios), "decisions": list(asked.decisions)}
+    lists = {name: list(getattr(asked, name)) for name in ("scenarios", "decisions", "validate")}
+    arguments = {**asdict(asked), **lists}
     if folder is not None:
         return runs.begin(folder, learner, config, arguments, device)
     number = 1
@@ -268,45 +348,16 @@ def _begun(learner: str, config: Any, asked: Asked, folder: str | None, device: 
     return runs.begin(Path(ROOT, f"{asked.name}-{number}"), learner, config, arguments, device)
 
 
-def _provenance(learner: str, pools: Any, run: "Run", asked: Asked) -> dict[str, Any]:
-    """Return what is needed to train the same again, and the day on which it was begun."""
-    from rlscaler_training import loads, runs
-
-    environment = json.loads((run.folder / runs.ENVIRONMENT).read_text(encoding="utf-8"))
-    return loads.provenance(pools, asked.seed) | {
-        "command": f"rlscaler train {learner}",
-        "hours": asked.hours,
-        "config": run.settings,
-        "date": str(environment["began"])[:10],
-        "git": environment["git"],
-    }
-
-
-def _scores(pools: Any, artifact: Any, seed: int) -> tuple["Score", "Score"]:
-    """Return the scores of the artifact and of the rule that it corrects, on draws that nothing was chosen by.
-
-    The best of many policies was lucky on those that it was chosen by.
-    """
-    from rlscaler_training import learner, loads
-
-    _, _, judge = loads.batches(pools, artifact.manifest["action_scheme"], 1, EPISODE, seed)
-    return learner.scored(judge, artifact, EPISODE, seed + 2), learner.untrained(judge, EPISODE, seed + 2)
-
-
 def _finish(
-    run: "Run", made: Any, score: "Score", rule: "Score", out: Path | None, told: dict[str, Any], as_json: bool
-) -> None:
+    run: "Run", made: Any, score: "Score", rule: "Score", elsewhere: dict[str, float], out: Path | None,
+    told: dict[str, Any], as_json: bool,
+) -> None:  # fmt: skip
     """Write the artifact and the report, and tell what was reached."""
-    from rlscaler.artifact import Artifact, save
+    from rlscaler.artifact import save
+    from rlscaler_training import finishing
 
-    scores = made.manifest["scores"] | {
-        "validation_score": score.total,
-        "validation_cost": score.cost,
-        "validation_late": score.late,
-        "untrained_score": rule.total,
-    }
-    manifest = {key: value for key, value in made.manifest.items() if key not in ("format", "arrays", "digest")}
-    made = Artifact(manifest=manifest | {"scores": scores}, arrays=made.arrays)
+    scores = made.manifest["scores"] | finishing.told(score, rule) | elsewhere
+    made = finishing.changed(made, scores=scores)
     digest = save(made, run.policy)
     if out is not None:
         save(made, out)
@@ -331,6 +382,9 @@ def _finish(
         return
     verdict = "" if better else ": what was learned is no better than the rule it corrects"
     click.echo(f"validation score {score.total:.3f}; the untrained rule has {rule.total:.3f}{verdict}")
+    if elsewhere:
+        both = (elsewhere["randomised_score"], elsewhere["randomised_untrained_score"])
+        click.echo(f"in randomised worlds {both[0]:.3f}; the untrained rule has {both[1]:.3f}")
     click.echo(f"{told['steps']:,} steps of environments in {told['seconds']:,.0f} s")
     click.echo(f"run:      {run.folder}")
     click.echo(f"artifact: {shown}")
@@ -342,6 +396,12 @@ def _resumption(learner: str, run: "Run", out: Path | None) -> str:
     return shlex.join(
         ["rlscaler", "train", learner, "--resume", str(run.folder), *(["--out", str(out)] if out else [])]
     )
+
+
+def _without_room(error: NoRoomError, learner: str, run: "Run", out: Path | None) -> NoRoomError:
+    """Return the error of a full disk with what is kept and how to go on."""
+    kept = f"the last good checkpoint is {newest}" if (newest := run.newest()) else "there is no checkpoint yet"
+    return NoRoomError(f"{error}; {kept}; go on with it by: {_resumption(learner, run, out)}")
 
 
 @contextmanager

@@ -4,6 +4,10 @@ A line is a JSON object, as `rlscaler dry-run --decisions FILE.jsonl` writes it:
 replicas, `observation` by name of field under `observation_schema`, and `outcome` of the interval that followed, with
 `billed` and `needed` pod-seconds, `late` and `arrivals` requests.
 
+The log of an operator (`rlscaler run --decisions`) has the decisions of several workloads, which `workload` tells
+apart. Nothing is learned from one whose `outcome` is null, as nobody knows what followed it, or which was not
+`applied`: what followed was then brought about by somebody else's count.
+
 The action is what the policy wanted, as the nearest correction of the cheapest headroom; what the guard made of it is
 the world's affair. Everything else that this needs is in the observation.
 """
@@ -63,7 +67,7 @@ def read(paths: Sequence[str | Path], least: int) -> Log:
     A last line that is cut off is left out: its writer was stopped, or still writes. Raises UserError naming the file
     and the lines, or where fewer than `least` decisions can be learned from.
     """
-    logs = [_log(Path(path), _rows(Path(path))) for path in paths]
+    logs = [_log(path, rows) for path in map(Path, paths) for rows in _by_workload(_rows(path))]
     logs = [log for log in logs if len(log)]
     total = sum(map(len, logs))
     if total < least:
@@ -75,6 +79,13 @@ def read(paths: Sequence[str | Path], least: int) -> Log:
     columns = {name: np.concatenate([getattr(log, name) for log in logs]) for name in COLUMNS}
     columns["part"] = np.concatenate([log.part + begin for log, begin in zip(logs, first[:-1], strict=True)])
     return Log(**columns)
+
+
+def _by_workload(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["workload"], []).append(row)
+    return list(found.values())
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -119,26 +130,32 @@ def _checked(row: Any) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise TypeError(f"expected an object, found {type(row).__name__}")
     seen = [float(row["observation"][name]) for name in NAMES]
-    outcome = {name: float(row["outcome"][name]) for name in OUTCOME}
+    known = row["outcome"] is not None
+    outcome = {name: float(row["outcome"][name]) if known else math.nan for name in OUTCOME}
     time, proposal = float(row["time"]), row["proposal"]
-    if not all(map(math.isfinite, [*seen, *outcome.values(), time])):
+    if not all(map(math.isfinite, [*seen, *(outcome.values() if known else ()), time])):
         raise ValueError("holds a number that is none")
-    return {"time": time, "proposal": math.nan if proposal is None else float(proposal), "seen": seen} | outcome
+    made = math.nan if proposal is None or not known or not row.get("applied", True) else float(proposal)
+    return {"workload": str(row.get("workload", "")), "time": time, "proposal": made, "seen": seen} | outcome
 
 
 def _log(path: Path, rows: list[dict[str, Any]]) -> Log:
-    """Return what can be learned from: decisions that a policy made and that another one follows in time."""
+    """Return what can be learned of one workload: decisions that a policy made and that another one follows in time.
+
+    An operator's log may go back in time, where the clock was set before it was started again: another part begins.
+    """
     column = {name: np.array([row[name] for row in rows], np.float64) for name in ("time", "proposal", *OUTCOME)}
     seen = np.array([row["seen"] for row in rows], np.float32).reshape(len(rows), len(NAMES))
     step = np.diff(column["time"])
-    if len(rows) > 1 and (step <= 0.0).any():
+    if len(rows) > 1 and (step <= 0.0).any() and not rows[0]["workload"]:
         number = int(np.flatnonzero(step <= 0.0)[0]) + 2
         raise UserError(f"--decisions {path}: decision {number} is not after the one before; expected one workload's "
                         "decisions in their order, each log in a file of its own")  # fmt: skip
-    if len(rows) < 2 or not column["needed"].any() or not column["arrivals"].any():
+    on = step[step > 0.0]
+    if not on.size or not (np.nansum(column["needed"]) > 0.0 and np.nansum(column["arrivals"]) > 0.0):
         none = np.zeros(0, np.int64)
         return Log(seen[:0], none, np.zeros(0), np.zeros(0), seen[:0], none)
-    together = step < GAP * float(np.median(step))
+    together = (step > 0.0) & (step < GAP * float(np.median(on)))
     made = np.isfinite(column["proposal"])
     whole = np.append(together & made[:-1] & made[1:], False)
     part = np.cumsum(np.append(True, ~(together & made[:-1])))
@@ -147,8 +164,8 @@ def _log(path: Path, rows: list[dict[str, Any]]) -> Log:
     log = Log(
         observation=seen,
         action=action,
-        cost=column["billed"] / column["needed"].mean(),
-        late=price * column["late"] / column["arrivals"].mean(),
+        cost=column["billed"] / np.nanmean(column["needed"]),
+        late=price * column["late"] / np.nanmean(column["arrivals"]),
         following=np.roll(seen, -1, axis=0),
         part=part,
     ).taken(whole)

@@ -49,6 +49,20 @@ class Config:
     actions: str = choice("headroom", ("headroom", "step"), "Action scheme.")
 
 
+LEGACY: dict[str, Any] = {
+    "steps": 100_000,
+    "envs": 4,
+    "gamma": 0.95,
+    "lookahead": 3,
+    "rate": 1e-3,
+    "epsilon_end": 0.02,
+    "evaluate_every": 2000,
+    "episode": 200,
+    "actions": "step",
+}
+"""Defaults in the environment of earlier work: as many steps as were published."""
+
+
 def model(config: Config, envs: sb3.Envs, seed: int, device: Any) -> DQN:
     """Return the model, not trained."""
     return DQN(

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlscaler import Autoscaler
 from rlscaler.action import HOLD, headroom_proposal, scheme
 from rlscaler.mlp import ACTIVATIONS, LARGEST_CORRECTION
 from rlscaler.observation import NAMES, observe, observe_load
@@ -31,7 +30,7 @@ from rlscaler_training import export
 from rlscaler_training.export import Mlp
 from rlscaler_training.hyper import choice, setting
 from rlscaler_training.learner import Outcome, Progress, StoppedError, Task
-from rlscaler_training.loads import VALIDATION_ENVS, VALIDATION_SEED
+from rlscaler_training.loads import VALIDATION_ENVS, VALIDATION_SEED, elsewhere, progressed
 
 SCHEME = "headroom"
 FIELDS = (
@@ -133,10 +132,9 @@ def tried(
     rng = np.random.default_rng([seed, 1])
     pool, count = stretches.pool, stretches.n
     rows = copies * count
-    params = world.compiled(stretches.config, rows)
-    scaler = Autoscaler("growth-quantile", stretches.settings, rows, remembers=False)
     state = {name: np.tile(array, copies) for name, array in stretches.state.items()}
     which = np.tile(np.arange(count), copies)
+    params, scaler = world.selected(stretches.params, which), stretches.autoscaler(stretches.load[which])
     patience = np.full(rows, HOLD)
     load, cost, late = stretches.load, np.zeros(rows), np.zeros(rows)
     for at in (stretches.at + step for step in range(decisions)):
@@ -218,9 +216,10 @@ def learn(task: Task, config: Config) -> Outcome:
 
     Every generation draws from (seed, generation) alone, so a resumed run equals an unbroken one to the bit.
     """
-    pools, span = task.pools, config.decisions
-    stretches = Batch(pools.train, pools.config, pools.settings, scheme(SCHEME), config.stretches, span, task.seed)
-    judge = Batch(pools.validation, pools.config, pools.settings, scheme(SCHEME), VALIDATION_ENVS, span, task.seed)
+    train, judged, span = task.pools.train, task.pools.validation, config.decisions
+    stretches = Batch(train, train.config, train.settings, scheme(SCHEME), config.stretches, span, task.seed)
+    judge = Batch(judged, judged.config, judged.settings, scheme(SCHEME), VALIDATION_ENVS, span, task.seed)
+    varied = elsewhere(task.pools, SCHEME, span)
     columns = np.array([NAMES.index(name) for name in FIELDS])
     sample = _seen_by_the_rule(stretches, span, task.seed)
     mean, scale = sample[:, columns].mean(axis=0), np.maximum(sample[:, columns].std(axis=0), LEAST_SCALE)
@@ -251,6 +250,9 @@ def learn(task: Task, config: Config) -> Outcome:
                 best, best_score = search.centre.copy(), score
             numbers = {"score": score, "cost": float(found.cost.mean()), "late": float(found.late.mean()),
                        "best": best_score}  # fmt: skip
+            if varied is not None:
+                again = trial(varied, search.centre[None], task.seed + VALIDATION_SEED)
+                numbers["score_randomised"] = float(again.score[0])
             task.run.log(now, numbers | spread)
             _keep(task, search, best, best_score, better)
         elif stopping:
@@ -260,6 +262,7 @@ def learn(task: Task, config: Config) -> Outcome:
             break
         if stopping:
             raise StoppedError
+        progressed(now / config.generations, stretches)
         along = directions(search, config.pairs, task.seed)
         drawn = int(np.random.default_rng([task.seed, 3, now]).integers(2**31))
         scores = trial(stretches, candidates(search, along, config.sigma), drawn).score

@@ -1,7 +1,6 @@
 """From a trained torch network to an artifact that NumPy alone runs, and the proof that they decide the same."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -11,8 +10,12 @@ from torch import nn
 
 from rlscaler.artifact import Artifact
 from rlscaler.errors import UserError
-from rlscaler.mlp import ACTIVATIONS, KIND, MlpPolicy
-from rlscaler.observation import HIGH, LOW, NAMES, SCHEMA
+from rlscaler.mlp import ACTIVATIONS, KIND
+from rlscaler.observation import NAMES
+from rlscaler_training import agreement
+from rlscaler_training.agreement import AGREE as AGREE
+from rlscaler_training.agreement import Agreement as Agreement
+from rlscaler_training.inputs import STANDARD, Inputs
 
 TORCH = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU}
 """The torch modules of `rlscaler.mlp.ACTIVATIONS`."""
@@ -20,10 +23,6 @@ assert TORCH.keys() == ACTIVATIONS.keys()
 
 SAMPLE = 100_000
 """Observations that a trained and an exported network are compared on."""
-TIE = 1e-5
-"""Margin between the two best choices under which either may be taken."""
-AGREE = 1e-4
-"""Largest difference of an output, relative to 1 + its size, of networks that agree."""
 
 
 class Mlp(nn.Module):
@@ -36,11 +35,21 @@ class Mlp(nn.Module):
     mean: torch.Tensor
     scale: torch.Tensor
 
-    def __init__(self, fields: Sequence[str], hidden: Sequence[int], outputs: int, activation: str = "silu") -> None:
-        """Make the layers, initialised as torch does; the inputs pass unchanged until `normalise`."""
+    def __init__(
+        self,
+        fields: Sequence[str],
+        hidden: Sequence[int],
+        outputs: int,
+        activation: str = "silu",
+        names: Sequence[str] = NAMES,
+    ) -> None:
+        """Make the layers, initialised as torch does; the inputs pass unchanged until `normalise`.
+
+        names: of all fields of the observation.
+        """
         super().__init__()
         self.fields, self.activation = tuple(fields), activation
-        self.register_buffer("columns", torch.tensor([NAMES.index(name) for name in fields]), persistent=False)
+        self.register_buffer("columns", torch.tensor([names.index(name) for name in fields]), persistent=False)
         self.register_buffer("mean", torch.zeros(len(fields)))
         self.register_buffer("scale", torch.ones(len(fields)))
         sizes = [len(fields), *hidden]
@@ -77,6 +86,7 @@ def artifact(
     provenance: dict[str, Any],
     scores: dict[str, Any],
     parameters: dict[str, Any] | None = None,
+    inputs: Inputs = STANDARD,
 ) -> Artifact:
     """Return the network as an artifact.
 
@@ -92,19 +102,21 @@ def artifact(
     manifest = {
         "name": name,
         "kind": KIND,
-        "observation_schema": SCHEMA,
+        "observation_schema": inputs.schema,
         "action_scheme": scheme,
         "fields": list(network.fields),
-        "training_range": training_range(observations, network.fields),
-        "parameters": {"activation": network.activation, "output": output} | (parameters or {}),
+        "training_range": training_range(observations, network.fields, inputs),
+        "parameters": {"activation": network.activation, "output": output}
+        | (parameters or {})
+        | dict(inputs.parameters),
         "provenance": provenance,
         "scores": scores,
     }
     made = Artifact(manifest=manifest, arrays=arrays)
-    agreement = compared(network, made, sampled(observations))
-    if not agreement.agree:
-        raise UserError(f"{name}: the exported network does not decide as the trained one: {agreement}")
-    manifest["scores"] = scores | {"export": agreement.told()}
+    found = compared(network, made, sampled(observations, inputs=inputs), inputs)
+    if not found.agree:
+        raise UserError(f"{name}: the exported network does not decide as the trained one: {found}")
+    manifest["scores"] = scores | {"export": found.told()}
     return Artifact(manifest=manifest, arrays=arrays)
 
 
@@ -112,67 +124,29 @@ def _numpy(tensor: torch.Tensor) -> np.ndarray:
     return np.ascontiguousarray(tensor.detach().cpu().to(torch.float32).numpy())
 
 
-def training_range(observations: np.ndarray, fields: Sequence[str]) -> dict[str, list[float]]:
+def training_range(
+    observations: np.ndarray, fields: Sequence[str], inputs: Inputs = STANDARD
+) -> dict[str, list[float]]:
     """Return field -> [low, high] of observations (N, F), widened by a tenth and held to the schema's bounds."""
-    columns = [NAMES.index(name) for name in fields]
+    columns = [inputs.names.index(name) for name in fields]
     low, high = observations[:, columns].min(axis=0), observations[:, columns].max(axis=0)
     margin = 0.1 * (high - low) + 1e-3
-    low, high = np.maximum(low - margin, LOW[columns]), np.minimum(high + margin, HIGH[columns])
+    low, high = np.maximum(low - margin, inputs.low[columns]), np.minimum(high + margin, inputs.high[columns])
     return {name: [float(a), float(b)] for name, a, b in zip(fields, low, high, strict=True)}
 
 
-def sampled(observations: np.ndarray, seed: int = 0) -> np.ndarray:
+def sampled(observations: np.ndarray, seed: int = 0, inputs: Inputs = STANDARD) -> np.ndarray:
     """Return SAMPLE observations: half drawn from those of training, half anywhere within the schema's bounds."""
     rng = np.random.default_rng(seed)
     seen = observations[rng.integers(len(observations), size=SAMPLE // 2)]
-    anywhere = rng.uniform(LOW, HIGH, size=(SAMPLE - len(seen), len(LOW)))
+    anywhere = rng.uniform(inputs.low, inputs.high, size=(SAMPLE - len(seen), len(inputs.low)))
     return np.concatenate([seen, anywhere]).astype(np.float32)
 
 
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """How two networks compare on a sample: rows, rows whose best choices are a tie, rows that differ otherwise, and
-    the largest relative difference of an output."""
-
-    rows: int
-    ties: int
-    different: int
-    largest: float
-
-    @property
-    def agree(self) -> bool:
-        """Whether they decide the same."""
-        return self.different == 0 and self.largest <= AGREE
-
-    def told(self) -> dict[str, Any]:
-        """Return it as plain values."""
-        return {"observations": self.rows, "ties": self.ties, "largest_difference": self.largest}
-
-    def __str__(self) -> str:
-        """Return it in words."""
-        return (
-            f"{self.different} of {self.rows:,} observations are decided differently (beside {self.ties} ties), and "
-            f"outputs differ by up to {self.largest:.1e}"
-        )
-
-
-def compared(network: nn.Module, made: Artifact, observations: np.ndarray) -> Agreement:
+def compared(network: nn.Module, made: Artifact, observations: np.ndarray, inputs: Inputs = STANDARD) -> Agreement:
     """Compare the trained network with the exported one on observations (N, F)."""
-    policy = MlpPolicy(made)
+    policy = inputs.served(made)
     with torch.no_grad():
-        theirs = network.cpu()(torch.as_tensor(observations)).double().numpy()
-    ours = policy.network(np, observations[:, policy.columns]).astype(np.float64)
-    largest = float((np.abs(ours - theirs) / (1.0 + np.abs(theirs))).max(initial=0.0))
-    if policy.output == "correction":
-        return Agreement(len(observations), 0, 0, largest)
-    different, ties = np.zeros(len(observations), bool), np.zeros(len(observations), bool)
-    begin = 0
-    for count in policy.scheme.branches:
-        mine, other = ours[:, begin : begin + count], theirs[:, begin : begin + count]
-        best = np.sort(other, axis=1)
-        tie = best[:, -1] - best[:, -2] < TIE * (1.0 + np.abs(best[:, -1]))
-        apart = mine.argmax(axis=1) != other.argmax(axis=1)
-        different |= apart & ~tie
-        ties |= apart & tie
-        begin += count
-    return Agreement(len(observations), int(ties.sum()), int(different.sum()), largest)
+        theirs = network.cpu()(torch.as_tensor(observations)).numpy()
+    ours = policy.network(np, observations[:, policy.columns])
+    return agreement.compared(ours, theirs, () if policy.output == "correction" else policy.scheme.branches)

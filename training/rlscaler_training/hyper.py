@@ -95,12 +95,15 @@ def flags(config: type[Any]) -> Callable[[F], F]:
     return decorate
 
 
-def read(config: type[C], path: str | Path | None, given: Mapping[str, Any]) -> C:
+def read(
+    config: type[C], path: str | Path | None, given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> C:
     """Return the settings of a JSON file, if there is one, with the flags that are not None on top.
 
-    Raises UserError naming the file or the setting.
+    defaults: what a setting is that neither has, before its own default. Raises UserError naming the file or the
+    setting.
     """
-    values = _file(config, path) if path else {}
+    values = dict(defaults or {}) | (_file(config, path) if path else {})
     values |= {name: value for name, value in given.items() if value is not None}
     known = {each.name: each for each in fields(config)}  # type: ignore[arg-type]
     where = f"{path}: " if path else ""

@@ -13,10 +13,12 @@ import numpy as np
 
 from rlscaler.action import CORRECTIONS, HOLD, PATIENCES
 from rlscaler.artifact import Artifact
+from rlscaler.errors import UserError
 from rlscaler.policies import from_artifact
 from rlscaler.policy import Policy
 from rlscaler_sim.batch import Batch
 from rlscaler_training.devices import Device
+from rlscaler_training.legacy import ID, Legacy
 from rlscaler_training.loads import Pools
 from rlscaler_training.runs import Run
 
@@ -41,17 +43,25 @@ class Progress:
 class Task:
     """What a learner works on.
 
-    report: takes each Progress. stop: whether to end now. provenance: for the artifact. name: of the policy.
+    world: what is trained and validated on. report: takes each Progress. stop: whether to end now. provenance: for the
+    artifact. name: of the policy.
     """
 
     name: str
-    pools: Pools
+    world: Pools | Legacy
     run: Run
     device: Device
     seed: int
     provenance: dict[str, Any]
     report: Callable[[Progress], None] = lambda _: None
     stop: Callable[[], bool] = lambda: False
+
+    @property
+    def pools(self) -> Pools:
+        """What is trained and validated on. Raises UserError in the environment of earlier work, which has no load."""
+        if isinstance(self.world, Legacy):
+            raise UserError(f"{self.run.algorithm} cannot learn in the environment {ID}; expected another learner")
+        return self.world
 
 
 @dataclass(frozen=True, slots=True)

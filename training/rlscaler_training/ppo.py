@@ -53,6 +53,21 @@ class Config:
             )
 
 
+LEGACY: dict[str, Any] = {
+    "steps": 100_000,
+    "envs": 8,
+    "rollout": 200,
+    "batch": 200,
+    "gamma": 0.95,
+    "rate": 1e-3,
+    "entropy": 0.0,
+    "evaluate_every": 3200,
+    "episode": 200,
+    "actions": "step",
+}
+"""Defaults in the environment of earlier work: as many steps as were published."""
+
+
 def model(config: Config, envs: sb3.Envs, seed: int, device: Any) -> PPO:
     """Return the model, not trained."""
     return PPO(

@@ -12,20 +12,20 @@ checkpoint between two stretches holds all that there is to resume from.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlscaler.action import CORRECTIONS, HOLD, PATIENCES, Scheme, scheme
+from rlscaler.action import CORRECTIONS, HOLD, PATIENCES, scheme
 from rlscaler.observation import NAMES
 from rlscaler_sim.batch import Batch, Transition
 from rlscaler_training import export, learner
 from rlscaler_training.export import Mlp
 from rlscaler_training.hyper import choice, setting, switch
 from rlscaler_training.learner import Outcome, Progress, StoppedError, Task
-from rlscaler_training.loads import VALIDATION_ENVS, VALIDATION_SEED
+from rlscaler_training.loads import VALIDATION_ENVS, VALIDATION_SEED, Environments, elsewhere, progressed
 from rlscaler_training.runs import Run
 
 MANY, FEW = 65_536, 1024
@@ -75,25 +75,6 @@ class Config:
     evaluate_every: int = setting(1, 1, 100_000, "Episodes between evaluations, each with a checkpoint.")
     compile: str = choice("auto", ("auto", "on", "off"), "torch.compile of the loss, with CUDA graphs on CUDA; auto: on"
                           " CUDA alone.")  # fmt: skip
-
-
-class Environments(Protocol):
-    """What is learned in; `Batch` is one. n: environments. scheme: of the actions."""
-
-    n: int
-    scheme: Scheme
-
-    def reset(self, seed: int) -> Any:
-        """Start anew and return the observation (N, F)."""
-        ...
-
-    def mask(self) -> Any:
-        """Return the allowed choices of the first branch, (N, choices) bool."""
-        ...
-
-    def step(self, actions: Any) -> Transition:
-        """Take the actions, (N,) or (N, branches)."""
-        ...
 
 
 class ActorCritic(nn.Module):
@@ -435,8 +416,9 @@ def train(
     seed: int,
     report: Callable[[Progress], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
+    elsewhere: Environments | None = None,
 ) -> Trained:
-    """Learn in `envs`, judge in `judge`, and return the network that was judged best.
+    """Learn in `envs`, judge in `judge` (and `elsewhere`, which chooses nothing); return what was judged best.
 
     Goes on from the run's newest checkpoint. Deterministic with the seed on a processor. Raises StoppedError where
     `stop` says so (the last checkpoint stays), NotFiniteError where training came to numbers that are none.
@@ -462,6 +444,8 @@ def train(
         due = stretch % config.evaluate_every == 0 or stretch == stretches
         if due and (state is None or stretch > begin):
             score = evaluate(found.network, judge, config.episode, seed + VALIDATION_SEED)
+            if elsewhere is not None:
+                told["score_randomised"] = evaluate(found.network, elsewhere, config.episode, seed).total
             run.log(at, {"score": score.total, "cost": score.cost, "late": score.late, **told})
             better = best is None or score.total < best.total
             if best is None or better:
@@ -471,6 +455,7 @@ def train(
             run.checkpoint(at, whole, best=better)
         if stretch == stretches:
             break
+        progressed(stretch / stretches, envs, twin)
         env_seed, own_seed = seeds(seed, stretch)
         generator = torch.Generator(device=device).manual_seed(own_seed)
         observation = tensor(envs.reset(env_seed), device)
@@ -499,7 +484,7 @@ def environments(task: Task, config: Config) -> tuple[Batch, Batch | None, Batch
     pools, of = task.pools, scheme(config.actions)
 
     def made(pool: Any, n: int) -> Batch:
-        return Batch(pool, pools.config, pools.settings, of, n, config.episode, task.seed, like)
+        return Batch(pool, pool.config, pool.settings, of, n, config.episode, task.seed, like)
 
     twin = made(pools.train, count) if config.twin else None
     return made(pools.train, count), twin, made(pools.validation, VALIDATION_ENVS)
@@ -512,7 +497,9 @@ def learn(task: Task, config: Config) -> Outcome:
     trained = train(
         envs, twin, judge, config,
         run=task.run, device=device, seed=task.seed, report=task.report, stop=task.stop,
+        elsewhere=elsewhere(task.pools, config.actions, config.episode, envs.like),
     )  # fmt: skip
+    progressed(1.0, envs)  # what is seen in all worlds is the range that the policy may decide in
     seen = [met(envs, network, config.episode, task.seed, device) for network in (None, trained.network)]
     made = export.artifact(
         trained.network.actor,

@@ -6,7 +6,7 @@ and the table says in which situations to deviate from it, and how far.
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite, prod
 from typing import Any
@@ -16,12 +16,16 @@ import torch
 
 from rlscaler.action import scheme
 from rlscaler.artifact import Artifact
-from rlscaler.observation import NAMES, SCHEMA
+from rlscaler.errors import UserError
+from rlscaler.observation import NAMES
+from rlscaler.table import KIND as TABLE
 from rlscaler.table import Bins
-from rlscaler_sim.batch import Batch
+from rlscaler_sim import legacy_policy
 from rlscaler_training import loads, runs
 from rlscaler_training.hyper import choice, setting, structure, switch
+from rlscaler_training.inputs import STANDARD, Inputs
 from rlscaler_training.learner import Outcome, Progress, StoppedError, Task
+from rlscaler_training.loads import Environments
 from rlscaler_training.runs import Run
 
 LARGEST_TABLE = 100_000
@@ -31,9 +35,9 @@ BINS = {"trend": (-0.04, 0.04), "noise_5m": (0.06, 0.15), "backlog": (0.05,), "s
 
 
 def _bins(value: Any) -> dict[str, tuple[float, ...]]:
-    """Return cuts over fields of the observation. Raises ValueError, TypeError or AttributeError."""
+    """Return cuts over fields of an observation. Raises ValueError, TypeError or AttributeError."""
     cuts = {str(name): tuple(float(cut) for cut in cuts) for name, cuts in value.items()}
-    known = bool(cuts) and all(name in NAMES for name in cuts)
+    known = bool(cuts) and any(all(name in names for name in cuts) for names in (NAMES, legacy_policy.NAMES))
     ordered = all(list(each) == sorted(each) and all(map(isfinite, each)) for each in cuts.values())
     if not known or not ordered or prod(len(each) + 1 for each in cuts.values()) > LARGEST_TABLE:
         raise ValueError("no bins")
@@ -99,6 +103,24 @@ class Config:
         return max(self.epsilon_end, self.epsilon + (self.epsilon_end - self.epsilon) * share)
 
 
+LEGACY: dict[str, Any] = {
+    "steps": 40_000,
+    "envs": 50,
+    "gamma": 0.95,
+    "lookahead": 1,
+    "rate_visits": 50.0,
+    "repeat": 1,
+    "epsilon": 0.3,
+    "margins": (0.0,),
+    "evaluate_every": 1000,
+    "checkpoint_every": 10_000,
+    "episode": 200,
+    "actions": "step",
+    "bins": {"spare": (-2.0, -1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0), "pending": (-0.5, 0.5), "queue": (0.5, 10.7)},
+}
+"""Defaults in the environment of earlier work: 10,000 episodes, as many as were published, 50 at once."""
+
+
 def _ranked(values: np.ndarray) -> np.ndarray:
     """Return the values with ties broken towards the middle action."""
     actions = values.shape[1]
@@ -106,7 +128,7 @@ def _ranked(values: np.ndarray) -> np.ndarray:
     return ranked
 
 
-def evaluate(batch: Batch, values: np.ndarray, bins: Bins, steps: int, seed: int) -> tuple[float, float, float]:
+def evaluate(batch: Environments, values: np.ndarray, bins: Bins, steps: int, seed: int) -> tuple[float, float, float]:
     """Return J, cost and price x late share of the greedy policy on the batch's own pool."""
     observation = batch.reset(seed)
     ranked = _ranked(values)
@@ -163,23 +185,27 @@ class Learning:
 
 
 def train(
-    batch: Batch,
-    twin: Batch,
-    judge: Batch,
+    batch: Environments,
+    twin: Environments | None,
+    judge: Environments,
     config: Config,
     seed: int,
     report: Callable[[Progress], None] = lambda _: None,
     run: Run | None = None,
     stop: Callable[[], bool] = lambda: False,
+    names: Sequence[str] = NAMES,
+    elsewhere: Environments | None = None,
 ) -> Result:
     """Learn on `batch`, judge on `judge` (a pool of other load), and return the table that was judged best.
 
     twin: environments like `batch`, that meet the same load at the same moments and always take the middle action.
     Load does not depend on actions, so what the twin earns is a baseline that takes away the load's luck and no
     action's merit (input-dependent baseline, Mao et al. 2019, arXiv 1807.02264): the table holds differences to it.
-    Deterministic with the seed. run: where it is logged, kept, and gone on from. Raises StoppedError after `stop`.
+    None: the table holds values. names: of the observation's fields. elsewhere: where the table is scored too, which
+    chooses nothing. Deterministic with the seed. run: where it is logged, kept, and gone on from. Raises StoppedError
+    after `stop`.
     """
-    bins = Bins(config.bins)
+    bins = Bins(config.bins, names)
     actions = scheme(config.actions).branches[0]
     middle = np.full(batch.n, actions // 2)
     blank = np.zeros((bins.states, actions))
@@ -188,28 +214,34 @@ def train(
         blank.copy(), np.full(batch.n, -1),
     )  # fmt: skip
     observation = batch.reset(seed)
-    twin.reset(seed)
+    if twin is not None:
+        twin.reset(seed)
     resumed = -1
     if run is not None and (held := run.restore()) is not None:
         at.put_back(held["learning"])
         observation = loads.put_back(batch, held["batch"])
-        loads.put_back(twin, held["twin"])
+        if twin is not None:
+            loads.put_back(twin, held["twin"])
         resumed = at.step
     state, mask = bins.index(np, observation), batch.mask()
 
     while True:
         last = at.step == config.steps
+        loads.progressed(at.step / config.steps, batch, twin)
         if (at.step % config.evaluate_every == 0 or last) and at.step != resumed:
-            _judge(at, judge, bins, config, seed)
+            found = _judge(at, judge, bins, config, seed)
             if run is not None:
                 numbers = dict(zip(("score", "cost", "late"), at.curve[-1][1:], strict=True))
                 seen = float((at.visits.sum(axis=1) > 0).mean())
                 told = {"best": at.best_score, "epsilon": config.exploring(at.step), "states_seen": seen}
+                if elsewhere is not None:
+                    told["score_randomised"] = evaluate(elsewhere, found, bins, config.episode, seed + 1)[0]
                 run.log(at.step, numbers | told)
         report(Progress(at.step, config.steps, _told(at, config)))
         wanted = stop() and not last
         if run is not None and (at.step % config.checkpoint_every == 0 or wanted or last) and at.step != resumed:
-            held = {"learning": at.kept(), "batch": loads.kept(batch), "twin": loads.kept(twin)}
+            held = {"learning": at.kept(), "batch": loads.kept(batch)}
+            held |= {} if twin is None else {"twin": loads.kept(twin)}
             run.checkpoint(at.step, held, best=at.curve[-1][:2] == (at.step, at.best_score))
         if wanted:
             raise StoppedError
@@ -218,7 +250,7 @@ def train(
 
         action = _action(at, state, mask, config)
         done = batch.step(action)
-        merit = done.reward - twin.step(middle).reward
+        merit = done.reward if twin is None else done.reward - twin.step(middle).reward
         after, following = bins.index(np, done.last), batch.mask()
         at.past.append((state, action, merit))
         cut = bool(done.truncated.any())
@@ -243,8 +275,8 @@ def _told(at: Learning, config: Config) -> dict[str, float]:
     return {"score": score, "best": at.best_score, "cost": cost, "late": late, "epsilon": config.exploring(at.step)}
 
 
-def _judge(at: Learning, judge: Batch, bins: Bins, config: Config, seed: int) -> None:
-    """Evaluate the greedy policy with each margin, and keep the best table of all."""
+def _judge(at: Learning, judge: Environments, bins: Bins, config: Config, seed: int) -> np.ndarray:
+    """Evaluate the greedy policy with each margin, keep the best table of all, and return the best of now."""
     greedy: np.ndarray = np.sum(at.tables, axis=0) / len(at.tables)
     tried = []
     for margin in config.margins if at.step else (0.0,):
@@ -255,6 +287,7 @@ def _judge(at: Learning, judge: Batch, bins: Bins, config: Config, seed: int) ->
     at.curve.append((at.step, score, cost, late))
     if score < at.best_score:
         at.best, at.best_score = held, score
+    return held
 
 
 def _action(at: Learning, state: np.ndarray, mask: np.ndarray, config: Config) -> np.ndarray:
@@ -281,16 +314,18 @@ def _learn(table: np.ndarray, visits: np.ndarray, cell: np.ndarray, target: np.n
     known += count
 
 
-def artifact(result: Result, config: Config, name: str, provenance: dict[str, Any]) -> Artifact:
-    """Return the trained table as an artifact that the autoscaler serves."""
+def artifact(
+    result: Result, config: Config, name: str, provenance: dict[str, Any], inputs: Inputs = STANDARD
+) -> Artifact:
+    """Return the trained table as an artifact."""
     manifest = {
         "name": name,
-        "kind": "q-table",
-        "observation_schema": SCHEMA,
+        "kind": TABLE,
+        "observation_schema": inputs.schema,
         "action_scheme": config.actions,
         "fields": list(config.bins),
         "training_range": {},
-        "parameters": {"bins": [[k, list(v)] for k, v in config.bins.items()]},
+        "parameters": {"bins": [[k, list(v)] for k, v in config.bins.items()], **inputs.parameters},
         "provenance": provenance,
         "scores": {
             "best_score": result.score,
@@ -301,9 +336,17 @@ def artifact(result: Result, config: Config, name: str, provenance: dict[str, An
     return Artifact(manifest=manifest, arrays={"values": result.values})
 
 
+def require(config: Config, names: Sequence[str]) -> None:
+    """Raise UserError where a bin is over a field that is not among the names of what is seen."""
+    if unknown := [name for name in config.bins if name not in names]:
+        raise UserError(f"bins names {unknown[0]}; expected fields of what is seen: {', '.join(names)}")
+
+
 def learn(task: Task, config: Config) -> Outcome:
     """Learn the task, or go on with it. Raises StoppedError, NotFiniteError."""
-    batch, twin, judge = loads.batches(task.pools, config.actions, config.envs, config.episode, task.seed)
+    batch, twin, judge = loads.environments(task.world, config.actions, config.envs, config.episode, task.seed)
     torch.manual_seed(task.seed)
-    result = train(batch, twin, judge, config, task.seed, task.report, task.run, task.stop)
-    return Outcome(artifact(result, config, task.name, task.provenance), config.steps * config.envs)
+    inputs = task.world.inputs
+    result = train(batch, twin, judge, config, task.seed, task.report, task.run, task.stop, inputs.names,
+                   loads.elsewhere(task.world, config.actions, config.episode))  # fmt: skip
+    return Outcome(artifact(result, config, task.name, task.provenance, inputs), config.steps * config.envs)

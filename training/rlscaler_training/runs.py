@@ -8,6 +8,7 @@
     RUN/events/            TensorBoard events, where tensorboard is installed
     RUN/policy.rlz         the artifact
     RUN/report.json        the outcome; with it the run is complete
+    RUN/lock               held while a process trains the run
 
 A file is written whole or not at all, so a run that was killed goes on from its newest checkpoint.
 """
@@ -21,7 +22,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,13 +33,19 @@ import torch
 
 from rlscaler.cli import version_of
 from rlscaler.errors import UserError
-from rlscaler.files import write_bytes_atomically, write_text_atomically
+from rlscaler.files import unwritable, write_bytes_atomically, write_text_atomically
+from rlscaler_training import checkpoints
+from rlscaler_training.checkpoints import CheckpointError
+from rlscaler_training.run_record import CONFIG as CONFIG
+from rlscaler_training.run_record import ENVIRONMENT as ENVIRONMENT
+from rlscaler_training.run_record import METRICS as METRICS
+from rlscaler_training.run_record import POLICY as POLICY
+from rlscaler_training.run_record import REPORT as REPORT
+from rlscaler_training.run_record import read_metrics as read_metrics
 
 KEPT = 3
 """Checkpoints that are kept beside the best one."""
-CONFIG, ENVIRONMENT, METRICS, REPORT, POLICY = (
-    "config.json", "environment.json", "metrics.jsonl", "report.json", "policy.rlz"
-)  # fmt: skip
+CHECKPOINTS, EVENTS = "checkpoints", "events"
 
 
 class NotFiniteError(UserError):
@@ -71,13 +78,14 @@ class Run:
         """
         row = {"step": int(step), **{name: float(value) for name, value in numbers.items()}}
         line = {name: value if math.isfinite(value) else repr(value) for name, value in row.items()}
+        path = self.folder / METRICS
         try:
-            with (self.folder / METRICS).open("a", encoding="utf-8") as stream:
+            with path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(line) + "\n")
+            path = self.folder / EVENTS
+            self._event(row)
         except OSError as error:
-            raise UserError(f"{self.folder / METRICS} cannot be written: {error.strerror or error}; make room, then "
-                            f"go on by --resume {self.folder}") from error  # fmt: skip
-        self._event(row)
+            raise unwritable(path, error) from error
         for name, value in row.items():
             if not math.isfinite(value):
                 raise NotFiniteError(
@@ -88,34 +96,34 @@ class Run:
     def _event(self, row: Mapping[str, float]) -> None:
         if self._events is None:
             try:
-                from torch.utils.tensorboard import SummaryWriter
+                from rlscaler_training.events import Events
             except ImportError:
                 self._events = False
             else:
-                self._events = SummaryWriter(str(self.folder / "events"))
+                self._events = Events(self.folder / EVENTS, self.step + 1 if self.step else 0)
         if self._events:
-            for name, value in row.items():
-                if name != "step":
-                    self._events.add_scalar(name, value, int(row["step"]))
+            self._events.add(int(row["step"]), {name: value for name, value in row.items() if name != "step"})
 
     def checkpoint(self, step: int, state: Mapping[str, Any], *, best: bool = False) -> None:
         """Keep what is needed to go on after so many steps: tensors, numbers, text, and lists and dicts of them.
 
         best: also keep it as the best so far. Raises UserError where it cannot be written, with those before intact.
         """
-        buffer = io.BytesIO()
-        torch.save({"step": int(step), "state": dict(state)}, buffer)
-        folder = self.folder / "checkpoints"
-        folder.mkdir(exist_ok=True)
-        write_bytes_atomically(folder / f"{int(step):012d}.pt", buffer.getvalue())
+        data = checkpoints.dumps(step, state)
+        folder = self.folder / CHECKPOINTS
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise unwritable(folder, error) from error
+        write_bytes_atomically(folder / f"{int(step):012d}.pt", data)
         if best:
-            write_bytes_atomically(folder / "best.pt", buffer.getvalue())
+            write_bytes_atomically(folder / "best.pt", data)
         for old in self._checkpoints()[:-KEPT]:
             old.unlink(missing_ok=True)
         self._save_arrays()
 
     def _checkpoints(self) -> list[Path]:
-        return sorted((self.folder / "checkpoints").glob("[0-9]*.pt"))
+        return sorted((self.folder / CHECKPOINTS).glob("[0-9]*.pt"))
 
     def newest(self) -> Path | None:
         """Return the newest checkpoint, None where there is none."""
@@ -129,29 +137,33 @@ class Run:
 
         Raises UserError where there are some and none can be read.
         """
-        paths = [self.folder / "checkpoints" / "best.pt"] if best else self._checkpoints()[::-1]
+        self._sweep()
+        paths = [self.folder / CHECKPOINTS / "best.pt"] if best else self._checkpoints()[::-1]
         paths = [path for path in paths if path.exists()]
         problem = ""
         for path in paths:
             try:
-                found = torch.load(path, map_location="cpu", weights_only=True)
-                self.step = int(found["step"])
-                state: dict[str, Any] = found["state"]
-            except Exception as error:
-                problem = f"{path} is no checkpoint of rlscaler ({type(error).__name__}: {str(error)[:200]})"
+                self.step, state = checkpoints.read(path)
+            except CheckpointError as error:
+                problem = str(error)
                 continue
             self._forget_after(self.step)
             return state
         if problem:
-            raise UserError(f"{problem}; remove it, or begin a new run")
+            raise CheckpointError(problem)
+        if not best:
+            self._forget_after(-1)
         return None
 
     def _forget_after(self, step: int) -> None:
         """Take out of the metrics what was measured after the checkpoint: it will be measured again."""
-        rows = [row for row in read_metrics(self.folder) if row["step"] <= step]
-        lines = (json.dumps({**row, "step": int(row["step"])}) + "\n" for row in rows)
         self.close()
-        write_text_atomically(self.folder / METRICS, "".join(lines))
+        path = self.folder / METRICS
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        rows = [row for row in read_metrics(self.folder) if row["step"] <= step]
+        after = "".join(json.dumps({**row, "step": int(row["step"])}) + "\n" for row in rows)
+        if after != before:
+            write_text_atomically(path, after)
 
     def _save_arrays(self) -> None:
         rows = list(read_metrics(self.folder))
@@ -168,10 +180,14 @@ class Run:
         self.close()
 
     def close(self) -> None:
-        """Close what is open."""
-        if self._events:
-            self._events.close()
+        """Let a file of events end here."""
         self._events = None
+
+    def _sweep(self) -> None:
+        """Remove what a process was writing when it was killed."""
+        for folder in (self.folder, self.folder / CHECKPOINTS):
+            for path in folder.glob(".*.tmp"):
+                path.unlink(missing_ok=True)
 
 
 def begin(folder: str | Path, algorithm: str, settings: Any, arguments: Mapping[str, Any], device: str = "cpu") -> Run:
@@ -217,19 +233,6 @@ def opened(folder: str | Path) -> Run:
 def found(root: str | Path) -> list[Run]:
     """Return the runs in a folder, by name."""
     return [opened(path.parent) for path in sorted(Path(root).glob(f"*/{CONFIG}"))]
-
-
-def read_metrics(folder: str | Path) -> Iterator[dict[str, float]]:
-    """Yield what was measured; a last line that is cut off is left out."""
-    path = Path(folder) / METRICS
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8") as stream:
-        for line in stream:
-            try:
-                yield {name: float(value) for name, value in json.loads(line).items()}
-            except ValueError:
-                continue
 
 
 def environment(device: str) -> dict[str, Any]:

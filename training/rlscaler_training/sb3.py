@@ -31,6 +31,7 @@ from rlscaler_sim.batch import Batch
 from rlscaler_training import export, loads
 from rlscaler_training.export import Mlp
 from rlscaler_training.learner import Outcome, Progress, StoppedError, Task
+from rlscaler_training.loads import Environments
 
 SURVEY = 256
 """Steps of the environments, played at random, that the inputs are normalised by."""
@@ -43,20 +44,21 @@ class Envs(VecEnv):
     reward (see `q_learning.train`). None: the reward as it is. low, high: (F,) range of all observations so far.
     """
 
-    def __init__(self, batch: Batch, twin: Batch | None, mean: np.ndarray, scale: np.ndarray) -> None:
+    def __init__(self, batch: Environments, twin: Environments | None, mean: np.ndarray, scale: np.ndarray) -> None:
         """Wrap them. mean, scale: (F,) float32."""
         self.batch, self.twin, self.mean, self.scale = batch, twin, mean, scale
         self.render_mode = None
-        self.observation = np.zeros((batch.n, len(NAMES)), np.float32)
+        width = len(mean)
+        self.observation = np.zeros((batch.n, width), np.float32)
         branches = batch.scheme.branches
         space: gymnasium.Space[Any] = (
             gymnasium.spaces.Discrete(branches[0])
             if len(branches) == 1
             else gymnasium.spaces.MultiDiscrete(np.array(branches))
         )
-        seen = gymnasium.spaces.Box(-np.inf, np.inf, (len(NAMES),), np.float32)
+        seen = gymnasium.spaces.Box(-np.inf, np.inf, (width,), np.float32)
         super().__init__(batch.n, seen, space)
-        self.low, self.high = np.full(len(NAMES), np.inf, np.float32), np.full(len(NAMES), -np.inf, np.float32)
+        self.low, self.high = np.full(width, np.inf, np.float32), np.full(width, -np.inf, np.float32)
         self.middle = np.tile(middle(branches), (batch.n, 1)).reshape(batch.n, *(() if len(branches) == 1 else (-1,)))
         self._actions = self.middle
 
@@ -130,7 +132,7 @@ def middle(branches: Sequence[int]) -> np.ndarray:
     return np.array([known.get(count, count // 2) for count in branches], np.int64)
 
 
-def survey(batch: Batch, seed: int, steps: int = SURVEY) -> np.ndarray:
+def survey(batch: Environments, seed: int, steps: int = SURVEY) -> np.ndarray:
     """Return observations (N, F) of environments that are played at random, for the normalisation of the inputs."""
     rng = np.random.default_rng(seed)
     found = [batch.reset(seed)]
@@ -172,10 +174,11 @@ class EnoughError(Exception):
 class Overseer(BaseCallback):
     """Evaluates, logs, keeps checkpoints and the best network, tells progress, and stops when that is asked for."""
 
-    def __init__(self, task: Task, envs: Envs, judge: Batch, plan: Plan, copied: Callable[[], Mlp]) -> None:
+    def __init__(self, task: Task, envs: Envs, judge: Environments, plan: Plan, copied: Callable[[], Mlp]) -> None:
         """Take what is watched. copied: returns the policy as it is."""
         super().__init__()
         self.task, self.envs, self.judge, self.plan, self.copied = task, envs, judge, plan, copied
+        self.elsewhere = loads.elsewhere(task.world, judge.scheme.name, plan.episode)
         self.watch = Watch()
         self.seconds = 0.0
 
@@ -188,6 +191,7 @@ class Overseer(BaseCallback):
     def at(self, step: int, last: bool = False) -> None:
         """Do what is due after so many steps. Raises StoppedError, EnoughError and NotFiniteError."""
         watch, plan = self.watch, self.plan
+        loads.progressed(step / plan.steps, self.envs.batch, self.envs.twin)
         due = last or step // plan.evaluate_every > watch.evaluated // plan.evaluate_every
         if due and step != watch.evaluated:
             self._evaluate(step)
@@ -231,6 +235,8 @@ class Overseer(BaseCallback):
         }
         if not np.isfinite(told.get("train_explained_variance", 0.0)):
             del told["train_explained_variance"]  # none is defined where all returns are the same
+        if self.elsewhere is not None:
+            told["score_randomised"] = sum(evaluate(self.elsewhere, network, self.plan.episode, self.task.seed + 1))
         self.task.run.log(step, self._numbers() | told)
 
     def kept(self) -> dict[str, Any]:
@@ -252,18 +258,26 @@ class Overseer(BaseCallback):
         restore_generators(held["random"])
 
 
-def evaluate(judge: Batch, network: Mlp, steps: int, seed: int) -> tuple[float, float]:
+def evaluate(judge: Environments, network: Mlp, steps: int, seed: int) -> tuple[float, float]:
     """Return cost and price x late share of the greedy policy in the judge's environments."""
     observation = judge.reset(seed)
     cost = late = 0.0
     for _ in range(steps):
         with torch.no_grad():
             values = network(torch.from_numpy(np.ascontiguousarray(observation))).numpy()
-        done = judge.step(chosen(judge.view, judge.scheme, values))
+        done = judge.step(best(judge, values))
         observation = done.observation
         cost += float(done.cost.mean()) / steps
         late += float(done.late.mean()) / steps
     return cost, late
+
+
+def best(envs: Environments, values: np.ndarray) -> np.ndarray:
+    """Return the best allowed choices by their values, (N, choices of all branches side by side)."""
+    if isinstance(envs, Batch):
+        return np.asarray(chosen(envs.view, envs.scheme, values))
+    found: np.ndarray = np.where(envs.mask(), values, -np.inf).argmax(axis=1)
+    return found
 
 
 _COUNTERS = ("num_timesteps", "_n_updates", "_n_calls", "_episode_num", "_current_progress_remaining",
@@ -350,10 +364,11 @@ def own_generators() -> Iterator[None]:
         restore_generators(before)
 
 
-def copied(layers: Sequence[nn.Module], envs: Envs, activation: str) -> Mlp:
+def copied(layers: Sequence[nn.Module], envs: Envs, activation: str, names: Sequence[str] = NAMES) -> Mlp:
     """Return the layers of a trained network as one that can be exported, its inputs normalised as in training."""
     linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
-    network = Mlp(NAMES, [layer.out_features for layer in linears[:-1]], linears[-1].out_features, activation)
+    hidden = [layer.out_features for layer in linears[:-1]]
+    network = Mlp(names, hidden, linears[-1].out_features, activation, names)
     with torch.no_grad():
         for mine, theirs in zip(network.linears(), linears, strict=True):
             mine.weight.copy_(theirs.weight)
@@ -374,18 +389,22 @@ def learned(
     config: a learner's, with the settings of `Plan`, `actions`, `envs`, `activation` and `twin`. made: makes the
     model. layers: those of its policy, in their order. Raises StoppedError, NotFiniteError and UserError.
     """
-    batch, twin, judge = loads.batches(task.pools, config.actions, config.envs, config.episode, task.seed)
+    batch, twin, judge = loads.environments(task.world, config.actions, config.envs, config.episode, task.seed)
+    inputs = task.world.inputs
     sample = survey(batch, task.seed + 3)
     mean, scale = sample.mean(axis=0), np.maximum(sample.std(axis=0), 1e-2)
     envs = Envs(batch, twin if config.twin else None, mean.astype(np.float32), scale.astype(np.float32))
     plan = Plan(config.steps, config.evaluate_every, config.checkpoint_every, config.patience, config.episode)
     with own_generators(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="You are trying to run PPO on the GPU", category=UserWarning)
+        loads.progressed(0.0, batch, twin)
         envs.begin(task.seed)
         model = made(envs)
         model.set_logger(Logger(folder=None, output_formats=[]))
         model.action_space.seed(task.seed)
-        overseer = Overseer(task, envs, judge, plan, lambda: copied(layers(model), envs, config.activation))
+        overseer = Overseer(
+            task, envs, judge, plan, lambda: copied(layers(model), envs, config.activation, inputs.names)
+        )
         overseer.model = model
         if (held := task.run.restore()) is not None:
             overseer.put_back(held)
@@ -407,9 +426,10 @@ def learned(
         network,
         name=task.name,
         output="choices",
-        scheme=config.actions,
+        scheme=batch.scheme.name,
         observations=np.concatenate([sample, bounds]),
         provenance=task.provenance,
         scores={"best_score": overseer.watch.best_score},
+        inputs=inputs,
     )
     return Outcome(artifact, int(model.num_timesteps))

@@ -13,14 +13,15 @@ charges ready replicas no more than their orders are billed; and nearly all of t
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from rlscaler_sim.clairvoyant import backlog
-from rlscaler_sim.clairvoyant.problem import Problem, compiled
+from rlscaler_sim.clairvoyant.problem import Problem, Question, compiled
 from rlscaler_sim.clairvoyant.schedules import first_tables, schedules
 from rlscaler_sim.clairvoyant.work_bound import work_bound
+
+__all__ = ["Plan", "Question", "plan"]
 
 SHORT = 0.06
 """Steps that requests may wait, up to which steps are planned one by one."""
@@ -48,36 +49,13 @@ class Plan:
     scores: np.ndarray
 
 
-def plan(
-    arrivals: Any,
-    capacity_per_replica: Any,
-    concurrency: Any,
-    slo_wait: Any,
-    interval: float,
-    startup: float,
-    low: Any,
-    high: Any,
-    start: Any,
-    price: Any,
-    weight: Any = None,
-    needed: Any = None,
-) -> Plan:
-    """Return the best orders found for L loads, and the bound.
+def plan(asked: Question) -> Plan:
+    """Return the best orders found for the loads, and the bound.
 
-    arrivals: (L, T, K) expected requests of each tick as drawn (modulated rates x tick). capacity_per_replica:
-    requests/s. concurrency: requests that a replica serves at once. slo_wait: seconds. interval, startup: seconds,
-    the same for all loads. low, high: bounds of the orders. start: replicas ready at the beginning. price: of the
-    share of late requests. All but the arrivals and the two durations: a scalar or (L,).
-    weight: (L, T) 0 to 1, how much of a step is scored (None: all of it). needed: (L,) needed pod-seconds over the
-    scored steps, the denominator of the cost (None: what the arrivals need).
-
-    Takes O(L T N) time and memory, N about 1.25 times the largest demand in replicas. Raises ValueError for other
-    shapes, and for bounds without room.
+    Takes O(L T N) time and memory, N about 1.25 times the largest demand in replicas. Raises ValueError where shapes
+    do not fit, and for bounds without room.
     """
-    problem = compiled(
-        arrivals, capacity_per_replica, concurrency, slo_wait, interval, startup, low, high, start, price,
-        weight, needed,
-    )  # fmt: skip
+    problem = compiled(asked)
     wait = problem.patience
     everyone = np.arange(problem.loads)
     bound = np.maximum(work_bound(problem), _idle_bound(problem))

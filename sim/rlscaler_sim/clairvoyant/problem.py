@@ -28,6 +28,32 @@ Queue = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """L loads that are known to the end, and what may be ordered for them.
+
+    arrivals: (L, T, K) expected requests of each tick as drawn (modulated rates x tick). capacity_per_replica:
+    requests/s. concurrency: requests that a replica serves at once. slo_wait: seconds. interval, startup: seconds,
+    the same for all loads. low, high: bounds of the orders. start: replicas ready at the beginning. price: of the
+    share of late requests. All but the arrivals and the two durations: a scalar or (L,).
+    weight: (L, T) 0 to 1, how much of a step is scored (None: all of it). needed: (L,) needed pod-seconds over the
+    scored steps, the denominator of the cost (None: what the arrivals need).
+    """
+
+    arrivals: Any
+    capacity_per_replica: Any
+    concurrency: Any
+    slo_wait: Any
+    interval: float
+    startup: float
+    low: Any
+    high: Any
+    start: Any
+    price: Any
+    weight: Any = None
+    needed: Any = None
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """L loads of T steps. Rows are the L x T steps, load by load.
 
@@ -82,37 +108,24 @@ class Problem:
         return replace(self, loads=len(loads), programme=self.programme.only(loads, counts), **mine, **by_row)
 
 
-def compiled(
-    arrivals: Any,
-    capacity_per_replica: Any,
-    concurrency: Any,
-    slo_wait: Any,
-    interval: float,
-    startup: float,
-    low: Any,
-    high: Any,
-    start: Any,
-    price: Any,
-    weight: Any,
-    needed: Any,
-) -> Problem:
-    """Return the problem; arguments as of `plan`, which tells about errors too."""
-    come = np.asarray(arrivals, np.float32)
+def compiled(asked: Question) -> Problem:
+    """Return the problem. Raises ValueError where shapes do not fit, and for bounds without room."""
+    come = np.asarray(asked.arrivals, np.float32)
     if come.ndim != 3 or 0 in come.shape:
         raise ValueError(f"arrivals have shape {come.shape}; expected (loads, steps, ticks), none of them 0")
     loads, steps, ticks = come.shape
-    tick = interval / ticks
-    capacity, servers = column(capacity_per_replica, loads), column(concurrency, loads)
-    scored = np.ones((loads, steps)) if weight is None else np.asarray(weight, np.float64)
+    tick = asked.interval / ticks
+    capacity, servers = column(asked.capacity_per_replica, loads), column(asked.concurrency, loads)
+    scored = np.ones((loads, steps)) if asked.weight is None else np.asarray(asked.weight, np.float64)
     if scored.shape != (loads, steps):
         raise ValueError(f"weight has shape {scored.shape}; expected {(loads, steps)}")
     total = (come.sum(axis=2, dtype=np.float64) * scored).sum(axis=1)
-    seconds = total / capacity if needed is None else column(needed, loads)
-    unit = interval / np.maximum(seconds, 1e-9)
-    lowest, highest = np.round(column(low, loads)), np.round(column(high, loads))
+    seconds = total / capacity if asked.needed is None else column(asked.needed, loads)
+    unit = asked.interval / np.maximum(seconds, 1e-9)
+    lowest, highest = np.round(column(asked.low, loads)), np.round(column(asked.high, loads))
     if (lowest > highest).any() or (lowest < 0.0).any():
-        raise ValueError(f"low is {low} and high is {high}; expected 0 <= low <= high")
-    begin = np.minimum(np.round(column(start, loads)), highest)
+        raise ValueError(f"low is {asked.low} and high is {asked.high}; expected 0 <= low <= high")
+    begin = np.minimum(np.round(column(asked.start, loads)), highest)
 
     flat = np.ascontiguousarray(come.reshape(-1, ticks).T)
     demand = flat / np.repeat(capacity * tick, steps).astype(np.float32)
@@ -120,13 +133,13 @@ def compiled(
     peak = demand.max(axis=0)
     # beyond the peak: until nobody waits, or nobody for long, each to about 1e-8
     nobody = 6.0 * np.sqrt(peak / np.repeat(servers, steps))
-    nobody_long = 18.0 / np.maximum(np.repeat(column(slo_wait, loads) * capacity, steps), 1e-9)
+    nobody_long = 18.0 / np.maximum(np.repeat(column(asked.slo_wait, loads) * capacity, steps), 1e-9)
     last = np.ceil(peak + np.minimum(nobody, nobody_long)).astype(np.int64) + 1
     least = np.minimum(lowest, begin).astype(np.int64)
     useful = np.minimum(highest, last.reshape(loads, steps).max(axis=1) * 1.25 + 2.0)
     most = np.maximum.reduce([useful, begin, lowest]).astype(np.int64)
     bottom, top = int(least.min()), int(most.max())
-    ends = math.ceil(startup / tick - 0.5)
+    ends = math.ceil(asked.startup / tick - 0.5)
     return Problem(
         loads=loads,
         steps=steps,
@@ -134,14 +147,14 @@ def compiled(
         offered=_offered(come, servers / capacity, tick),
         capacity=(capacity * tick).astype(np.float32),
         servers=servers.astype(np.float32),
-        work=(capacity * column(slo_wait, loads)).astype(np.float32),
+        work=(capacity * column(asked.slo_wait, loads)).astype(np.float32),
         unit=unit,
         ragged=ends % ticks,
         start=begin.astype(np.int64),
         programme=Programme(
             delay=ends // ticks,
             weight=scored,
-            price=column(price, loads) / np.maximum(total, 1e-9) / unit,
+            price=column(asked.price, loads) / np.maximum(total, 1e-9) / unit,
             counts=np.arange(bottom, top + 1, dtype=np.float64),
             low=lowest,
             high=highest,

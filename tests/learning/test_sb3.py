@@ -1,9 +1,10 @@
-"""DQN by stable-baselines3 finds a known optimum, goes on after a stop, and exports what it learned."""
+"""DQN and PPO by stable-baselines3 find a known optimum, go on after a stop, and export what they learned."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,25 +18,29 @@ from rlscaler.errors import UserError
 from rlscaler.mlp import MlpPolicy
 from rlscaler.observation import NAMES
 from rlscaler_sim.batch import Transition
-from rlscaler_training import dqn, export, learner, loads, runs, sb3
+from rlscaler_training import dqn, export, hyper, loads, ppo, runs, sb3
 from rlscaler_training.devices import Device
-from rlscaler_training.dqn import Config
-from rlscaler_training.learner import Outcome, StoppedError, Task
+from rlscaler_training.learner import Outcome, StoppedError, Task, scored
 from rlscaler_training.runs import NotFiniteError
 
-SMALL = Config(
-    steps=512,
-    envs=8,
-    buffer=400,
-    batch=32,
-    learning_starts=64,
-    target_every=64,
-    episode=30,
-    evaluate_every=256,
-    checkpoint_every=128,
-    hidden=(16,),
-    lookahead=3,
-)
+Learner = ModuleType
+"""A module with `Config`, `model`, `layers` and `learn`."""
+SMALL: dict[Learner, Any] = {
+    dqn: dqn.Config(
+        steps=512, envs=8, buffer=400, batch=32, learning_starts=64, target_every=64, episode=30, evaluate_every=256,
+        checkpoint_every=128, hidden=(16,), lookahead=3,
+    ),
+    ppo: ppo.Config(
+        steps=512, envs=8, rollout=16, batch=64, epochs=2, episode=30, evaluate_every=256, checkpoint_every=128,
+        hidden=(16,),
+    ),
+}  # fmt: skip
+MATCHING: dict[Learner, Any] = {
+    dqn: dqn.Config(envs=8, learning_starts=200, gamma=0.0, lookahead=1, rate=3e-3, target_every=200),
+    ppo: ppo.Config(envs=8, rollout=32, batch=64, rate=3e-3, gamma=0.0),
+}
+"""Settings with which the known optimum is found in seconds."""
+each_learner = pytest.mark.parametrize("learner", SMALL, ids=lambda module: module.__name__.rpartition(".")[2])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,8 +57,8 @@ def pools() -> loads.Pools:
     return loads.pools(("spike", "sinusoidal"), None, 1.0, 0)
 
 
-def tasked(folder: Path, pools: loads.Pools, config: Config, **more: Any) -> Task:
-    run = runs.begin(folder, "dqn", config, {})
+def tasked(folder: Path, pools: loads.Pools, config: Any, **more: Any) -> Task:
+    run = runs.begin(folder, "sb3", config, {})
     return Task("mine", pools, run, Device("cpu", "device: cpu"), 3, {"seed": 3}, **more)
 
 
@@ -83,75 +88,81 @@ class Match:
         return Transition(seen, seen, reward, np.full(self.n, self.age % 20 == 0), zero, zero, zero)
 
 
-def test_it_finds_the_known_optimum() -> None:
+@each_learner
+def test_it_finds_the_known_optimum(learner: Learner) -> None:
     """The network that is copied for export takes the best action in every state."""
     mean, scale = np.zeros(len(NAMES), np.float32), np.ones(len(NAMES), np.float32)
     envs = sb3.Envs(Match(8), None, mean, scale)  # type: ignore[arg-type]
     envs.begin(1)
     with sb3.own_generators():
-        model = dqn.model(
-            Config(envs=8, learning_starts=200, gamma=0.0, lookahead=1, rate=3e-3, target_every=200), envs, 2, "cpu"
-        )
+        model = learner.model(MATCHING[learner], envs, 2, "cpu")
         model.learn(4000)
-    network = sb3.copied(dqn.layers(model), envs, "relu")
+    network = sb3.copied(learner.layers(model), envs, MATCHING[learner].activation)
     assert network(torch.from_numpy(SHOWN)).argmax(dim=1).tolist() == [0, 1, 2]
 
 
-@pytest.fixture(scope="module")
-def whole(pools: loads.Pools, tmp_path_factory: pytest.TempPathFactory) -> tuple[Task, Outcome]:
-    task = tasked(tmp_path_factory.mktemp("whole"), pools, SMALL)
-    return task, dqn.learn(task, SMALL)
+Whole = tuple[Learner, Task, Outcome]
 
 
-def test_a_run_that_was_stopped_goes_on_as_if_it_never_was(
-    pools: loads.Pools, tmp_path: Path, whole: tuple[Task, Outcome]
-) -> None:
+@pytest.fixture(scope="module", params=SMALL, ids=lambda module: module.__name__.rpartition(".")[2])
+def whole(request: pytest.FixtureRequest, pools: loads.Pools, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """An unbroken run of each learner."""
+    learner: Learner = request.param
+    task = tasked(tmp_path_factory.mktemp("whole"), pools, SMALL[learner])
+    return learner, task, learner.learn(task, SMALL[learner])
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_never_was(pools: loads.Pools, tmp_path: Path, whole: Whole) -> None:
     """The same network to the bit and the same metrics, wherever Ctrl-C came."""
+    learner, task, outcome = whole
+    config = SMALL[learner]
     reached: list[int] = []
     cut = tasked(
-        tmp_path, pools, SMALL, report=lambda progress: reached.append(progress.step), stop=lambda: reached[-1] >= 300
+        tmp_path, pools, config, report=lambda progress: reached.append(progress.step), stop=lambda: reached[-1] >= 300
     )
     with pytest.raises(StoppedError):
-        dqn.learn(cut, SMALL)
+        learner.learn(cut, config)
     stopped = reached[-1]
-    assert 300 <= stopped < SMALL.steps
-    found = dqn.learn(replace(cut, run=runs.resume(tmp_path), stop=lambda: False), SMALL)
+    assert 300 <= stopped < config.steps
+    found = learner.learn(replace(cut, run=runs.resume(tmp_path), stop=lambda: False), config)
     assert reached[reached.index(stopped) + 1] == stopped, "it goes on from there"
-    assert list(runs.read_metrics(tmp_path)) == list(runs.read_metrics(whole[0].run.folder))
-    assert found.artifact == whole[1].artifact
-    assert found.steps == whole[1].steps
+    assert list(runs.read_metrics(tmp_path)) == list(runs.read_metrics(task.run.folder))
+    assert found.artifact == outcome.artifact
+    assert found.steps == outcome.steps
 
 
-def test_the_best_on_the_validation_load_is_exported(pools: loads.Pools, whole: tuple[Task, Outcome]) -> None:
+def test_the_best_on_the_validation_load_is_exported(pools: loads.Pools, whole: Whole) -> None:
     """What is exported scores as what was measured, through the policy that the autoscaler serves."""
-    task, outcome = whole
+    learner, task, outcome = whole
+    config = SMALL[learner]
     policy = MlpPolicy(loaded(dumps(outcome.artifact)))
     rows = list(runs.read_metrics(task.run.folder))
     best = min(row["score"] for row in rows)
     assert [row["best"] for row in rows][-1] == best
     assert outcome.artifact.manifest["scores"]["best_score"] == best
     assert outcome.artifact.manifest["scores"]["export"]["observations"] == export.SAMPLE
-    _, _, judge = loads.batches(pools, SMALL.actions, 1, SMALL.episode, task.seed)
-    score = learner.scored(judge, policy, SMALL.episode, task.seed + 1)
+    _, _, judge = loads.batches(pools, config.actions, 1, config.episode, task.seed)
+    score = scored(judge, policy, config.episode, task.seed + 1)
     assert score.total == pytest.approx(best, rel=1e-6)
 
 
-def test_checkpoints_are_kept_in_their_time(whole: tuple[Task, Outcome]) -> None:
+def test_checkpoints_are_kept_in_their_time(whole: Whole) -> None:
     """The newest few, and the best; metrics at each evaluation, with what the learner tells of itself."""
-    task, _ = whole
+    learner, task, _ = whole
     steps = sorted(int(path.stem) for path in (task.run.folder / "checkpoints").glob("0*.pt"))
     assert len(steps) == runs.KEPT
-    assert all(later - earlier <= 2 * SMALL.checkpoint_every for earlier, later in pairwise(steps))
+    assert all(later - earlier <= 2 * SMALL[learner].checkpoint_every for earlier, later in pairwise(steps))
     rows = list(runs.read_metrics(task.run.folder))
     assert rows[0]["step"] == 0
     assert "train_loss" in rows[-1]
 
 
+@each_learner
 def test_weights_that_are_no_numbers_stop_it(
-    pools: loads.Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pools: loads.Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, learner: Learner
 ) -> None:
     """It says so, and nothing of them is kept."""
-    plain = dqn.model
+    plain = learner.model
 
     def broken(*arguments: Any) -> Any:
         model = plain(*arguments)
@@ -160,17 +171,18 @@ def test_weights_that_are_no_numbers_stop_it(
                 weight.fill_(float("nan"))
         return model
 
-    monkeypatch.setattr(dqn, "model", broken)
-    task = tasked(tmp_path, pools, SMALL)
+    monkeypatch.setattr(learner, "model", broken)
+    task = tasked(tmp_path, pools, SMALL[learner])
     with pytest.raises(NotFiniteError, match="is nan at step"):
-        dqn.learn(task, SMALL)
+        learner.learn(task, SMALL[learner])
     assert task.run.newest() is None
 
 
-def test_it_stops_early_where_nothing_becomes_better(pools: loads.Pools, tmp_path: Path) -> None:
+@each_learner
+def test_it_stops_early_where_nothing_becomes_better(pools: loads.Pools, tmp_path: Path, learner: Learner) -> None:
     """With a rate of next to nothing the first network stays the best."""
-    config = replace(SMALL, steps=100_000, rate=1e-7, patience=2, evaluate_every=64)
-    outcome = dqn.learn(tasked(tmp_path, pools, config), config)
+    config = replace(SMALL[learner], steps=100_000, rate=1e-7, patience=2, evaluate_every=64)
+    outcome = learner.learn(tasked(tmp_path, pools, config), config)
     assert outcome.steps < 2000
 
 
@@ -189,11 +201,24 @@ def test_the_twin_takes_the_load_out_of_the_reward(pools: loads.Pools) -> None:
     assert sum((envs.step(np.zeros(4, np.int64))[1] != 0.0).any() for _ in range(20)) > 0, off
 
 
-def test_a_checkpoint_of_another_network_is_refused(pools: loads.Pools, tmp_path: Path) -> None:
+@each_learner
+def test_a_checkpoint_of_another_network_is_refused(pools: loads.Pools, tmp_path: Path, learner: Learner) -> None:
     """It says what to do; nothing is trained."""
-    task = tasked(tmp_path, pools, SMALL, stop=lambda: True)
+    task = tasked(tmp_path, pools, SMALL[learner], stop=lambda: True)
     with pytest.raises(StoppedError):
-        dqn.learn(task, SMALL)
+        learner.learn(task, SMALL[learner])
     assert task.run.newest() is not None
     with pytest.raises(UserError, match="the checkpoint is of another network"):
-        dqn.learn(task, replace(SMALL, hidden=(8,)))
+        learner.learn(task, replace(SMALL[learner], hidden=(8,)))
+
+
+def test_batches_that_do_not_divide_a_roll_out_are_refused() -> None:
+    with pytest.raises(UserError, match=r"batch is 100; expected a divisor of rollout x envs = 2,048"):
+        hyper.read(ppo.Config, None, {"batch": 100})
+
+
+def test_both_branches_can_be_learned(pools: loads.Pools, tmp_path: Path) -> None:
+    config = replace(SMALL[ppo], steps=128, actions="branching")
+    artifact = ppo.learn(tasked(tmp_path, pools, config), config).artifact
+    assert artifact.manifest["action_scheme"] == "branching"
+    assert MlpPolicy(artifact).network.biases[-1].shape == (16,)

@@ -1,0 +1,89 @@
+"""What a run comes to: its artifact's provenance, and its scores on load that nothing was chosen by.
+
+Said once, so that training, an export from a checkpoint and `rlscaler verify` score alike.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlscaler.artifact import Artifact
+from rlscaler_sim.scenario_file import SUFFIXES
+from rlscaler_training import learner, legacy, loads
+from rlscaler_training.learner import Score
+from rlscaler_training.legacy import Legacy
+from rlscaler_training.loads import Pools
+from rlscaler_training.run_record import ENVIRONMENT
+from rlscaler_training.runs import Run
+
+EPISODE = 240
+"""Decisions of the last evaluation: one hour of each environment."""
+
+
+def provenance(run: Run, world: Pools | Legacy) -> dict[str, Any]:
+    """Return what is needed to train the same again and to judge it again, and the day on which it was begun.
+
+    asked: what the command was told, with the names of folders and files alone: an artifact crosses machines.
+    """
+    environment = json.loads((run.folder / ENVIRONMENT).read_text(encoding="utf-8"))
+    asked = {key: value for key, value in run.arguments.items() if key != "name"}
+    asked |= {"traces": _bare(asked.get("traces")), "decisions": [_bare(each) for each in asked.get("decisions", ())]}
+    asked["scenarios"] = [_bare(each) if each.endswith(SUFFIXES) else each for each in asked.get("scenarios", ())]
+    return loads.provenance(world, asked["seed"]) | {
+        "command": f"rlscaler train {run.algorithm}",
+        "asked": asked,
+        "config": run.settings,
+        "date": str(environment["began"])[:10],
+        "git": environment["git"],
+    }
+
+
+def _bare(path: str | None) -> str | None:
+    return Path(path).resolve().name if path else None
+
+
+def scores(world: Pools | Legacy, artifact: Artifact, seed: int) -> Mapping[str, Any]:
+    """Return what a manifest says of how good the artifact is, measured as at the end of its training."""
+    if isinstance(world, Legacy):
+        return legacy.verdict(artifact).told()
+    return told(*judged(world, artifact, seed)) | elsewhere(world, artifact)
+
+
+def judged(pools: Pools, artifact: Artifact, seed: int) -> tuple[Score, Score]:
+    """Return the scores of the artifact and of the rule that it corrects, on draws that nothing was chosen by.
+
+    The best of many policies was lucky on those that it was chosen by.
+    """
+    _, _, judge = loads.batches(pools, artifact.manifest["action_scheme"], 1, EPISODE, seed)
+    return learner.scored(judge, artifact, EPISODE, seed + 2), learner.untrained(judge, EPISODE, seed + 2)
+
+
+def elsewhere(world: Pools | Legacy, artifact: Artifact) -> dict[str, float]:
+    """Return the scores of the artifact and of the rule in randomised worlds, nothing where these were not trained in.
+
+    The worlds and their draws are the same for every training.
+    """
+    seed = loads.ELSEWHERE_SEED
+    if (judge := loads.elsewhere(world, artifact.manifest["action_scheme"], EPISODE)) is None:
+        return {}
+    return {
+        "randomised_score": learner.scored(judge, artifact, EPISODE, seed).total,
+        "randomised_untrained_score": learner.untrained(judge, EPISODE, seed).total,
+    }
+
+
+def told(score: Score, rule: Score) -> dict[str, float]:
+    """Return the two as a manifest has them."""
+    return {
+        "validation_score": score.total,
+        "validation_cost": score.cost,
+        "validation_late": score.late,
+        "untrained_score": rule.total,
+    }
+
+
+def changed(artifact: Artifact, **parts: Any) -> Artifact:
+    """Return the artifact with other parts of its manifest, under a new digest."""
+    manifest = {key: value for key, value in artifact.manifest.items() if key not in ("format", "arrays", "digest")}
+    return Artifact(manifest=manifest | parts, arrays=artifact.arrays)
