@@ -1,0 +1,126 @@
+"""The command `rlscaler benchmark`: every learner and every rule on the same draws, with intervals.
+
+`benchmark_arenas` says what is trained and scored on, `benchmark_learners` what each may spend, `benchmark_legacy` what
+earlier work's environment is, `benchmark_runs` how it is run, `benchmark_statistics` and `benchmark_report` what is
+said of it.
+"""
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from rlscaler.errors import UserError
+
+if TYPE_CHECKING:
+    from rlscaler_training.benchmark_runs import Plan
+
+RUN = "runs/benchmark"
+TRACES = "../shared/traces"
+"""Recorded load, where there is such a folder."""
+USUAL = {"budget": 20.0, "seeds": 10}
+QUICK = {"budget": 3.0, "seeds": 2}
+
+
+@click.command()
+@click.option("--budget", type=click.FloatRange(0.01, 86_400.0),
+              help=f"Seconds of each training on one thread, turned into steps by each learner's pace.  "
+              f"[default: {USUAL['budget']:g}]")  # fmt: skip
+@click.option("--seeds", type=click.IntRange(1, 1000),
+              help="Seeds; dear learners (dqn, ppo, bdq, evolve) have half of them, or three.  "
+              f"[default: {USUAL['seeds']}]")  # fmt: skip
+@click.option("--settings", metavar="NAMES",
+              help="Settings, separated by commas: classic, worlds, traces, legacy.  [default: all]")  # fmt: skip
+@click.option("--only", metavar="NAMES", help="Contenders, separated by commas; the clairvoyant and what regret is "
+              "measured by are always there.  [default: all]")  # fmt: skip
+@click.option("--traces", type=click.Path(), metavar="FOLDER",
+              help=f"Recorded load.  [default: {TRACES}, where it is there]")  # fmt: skip
+@click.option("--for", "hours", type=click.FloatRange(1.1, 24.0 * 14), metavar="HOURS",
+              help="Load of each source.  [default: 6, of recorded ones 24]")  # fmt: skip
+@click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Processes, of one thread each.")
+@click.option("--run", "folder", default=RUN, show_default=True, type=click.Path(), metavar="FOLDER",
+              help="Where the runs are kept; an interrupted benchmark goes on there.")  # fmt: skip
+@click.option("--quick", is_flag=True, help="Minutes: a budget of 3 s, 2 seeds and 2 hours of load. Says little.")
+@click.option("--output", type=click.Path(), metavar="FILE.json", help="Write the results.")
+@click.option("--markdown", "page", type=click.Path(), metavar="FILE.md", help="Write the page.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+def benchmark(
+    budget: float | None, seeds: int | None, settings: str | None, only: str | None, traces: str | None,
+    hours: float | None, jobs: int, folder: str, quick: bool, output: str | None, page: str | None, as_json: bool,
+    quiet: bool,
+) -> None:  # fmt: skip
+    """Compare the learners with the rules, honestly.
+
+    Equal seconds for every learner, many seeds, the same draws for all; interquartile means and the probability of
+    being better, with intervals. It answers whether ppo > dqn > q-learning > threshold > random, link by link. All of
+    it takes about an hour on two processors; --quick some minutes.
+
+    \b
+    Examples:
+      rlscaler benchmark --quick
+      rlscaler benchmark --output docs/benchmark.json --markdown docs/benchmark.md
+      rlscaler benchmark --settings classic --only ppo,dqn,q-learning,threshold --budget 120
+    """
+    from rlscaler.files import require_writable, write_text_atomically
+    from rlscaler_training import benchmark_report as report
+    from rlscaler_training import benchmark_runs as runs
+    from rlscaler_training.benchmark_arenas import HOURS
+
+    for path in (output, page):
+        if path:
+            require_writable(path)
+    usual = QUICK if quick else USUAL
+    load = dict.fromkeys(HOURS, 2.0) if quick else dict(HOURS)
+    if hours is not None:
+        load = dict.fromkeys(load, hours)
+    known = tuple(dict.fromkeys(name for setting in runs.SETTINGS for name in runs.entrants(setting)))
+    asked = runs.checked(_names(settings) or tuple(runs.SETTINGS), tuple(runs.SETTINGS), "--settings")
+    if "traces" in asked:
+        if traces is None and not Path(TRACES).is_dir():
+            if settings is not None:
+                raise UserError(f"--settings traces: there is no {TRACES}; name a folder of recorded load by --traces")
+            click.echo(f"traces are left out, as there is no {TRACES}; --traces FOLDER names recorded load", err=True)
+            asked = tuple(name for name in asked if name != "traces")
+        else:
+            traces = traces or TRACES
+    plan = runs.Plan(
+        settings=asked,
+        contenders=runs.checked(_names(only) or known, known, "--only"),
+        seeds=seeds if seeds is not None else int(usual["seeds"]),
+        budget=budget if budget is not None else usual["budget"],
+        hours=load,
+        traces=traces if "traces" in asked else None,
+    )
+    place = Path(folder if not quick or folder != RUN else f"{RUN}-quick")
+    runs.begun(plan, place)
+    try:
+        runs.run(plan, place, jobs, lambda what: None if quiet else click.echo(what, err=True))
+    except KeyboardInterrupt:
+        click.echo("stopped; the same command goes on with it", err=True)
+        raise click.exceptions.Exit(130) from None
+    told = report.summary(plan, runs.rows(place), _command(plan, only, load != HOURS))
+    text = json.dumps(told, indent=2)
+    if output:
+        write_text_atomically(output, text + "\n")
+    if page:
+        write_text_atomically(page, report.markdown(told))
+    if as_json:
+        click.echo(text)
+    else:
+        click.echo("\n".join(report.spoken(told)))
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+def _command(plan: "Plan", only: str | None, load: bool) -> str:
+    """Return the command that makes these results. load: whether the hours were asked for."""
+    words = ["rlscaler", "benchmark", "--budget", f"{plan.budget:g}", "--seeds", str(plan.seeds)]
+    words += ["--settings", ",".join(plan.settings), *(["--only", only] if only else [])]
+    words += ["--traces", "FOLDER"] if plan.traces else []
+    words += ["--for", f"{next(iter(plan.hours.values())):g}"] if load else []
+    return shlex.join(words)
