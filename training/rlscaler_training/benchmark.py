@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from rlscaler_training.benchmark_runs import Plan
 
 RUN = "runs/benchmark"
-TRACES = "../shared/traces"
-"""Recorded load, where there is such a folder."""
 USUAL = {"budget": 20.0, "seeds": 10}
 QUICK = {"budget": 3.0, "seeds": 2}
 
@@ -36,7 +34,7 @@ QUICK = {"budget": 3.0, "seeds": 2}
 @click.option("--only", metavar="NAMES", help="Contenders, separated by commas; the clairvoyant and what regret is "
               "measured by are always there.  [default: all]")  # fmt: skip
 @click.option("--traces", type=click.Path(), metavar="FOLDER",
-              help=f"Recorded load.  [default: {TRACES}, where it is there]")  # fmt: skip
+              help="Recorded load.  [default: the folder that RLSCALER_TRACES names; else left out]")  # fmt: skip
 @click.option("--for", "hours", type=click.FloatRange(1.1, 24.0 * 14), metavar="HOURS",
               help="Load of each source.  [default: 6, of recorded ones 24]")  # fmt: skip
 @click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Processes, of one thread each.")
@@ -79,13 +77,12 @@ def benchmark(
     known = tuple(dict.fromkeys(name for setting in runs.SETTINGS for name in runs.entrants(setting)))
     asked = runs.checked(_names(settings) or tuple(runs.SETTINGS), tuple(runs.SETTINGS), "--settings")
     if "traces" in asked:
-        if traces is None and not Path(TRACES).is_dir():
-            if settings is not None:
-                raise UserError(f"--settings traces: there is no {TRACES}; name a folder of recorded load by --traces")
-            click.echo(f"traces are left out, as there is no {TRACES}; --traces FOLDER names recorded load", err=True)
+        traces = traces or _usual_traces()
+        if traces is None and settings is not None:
+            raise UserError("--settings traces: name a folder of recorded load by --traces")
+        if traces is None:
+            click.echo("recorded traces are left out; --traces FOLDER names some", err=True)
             asked = tuple(name for name in asked if name != "traces")
-        else:
-            traces = traces or TRACES
     plan = runs.Plan(
         settings=asked,
         contenders=runs.checked(_names(only) or known, known, "--only"),
@@ -124,3 +121,14 @@ def _command(plan: "Plan", only: str | None, load: bool) -> str:
     words += ["--traces", "FOLDER"] if plan.traces else []
     words += ["--for", f"{next(iter(plan.hours.values())):g}"] if load else []
     return shlex.join(words)
+
+
+def _usual_traces() -> str | None:
+    """Return the folder of recorded load where none is named; raises UserError where RLSCALER_TRACES names none."""
+    from rlscaler_sim.trace import TraceError, traces_folder
+
+    try:
+        folder = traces_folder()
+    except TraceError as error:
+        raise UserError(str(error)) from error
+    return None if folder is None else str(folder)
