@@ -14,7 +14,16 @@ from rlscaler.branching import BranchingPolicy
 from rlscaler.errors import UserError
 from rlscaler.mlp import MlpPolicy
 from rlscaler.observation import NAMES, SCHEMA
-from rlscaler.policies import DEFAULT_RULE, RULES, PolicyError, from_artifact, load_policy
+from rlscaler.policies import (
+    BUILT_IN,
+    DEFAULT_RULE,
+    LEARNED,
+    RULES,
+    PolicyError,
+    artifact_path,
+    from_artifact,
+    load_policy,
+)
 from rlscaler.policy import Policy
 from rlscaler.table import TablePolicy
 from rlscaler.tuned import table
@@ -42,13 +51,13 @@ def find(source: str) -> Found:
     """
     if source == "default" or source in RULES:
         return Found(source, policy=load_policy(source))
-    path = Path(source)
+    path = artifact_path(source) if source == LEARNED else Path(source)
     try:
         there = path.exists()
     except OSError:  # a name that no file can have, such as one of over 255 characters
         there = False
     if not there and "/" not in source and not path.suffix:
-        raise UserError(f"policy {source[:80]!r} is unknown; expected default, {', '.join(RULES)}, or the path of an "
+        raise UserError(f"policy {source[:80]!r} is unknown; expected {', '.join(BUILT_IN)}, or the path of an "
                         "artifact or of a run")  # fmt: skip
     artifact = load(path)
     try:

@@ -1,9 +1,10 @@
 """Policies by name or path: the built-in rules, and artifacts of learned policies."""
 
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 
-from rlscaler.artifact import Artifact, load, require
+from rlscaler.artifact import SUFFIX, Artifact, load, require
 from rlscaler.branching import KIND as BRANCHING
 from rlscaler.branching import BranchingPolicy
 from rlscaler.container import refuse, show
@@ -43,6 +44,11 @@ RULES: dict[str, type[Rule]] = {
 DEFAULT_RULE = "growth-quantile"
 """The rule that `default` stands for until a learned policy earns the place."""
 
+LEARNED = "learned"
+"""The learned policy that the package brings: a network, see scripts/default_policy.py."""
+BUILT_IN = ("default", LEARNED, *RULES)
+"""Every policy that needs no file."""
+
 _KINDS: dict[str, Callable[[Artifact], Policy]] = {TABLE: TablePolicy, MLP: MlpPolicy, BRANCHING: BranchingPolicy}
 
 
@@ -71,16 +77,21 @@ def from_artifact(artifact: Artifact) -> Policy:
     return _KINDS[kind](artifact)
 
 
+def artifact_path(name: str) -> Path:
+    """Return where the package keeps the artifact of that name."""
+    return Path(str(files("rlscaler").joinpath(f"data/{name}{SUFFIX}")))
+
+
 def load_policy(policy: str | Path, digest: str | None = None) -> Policy:
     """Return the policy: a rule with its tuned constants (by name; `default` is the best of them) or an artifact.
 
-    digest: what an artifact's must be (None: any); rules have none.
+    policy: a name of BUILT_IN, or a path. digest: what an artifact's must be (None: any); rules have none.
     Raises PolicyError or ArtifactError with a sentence.
     """
     name = DEFAULT_RULE if policy == "default" else str(policy)
     if name in RULES:
         return RULES[name](**constants(name))
-    path = Path(policy)
+    path = artifact_path(name) if name == LEARNED else Path(policy)
     try:
         there = path.exists()
     except OSError:  # a name that no file can have, such as one of over 255 characters
@@ -91,4 +102,4 @@ def load_policy(policy: str | Path, digest: str | None = None) -> Policy:
         raise PolicyError(
             f"{name}: no such artifact; train one with 'rlscaler train', or name a rule: {', '.join(RULES)}"
         )
-    raise PolicyError(f"policy {name!r} is unknown; expected default, {', '.join(RULES)}, or the path of an artifact")
+    raise PolicyError(f"policy {name!r} is unknown; expected {', '.join(BUILT_IN)}, or the path of an artifact")

@@ -25,7 +25,7 @@ import numpy as np
 from rlscaler import Autoscaler, Settings, Snapshot
 from rlscaler.artifact import SUFFIX, Artifact, ArtifactError, loads
 from rlscaler.container import read_file
-from rlscaler.policies import RULES, PolicyError, from_artifact, load_policy
+from rlscaler.policies import BUILT_IN, PolicyError, from_artifact, load_policy
 from rlscaler.policy import Policy
 from rlscaler.quantities import shown
 from rlscaler.resource_fields import OBJECT_NAME
@@ -34,7 +34,6 @@ from rlscaler_operator.model import Note, PolicyInUse
 
 LARGEST = 8 * 2**20
 """Bytes of an artifact, packed and unpacked."""
-BUILT_IN = ("default", *RULES)
 _LISTED = 12
 _TRIALS = 8
 _NO_OPTION = "; raise max_bytes if that is intended"

@@ -16,10 +16,10 @@ from rlscaler import policies
 from rlscaler.action import CORRECTIONS
 from rlscaler.artifact import Artifact, dumps
 from rlscaler.observation import SCHEMA
-from rlscaler.policies import RULES
+from rlscaler.policies import BUILT_IN, RULES
 from rlscaler.table import TablePolicy
 from rlscaler_operator.model import PolicyInUse
-from rlscaler_operator.policy_store import BUILT_IN, LARGEST, PolicyRefused, PolicyStore
+from rlscaler_operator.policy_store import LARGEST, PolicyRefused, PolicyStore
 from small_artifact import FILE as FOREIGN
 
 STATES = 2
@@ -75,9 +75,9 @@ def written(path: Path, data: bytes, moment: int) -> Path:
     return path
 
 
-def test_every_rule_is_there_under_its_name() -> None:
+def test_every_built_in_policy_is_there_under_its_name() -> None:
     store = PolicyStore()
-    assert store.names() == ["default", *RULES]
+    assert store.names() == ["default", "learned", *RULES]
     for name in BUILT_IN:
         policy, in_use = store.get(name)
         assert in_use == PolicyInUse(name), "without digest and schema"

@@ -73,11 +73,11 @@ def _found(source: str) -> "Found":
     """Return what a name, an artifact's path or a run's folder leads to. Raises UserError."""
     from rlscaler.container import MANIFEST
     from rlscaler.inspecting import find
-    from rlscaler.policies import RULES
+    from rlscaler.policies import BUILT_IN
     from rlscaler_training.run_record import CONFIG, POLICY
 
     path = Path(source)
-    if source == "default" or source in RULES or len(source) > 4096 or not _is_folder(path):
+    if source in BUILT_IN or len(source) > 4096 or not _is_folder(path):
         return find(source)
     if (path / CONFIG).is_file():
         if not (path / POLICY).exists():

@@ -1,6 +1,6 @@
-"""Trains the default policy and says what it is worth on load of sources that it was not trained on.
+"""Trains the policy `learned` and says what it is worth on load of sources that it was not trained on.
 
-    default_policy.py --traces FOLDER --work runs/default --results default.json --output default.rlz
+    learned_policy.py --traces FOLDER --work runs/learned --results learned.json --output learned.rlz
 
 Source families are held out in the folds of `rlscaler tune`: for each, networks are trained by analytic policy
 gradient on the load of the others alone and scored on those held out, by the functions of `rlscaler evaluate`, beside
@@ -39,12 +39,12 @@ from rlscaler_training.devices import Device
 from rlscaler_training.learner import Progress, Task
 from rlscaler_training.loads import Pools
 
-NAME, RULE = "default", "growth-quantile"
+NAME, RULE = "learned", "growth-quantile"
 RULES = (REFERENCE, OWN, RULE, CLAIRVOYANT)
 ALL = "all"
 SEED = 2_000
 """Seed of the training load, above those of evaluations."""
-log = logging.getLogger("default_policy")
+log = logging.getLogger("learned_policy")
 
 
 def options() -> argparse.Namespace:
@@ -151,7 +151,7 @@ def results(found: Sequence[Scored], asked: argparse.Namespace) -> dict[str, Any
 def _training(asked: argparse.Namespace) -> str:
     """Return the part of the command that decides what is trained."""
     return (
-        f"scripts/default_policy.py --steps {asked.steps} --networks {asked.networks} --days {asked.days:g}"
+        f"scripts/learned_policy.py --steps {asked.steps} --networks {asked.networks} --days {asked.days:g}"
         f" --draws {asked.draws} --made-up {asked.made_up}"
     )
 
@@ -202,7 +202,7 @@ def main() -> None:
             manifest["scores"] = {**manifest["scores"], **scores}
             artifact.save(Artifact(manifest=manifest, arrays=final.arrays), asked.output)
     except (UserError, TraceError) as error:
-        sys.exit(f"default_policy: {error}")
+        sys.exit(f"learned_policy: {error}")
     own = told["summary"][NAME]
     difference = told["regret_own_less_than_rule"]
     print(f"regret_own on {told['headline_traces']} traces of families not trained on: median "

@@ -63,11 +63,11 @@ def test_variants_mix_load_of_their_own_fold_alone() -> None:
 
 
 @pytest.fixture(scope="module")
-def default_policy() -> Iterator[ModuleType]:
+def learned_policy() -> Iterator[ModuleType]:
     """Return the script as a module."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(SCRIPTS)
-        yield importlib.import_module("default_policy")
+        yield importlib.import_module("learned_policy")
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_command_makes_the_table_and_the_policy(
-    default_policy: ModuleType,
+    learned_policy: ModuleType,
     folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -90,11 +90,11 @@ def test_the_command_makes_the_table_and_the_policy(
 ) -> None:
     """Every trace is scored by networks of other families, and a second call makes the same without training."""
     monkeypatch.setattr(sys, "argv", [
-        "default_policy.py", "--traces", str(folder), "--work", str(tmp_path / "work"),
+        "learned_policy.py", "--traces", str(folder), "--work", str(tmp_path / "work"),
         "--results", str(tmp_path / "scores.json"), "--output", str(tmp_path / "default.rlz"), "--steps", "2",
         "--networks", "1", "--days", "0.06", "--draws", "1", "--made-up", "1", "--seeds", "1", "--for", "0.02",
     ])  # fmt: skip
-    default_policy.main()
+    learned_policy.main()
     assert "of families not trained on" in capsys.readouterr().out
     told = json.loads((tmp_path / "scores.json").read_text())
     assert {row["family"] for row in told["by_trace"]} == {family(read_trace(f).name) for f in folder.iterdir()}
@@ -105,19 +105,19 @@ def test_the_command_makes_the_table_and_the_policy(
     assert final.manifest["scores"]["leave_family_out"]["headline_traces"] == told["headline_traces"]
     assert set(final.manifest["provenance"]["trained_on"]) == {*FAMILIES, MADE_UP}
     before = (tmp_path / "default.rlz").read_bytes()
-    monkeypatch.setattr(default_policy.apg, "learn", None)
-    default_policy.main()
+    monkeypatch.setattr(learned_policy.apg, "learn", None)
+    learned_policy.main()
     assert (tmp_path / "default.rlz").read_bytes() == before
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--steps", "3"])
     with pytest.raises(SystemExit, match=r"was begun by .*--steps 2"):
-        default_policy.main()
+        learned_policy.main()
 
 
-def test_a_mistake_is_named(default_policy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_is_named(learned_policy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one line, before anything is trained."""
     monkeypatch.setattr(sys, "argv", [
-        "default_policy.py", "--traces", str(tmp_path / "none"), "--work", str(tmp_path / "work"),
+        "learned_policy.py", "--traces", str(tmp_path / "none"), "--work", str(tmp_path / "work"),
         "--results", str(tmp_path / "scores.json"),
     ])  # fmt: skip
     with pytest.raises(SystemExit, match="none"):
-        default_policy.main()
+        learned_policy.main()
