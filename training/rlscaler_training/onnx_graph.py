@@ -150,7 +150,7 @@ def checked(artifact: Artifact, whole: Any, rows: int = SAMPLE, seed: int = 0) -
     session = onnxruntime.InferenceSession(whole.SerializeToString(), options, providers=["CPUExecutionProvider"])
     (theirs,) = session.run(None, {"inputs": inputs})
     correction = isinstance(policy, MlpPolicy) and policy.output == "correction"
-    return compared(policy.network(np, inputs), theirs, () if correction else policy.scheme.branches)
+    return compared(policy.network(np, inputs), np.asarray(theirs), () if correction else policy.scheme.branches)
 
 
 def save(artifact: Artifact, path: Path) -> Agreement:
