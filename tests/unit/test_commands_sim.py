@@ -97,7 +97,7 @@ DRY_RUN: dict[str, tuple[list[str], list[str]]] = {
     "for of nothing": (["--for", "0s"], ["--for 0s", "expected some time"]),
     "from beyond the end": (["--from", "30h"], ["--from 30h: working-day ends after 24h", "start earlier"]),
     "from beyond the end of a trace": (["--trace", "load.csv", "--from", "2h"], ["load: 0 s are left from 7200 s on"]),
-    "unknown policy": (["--policy", "nobody"], ["policy 'nobody' is unknown", "expected default, static"]),
+    "unknown policy": (["--policy", "nobody"], ["policy 'nobody' is unknown", "expected default, learned, static"]),
     "no such artifact": (["--policy", "none.rlz"], ["none.rlz: no such artifact", "train one"]),
     "artifact of another schema": (
         ["--policy", "old.rlz"],
