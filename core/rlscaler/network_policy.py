@@ -1,5 +1,6 @@
 """What policies that serve a network from an artifact have in common: the fields they read, and where they learned."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,7 @@ Layers = Sequence[tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(slots=True)
-class NetworkPolicy:
+class NetworkPolicy(ABC):
     """Base of a policy whose artifact holds a network.
 
     fields: of the observation, in the order of the inputs; columns: where they stand in it. low, high: (in,) float32,
@@ -50,9 +51,9 @@ class NetworkPolicy:
         self.low, self.high = (np.array([bound[side] for bound in bounds], np.float32) for side in (0, 1))
         self.read(manifest["parameters"])
 
+    @abstractmethod
     def read(self, parameters: dict[str, Any]) -> None:
         """Take the network from the artifact's arrays and the manifest's parameters; raise ArtifactError."""
-        raise NotImplementedError
 
     def state(self, n: int) -> State:
         """Return no state."""

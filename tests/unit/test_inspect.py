@@ -192,3 +192,11 @@ def test_what_is_no_policy_is_one_line(folder: Path, arguments: list[str], conte
     (line,) = mistakes(run(*arguments))
     assert message in line
     assert any(word in line for word in ("expected", "rlscaler verify", "leave")), "it says what to do"
+
+
+def test_the_learned_policy_shows_what_it_is_worth_elsewhere() -> None:
+    result = run("inspect", "learned")
+    assert result.exit_code == 0, result.output
+    told = " ".join(result.stdout.split())
+    assert "leave_family_out.learned.mean_regret_own 0." in told
+    assert "leave_family_out.growth-quantile.mean_regret_own 1." in told

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rlscaler.errors import UserError
+from rlscaler.policies import LEARNED
 from rlscaler_sim.contenders import NAMES, OWN
 from rlscaler_sim.palette import DARK, LIGHT
 from rlscaler_sim.result import CLAIRVOYANT, LATE_WEIGHT, REFERENCE
@@ -124,7 +125,7 @@ def agents(asked: Sequence[str], root: str | Path) -> tuple[list[Agent], list[st
 
 def agent(name: str, root: str | Path = "runs") -> Agent:
     """Return the agent of a rule's name, an artifact's path, or a run's folder or name. Raises UserError."""
-    if name == BUILT_IN or name in KNOWN:
+    if name in (BUILT_IN, LEARNED) or name in KNOWN:
         return Agent(name, name, False)
     for path in (Path(name), Path(root) / name):
         if (path / run_record.CONFIG).exists():
@@ -134,7 +135,7 @@ def agent(name: str, root: str | Path = "runs") -> Agent:
             return Agent(path.resolve().name, str(policy), True)
     if Path(name).exists():
         return Agent(Path(name).stem, name, True)
-    raise UserError(f"--agents {name}: no such rule, artifact or run; expected {BUILT_IN}, "
+    raise UserError(f"--agents {name}: no such rule, artifact or run; expected {BUILT_IN}, {LEARNED}, "
                     f"{', '.join(KNOWN)}, a file NAME.rlz or the folder of a run")  # fmt: skip
 
 

@@ -126,7 +126,7 @@ def _print_policy(told: Mapping[str, Any]) -> None:
         ("trained", _origin(provenance)),
         ("on", _loads(provenance, "trained_on")),
         ("validated", _loads(provenance, "validated_on")),
-        ("scores", ", ".join(f"{name} {_short(value)}" for name, value in told["scores"].items()) or "none stated"),
+        ("scores", ", ".join(_listed(told["scores"])) or "none stated"),
         ("agreement", _agreement(agreement) if agreement else "not stated: there was no network to compare with"
                       if told["kind"] == "q-table" else "not stated"),
     ]  # fmt: skip
@@ -178,6 +178,17 @@ def _agreement(told: Mapping[str, Any]) -> str:
     rows, ties = told.get("observations"), told.get("ties")
     return (f"NumPy decides as the trained network on {_short(rows)} observations; {_short(ties)} differ, all within "
             f"the margin of a tie; outputs differ by up to {_short(told.get('largest_difference'))}")  # fmt: skip
+
+
+def _listed(scores: Mapping[str, Any], within: str = "") -> list[str]:
+    """Return each score with its name; what is nested has dots in it."""
+    found = []
+    for name, value in scores.items():
+        if isinstance(value, Mapping):
+            found += _listed(value, f"{within}{name}.")
+        else:
+            found.append(f"{within}{name} {_short(value)}")
+    return found
 
 
 def _short(value: Any) -> str:
@@ -365,7 +376,7 @@ def export(source: str, checkpoint: str | None, output: str | None, onnx_file: s
         click.echo(json.dumps(told, indent=2))
         return
     if "artifact" in told:
-        scores = ", ".join(f"{name} {_short(value)}" for name, value in told["scores"].items() if name != "export")
+        scores = ", ".join(_listed({name: value for name, value in told["scores"].items() if name != "export"}))
         click.echo(f"checkpoint: {told['checkpoint']}, after {told['step']:,} steps")
         click.echo(f"scores:     {scores}")
         click.echo(f"artifact:   {told['artifact']}")
