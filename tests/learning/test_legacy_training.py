@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import rlscaler_sim.env  # registers the ids
-from command_line import ROOT, WEB, install, mistakes, run
+from command_line import ROOT, WEB, mistakes, run, working_in
 from rlscaler.artifact import Artifact, load
 from rlscaler.container import ArtifactError
 from rlscaler.policies import load_policy
@@ -42,11 +42,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where the page's commands are run, in their order."""
-    installed, folder = tmp_path_factory.mktemp("installed"), tmp_path_factory.mktemp("place")
-    install(installed)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(installed))
-        patch.chdir(folder)
+    with working_in(tmp_path_factory) as folder:
         yield folder
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from command_line import install, mistakes, run
+from command_line import mistakes, run, working_in
 from rlscaler_sim.batch import Transition
 from rlscaler_training import runs
 from rlscaler_training.legacy import LegacyBatch
@@ -21,11 +21,7 @@ TINY = ["q-learning", "--environment", "legacy", "--episode", "10", "--steps", "
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    installed, folder = tmp_path_factory.mktemp("installed"), tmp_path_factory.mktemp("place")
-    install(installed)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(installed))
-        patch.chdir(folder)
+    with working_in(tmp_path_factory) as folder:
         yield folder
 
 

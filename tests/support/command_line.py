@@ -1,8 +1,11 @@
 """The command line as a package manager installs it, for tests that run real commands."""
 
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner, Result
 
 from rlscaler.cli import root
@@ -19,6 +22,17 @@ def install(folder: Path) -> None:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: rlscaler\nVersion: 9.9\n")
     commands = (f"{name} = {target}" for name, target in project["entry-points"]["rlscaler.commands"].items())
     (info / "entry_points.txt").write_text("\n".join(["[rlscaler.commands]", *commands]))
+
+
+@contextmanager
+def working_in(factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Stand in a fresh folder, with the project's commands installed in another."""
+    installed, folder = factory.mktemp("installed"), factory.mktemp("place")
+    install(installed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(installed))
+        patch.chdir(folder)
+        yield folder
 
 
 def run(*arguments: str, text: str | None = None) -> Result:
