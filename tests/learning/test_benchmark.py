@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from rlscaler.action import CORRECTIONS, HEADROOM
 from rlscaler.artifact import Artifact
 from rlscaler.observation import NAMES, SCHEMA
+from rlscaler_sim import trace
 from rlscaler_sim.batch import Batch
 from rlscaler_sim.legacy_policy import STEPS
 from rlscaler_sim.score_statistics import iqm
@@ -355,7 +356,6 @@ def test_an_interrupted_benchmark_goes_on_where_it_was(monkeypatch: pytest.Monke
         pytest.param((*TINY, "--budget", "7"), "was begun with budget 0.01, not 7", id="another budget"),
         pytest.param(("--settings", "classics"), "--settings classics: expected one of classic", id="setting"),
         pytest.param(("--only", "pqn"), "--only pqn: expected one of q-learning", id="contender"),
-        pytest.param(("--settings", "traces"), "name a folder of recorded load by --traces", id="no traces"),
         pytest.param(("--output", "no/such/place.json"), "no/such", id="no place for the results"),
     ],
 )
@@ -364,6 +364,12 @@ def test_mistakes_are_named(arguments: tuple[str, ...], sentence: str) -> None:
     Path("kept/plan.json").write_text('{"budget": 0.01}')
     result = CliRunner().invoke(benchmark, [*arguments, "--jobs", "1"])
     assert sentence in str(result.exception)
+
+
+def test_recorded_load_that_is_nowhere_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace, "traces_folder", lambda: None)
+    result = CliRunner().invoke(benchmark, [*TINY, "--settings", "traces", "--jobs", "1"])
+    assert "name a folder of recorded load by --traces" in str(result.exception)
 
 
 def test_learners_and_rules_meet_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
