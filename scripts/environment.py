@@ -47,6 +47,9 @@ def main(arguments: list[str]) -> None:
     variables = dict(os.environ)
     for variable in ("PYTHONPATH", "PYTHONHOME"):  # either would put other packages before the pinned ones
         variables.pop(variable, None)
+    if variables.pop("PYTHONDONTWRITEBYTECODE", None):
+        # Compiled anew in each process, the larger packages take half a minute; so it is written, but into the cache.
+        variables.setdefault("PYTHONPYCACHEPREFIX", str(cache() / "bytecode"))
     variables["VIRTUAL_ENV"] = str(environment)
     variables["PATH"] = os.pathsep.join([str(environment / "bin"), os.environ.get("PATH", os.defpath)])
     try:

@@ -140,3 +140,19 @@ def test_an_index_of_ones_own_is_noticed(
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     assert script.pip_has_own_index(programs) is own
+
+
+def test_compiled_code_is_written_into_the_cache_where_it_may_not_lie_beside_its_source(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process would compile its packages anew else; a person's own folder for it is left alone."""
+    seen: list[dict[str, str]] = []
+    monkeypatch.setattr(script, "checkout", lambda name: tmp_path)
+    monkeypatch.setattr(script.os, "execvpe", lambda file, command, variables: seen.append(variables))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
+    script.main(["run", "python"])
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", "own")
+    script.main(["run", "python"])
+    assert [each.get("PYTHONDONTWRITEBYTECODE") for each in seen] == [None, None]
+    assert [each["PYTHONPYCACHEPREFIX"] for each in seen] == [str(tmp_path / "cache" / "bytecode"), "own"]
