@@ -200,6 +200,7 @@ def evaluate(
     seeds: Sequence[int],
     duration: float,
     settings: Settings,
+    config: world.WorldConfig | None = None,
     scale_to: float = 25.0,
     rules: Sequence[str] = contenders.NAMES,
     jobs: int = 1,
@@ -209,13 +210,15 @@ def evaluate(
 
     traces: with distinct names. policies: names or paths. seeds: of the noise, the same for every contender.
     duration: seconds of each trace at most. settings: of the workload, usually `contenders.standard_settings()`.
+    config: the world (None: the standard one for these settings).
     jobs: groups of traces that are scored at once, each in a process of its own.
     """
     order = sorted(range(len(traces)), key=lambda i: min(traces[i].duration, duration))
     per_trace = len(seeds) * (len(rules) + len(policies) + 4)
     group = max(1, min(ROWS // per_trace, -(-len(order) // jobs)))
     parts = [order[begin : begin + group] for begin in range(0, len(order), group)]
-    work = [([traces[i] for i in part], policies, seeds, duration, settings, scale_to, rules) for part in parts]
+    config = standard_world(settings) if config is None else config
+    work = [([traces[i] for i in part], policies, seeds, duration, settings, config, scale_to, rules) for part in parts]
     if jobs > 1 and len(parts) > 1:
         found: list[list[Scored]] = [[] for _ in parts]
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
@@ -240,6 +243,7 @@ def _scored(
     seeds: Sequence[int],
     duration: float,
     settings: Settings,
+    config: world.WorldConfig,
     scale_to: float,
     rules: Sequence[str],
     progress: Progress | None = None,
@@ -249,7 +253,7 @@ def _scored(
         traces, seeds, interval=float(settings.interval), duration=duration, scale_to=scale_to,
         capacity=float(settings.capacity_per_replica),
     )  # fmt: skip
-    return _score(loads, traces, policies, standard_world(settings), settings, rules, progress)
+    return _score(loads, traces, policies, config, settings, rules, progress)
 
 
 def _score(
