@@ -1,12 +1,13 @@
-"""Trains the policy `learned` and says what it is worth on load of sources that it was not trained on.
+"""Trains the policy `default`, and the constants of the rule beside it, leaving source families out in turn.
 
-    learned_policy.py --traces FOLDER --work runs/learned --results learned.json --output learned.rlz
+    default_policy.py --traces FOLDER --work runs/default
+    default_policy.py --work runs/default --scores docs/results.json
 
-Source families are held out in the folds of `rlscaler tune`: for each, networks are trained by analytic policy
-gradient on the load of the others alone and scored on those held out, by the functions of `rlscaler evaluate`, beside
-the tuned rule (whose constants are of the same fold) and the HPA tuned on that very trace. The policy that is written
-at last is trained on all, and its manifest carries the scores of the folds. What is done is kept in --work; the same
-command goes on there.
+The first call makes, for each fold of `rlscaler tune` and then for all, on the load of the other families alone: the
+constants of the own-history rule by gradient, networks by analytic policy gradient, and of both one artifact with
+tenure. Those of the folds go where `rlscaler evaluate --policy default` takes them from, so that what it prints is of
+load that was not trained on; the last one is what is shipped. The second call writes into its manifest what an
+evaluation has found. What is done is kept in --work; the same command goes on there.
 """
 
 import argparse
@@ -22,65 +23,72 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlscaler import artifact
+from rlscaler import artifact, tenured
 from rlscaler.artifact import Artifact
 from rlscaler.cli import version_of
 from rlscaler.errors import UserError
 from rlscaler.files import require_writable, write_text_atomically
-from rlscaler_sim.contenders import OWN, standard_settings
-from rlscaler_sim.evaluation import Scored, evaluate, standard_world, summary
-from rlscaler_sim.result import CLAIRVOYANT, REFERENCE, Contender
-from rlscaler_sim.score_statistics import interval
-from rlscaler_sim.trace import Trace, TraceError, events_per_bucket, family, read_trace, trace_files
+from rlscaler.policies import DEFAULT, SPARE_RULE
+from rlscaler.rules.tenure import Tenure
+from rlscaler_sim.contenders import standard_settings
+from rlscaler_sim.evaluation import standard_world
+from rlscaler_sim.trace import TraceError, events_per_bucket, family, read_trace, trace_files
 from rlscaler_sim.tuner import folds_of
-from rlscaler_training import apg, ensemble, runs
+from rlscaler_training import apg, ensemble, rule_gradient, runs
 from rlscaler_training.corpus import Corpus, corpus
 from rlscaler_training.devices import Device
 from rlscaler_training.learner import Progress, Task
 from rlscaler_training.loads import Pools
 
-NAME, RULE = "learned", "growth-quantile"
-RULES = (REFERENCE, OWN, RULE, CLAIRVOYANT)
+ROOT = Path(__file__).resolve().parents[1]
 ALL = "all"
 SEED = 2_000
 """Seed of the training load, above those of evaluations."""
-log = logging.getLogger("learned_policy")
+log = logging.getLogger("default_policy")
 
 
 def options() -> argparse.Namespace:
     """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--traces", type=Path, required=True, help="folder of recorded load")
+    parser.add_argument("--traces", type=Path, help="folder of recorded load to train on")
     parser.add_argument("--work", type=Path, required=True, help="folder where what is done is kept")
-    parser.add_argument("--results", type=Path, required=True, help="JSON file of scores to write")
-    parser.add_argument("--output", type=Path, help="artifact to write, trained on all (default: none)")
-    parser.add_argument("--steps", type=int, default=1500, help="gradient steps of each network (default: 1500)")
-    parser.add_argument("--networks", type=int, default=2, help="networks that are averaged (default: 2)")
-    parser.add_argument("--days", type=float, default=3.0, help="of each load trained on, at most (default: 3)")
+    parser.add_argument("--scores", type=Path, help="results of an evaluation, to be told in the manifest")
+    parser.add_argument("--output", type=Path, default=ROOT / "core/rlscaler/data", help="folder of the artifact and "
+                        "of the tuned constants (default: the package's)")  # fmt: skip
+    parser.add_argument("--folds", type=Path, default=ROOT / "sim/rlscaler_sim/data", help="folder of the folds' "
+                        "artifacts (default: the package's)")  # fmt: skip
+    parser.add_argument("--steps", type=int, default=2000, help="gradient steps of each network (default: 2000)")
+    parser.add_argument("--networks", type=int, default=1, help="networks that are averaged (default: 1)")
+    parser.add_argument("--days", type=float, default=4.0, help="of each load trained on, at most (default: 4)")
     parser.add_argument("--draws", type=int, default=2, help="of each trace, trained on (default: 2)")
     parser.add_argument("--made-up", type=int, default=35, help="loads that are not recorded (default: 35)")
-    parser.add_argument("--seeds", type=int, default=2, help="draws of noise that are scored (default: 2)")
-    parser.add_argument("--for", type=float, default=4.0, dest="score_days", help="days scored (default: 4)")
-    parser.add_argument("--jobs", type=int, default=1, help="processes that score (default: 1)")
     asked = parser.parse_args()
-    for name, least in (("steps", 1), ("networks", 1), ("draws", 1), ("made_up", 1), ("seeds", 1), ("jobs", 1)):
+    for name, least in (("steps", 1), ("networks", 1), ("draws", 1), ("made_up", 1)):
         if getattr(asked, name) < least:
             parser.error(f"--{name.replace('_', '-')} is {getattr(asked, name)}; expected {least} or more")
-    for name in ("days", "score_days"):
-        if not 0.01 <= getattr(asked, name) <= 28.0:
-            parser.error(f"{name.replace('_', ' ')} are {getattr(asked, name):g}; expected 0.01 to 28")
+    if not 0.01 <= asked.days <= 28.0:
+        parser.error(f"--days is {asked.days:g}; expected 0.01 to 28")
+    if (asked.traces is None) == (asked.scores is None):
+        parser.error("expected one of --traces, to train, and --scores, to tell what an evaluation has found")
     return asked
 
 
-def trained(material: Corpus, held_out: Sequence[str], folder: Path, asked: argparse.Namespace) -> Artifact:
-    """Return the mean of networks trained on all load but that of the families held out, kept in the folder."""
+def trained(
+    material: Corpus, whole: apg.Material, held_out: Sequence[str], folder: Path, asked: argparse.Namespace
+) -> Artifact:
+    """Return a rule and networks made on all load but that of the families held out, kept in the folder."""
     path = folder / "policy.rlz"
     if path.exists():
         return artifact.load(path)
-    pool = material.without(held_out)
+    families = material.families
+    names = tuple(name for name in dict.fromkeys(families) if name not in held_out)
+    mine = apg.some(whole, torch.tensor([i for i, name in enumerate(families) if name in names]))
+    log.info("%s: tunes the rule", folder.name)
+    constants = rule_gradient.fitted(mine, seed=SEED)
     settings = standard_settings()
-    names = tuple(name for name in dict.fromkeys(material.families) if name not in held_out)
-    pools = Pools(pool, material.sample(held_out), standard_world(settings), settings, names, names)
+    pools = Pools(
+        material.without(held_out), material.sample(held_out), standard_world(settings), settings, names, names
+    )
     provenance = {
         "command": _training(asked), "seed": SEED, "version": version_of("rlscaler"), "trained_on": list(names),
     }  # fmt: skip
@@ -93,16 +101,27 @@ def trained(material: Corpus, held_out: Sequence[str], folder: Path, asked: argp
             again = folder / f"run-{seed}"
             shutil.rmtree(again, ignore_errors=True)
             run = runs.begin(again, "apg", config, {})
-            task = Task(NAME, pools, run, Device("cpu", "device: cpu"), seed, provenance, report=_told)
-            artifact.save(apg.learn(task, config).artifact, kept)
+            task = Task(DEFAULT, pools, run, Device("cpu", "device: cpu"), seed, provenance, report=_told)
+            artifact.save(apg.learn(task, config, mine).artifact, kept)
         networks.append(artifact.load(kept))
     relaxed = [each.manifest["scores"]["relaxed_score"] for each in networks]
-    whole = ensemble.joined(
-        networks, name=NAME, provenance=provenance | {"config": asdict(config), "networks": asked.networks},
+    joined = ensemble.joined(
+        networks, name=DEFAULT, provenance=provenance | {"config": asdict(config), "networks": asked.networks},
         scores={"relaxed_score": float(np.mean(relaxed))},
     )  # fmt: skip
-    artifact.save(whole, path)
-    return whole
+    made = with_tenure(joined, constants)
+    write_text_atomically(folder / "constants.json", json.dumps(constants) + "\n")
+    artifact.save(made, path)
+    return made
+
+
+def with_tenure(network: Artifact, constants: dict[str, float]) -> Artifact:
+    """Return the artifact of a network that has to earn its say beside the rule with these constants."""
+    manifest = {key: value for key, value in network.manifest.items() if key != "digest"}
+    own = {name: value for name, value in constants.items() if name in Tenure.PARAMETERS}
+    own |= {name: each.default for name, each in Tenure.PARAMETERS.items() if name not in own}
+    manifest |= {"kind": tenured.KIND, "parameters": {**manifest["parameters"], "tenure": own}}
+    return Artifact(manifest=manifest, arrays=network.arrays)
 
 
 def _told(progress: Progress) -> None:
@@ -110,105 +129,80 @@ def _told(progress: Progress) -> None:
              ", ".join(f"{name} {value:.4f}" for name, value in progress.numbers.items()))  # fmt: skip
 
 
-def scored(traces: Sequence[Trace], folder: Path, asked: argparse.Namespace) -> list[Scored]:
-    """Return the scores of the folder's policy on the traces, kept in the folder."""
-    path = folder / f"scores-{asked.seeds}-{asked.score_days:g}d.json"
-    if not path.exists():
-        log.info("%s: scores %d traces", folder.name, len(traces))
-        found = evaluate(
-            traces, [str(folder / "policy.rlz")], seeds=range(asked.seeds), duration=asked.score_days * 86400.0,
-            settings=standard_settings(), rules=RULES, jobs=asked.jobs,
-        )  # fmt: skip
-        write_text_atomically(path, json.dumps([asdict(each) for each in found], indent=1) + "\n")
-    rows = json.loads(path.read_text(encoding="utf-8"))
-    return [Scored(**{**row, "contenders": [Contender(**c) for c in row["contenders"]]}) for row in rows]
+def tuned(table: dict[str, Any], found: dict[str, dict[str, float]], command: str) -> dict[str, Any]:
+    """Return the table of tuned constants with those of the own-history rule in it. found: by fold, and of ALL."""
+    provenance = table["provenance"] | {SPARE_RULE: {"command": command, "by": "gradient of the relaxed score"}}
+    folds = [
+        {**fold, "constants": fold["constants"] | {SPARE_RULE: found[f"fold-{index + 1}"]}}
+        for index, fold in enumerate(table["folds"])
+    ]
+    constants = table["constants"] | {SPARE_RULE: found[ALL]}
+    return {**table, "provenance": provenance, "constants": constants, "folds": folds}
 
 
-def results(found: Sequence[Scored], asked: argparse.Namespace) -> dict[str, Any]:
-    """Return what is written: summaries, the paired difference to the rule, and the scores of each trace."""
-    pairs = [(s, s.of(RULE).regret_own, s.of(NAME).regret_own) for s in found if s.headline]
-    told = [(s, rule - own) for s, rule, own in pairs if rule is not None and own is not None]
-    headline, gain = [s for s, _ in told], np.array([gained for _, gained in told])
-    low, high = interval(gain, [s.family for s in headline], _mean, np.random.default_rng(0))
-    return {
-        "command": f"{_training(asked)} --seeds {asked.seeds} --for {asked.score_days:g}",
-        "traces": len(found),
-        "headline_traces": len(headline),
-        "summary": summary(found),
-        "regret_own_less_than_rule": {
-            "rule": RULE, "mean": float(gain.mean()), "median": float(np.median(gain)), "interval_90": [low, high],
-            "better_on": int((gain > 0).sum()),
-        },
-        "by_trace": [
-            {"trace": s.trace, "family": s.family, "headline": s.headline, "lower_bound": s.lower_bound}
-            | {c.name: {"score": c.score, "cost_ratio": c.cost_ratio, "violation_share": c.violation_share,
-                        "regret": c.regret, "regret_own": c.regret_own} for c in s.contenders}
-            for s in found
-        ],
-    }  # fmt: skip
+def scored(made: Artifact, results: dict[str, Any]) -> Artifact:
+    """Return the artifact with what an evaluation has found of it, and of whom it is compared with."""
+    wanted = (DEFAULT, "learned", "tenure", SPARE_RULE, "hpa-own")
+    told = {"command": results["command"]} | {
+        name: results["summary"][name] for name in wanted if name in results["summary"]
+    }
+    manifest = {key: value for key, value in made.manifest.items() if key != "digest"}
+    manifest["scores"] = {**manifest["scores"], "leave_family_out": told}
+    return Artifact(manifest=manifest, arrays=made.arrays)
 
 
 def _training(asked: argparse.Namespace) -> str:
     """Return the part of the command that decides what is trained."""
     return (
-        f"scripts/learned_policy.py --steps {asked.steps} --networks {asked.networks} --days {asked.days:g}"
+        f"scripts/default_policy.py --steps {asked.steps} --networks {asked.networks} --days {asked.days:g}"
         f" --draws {asked.draws} --made-up {asked.made_up}"
     )
 
 
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean())
+def train(asked: argparse.Namespace) -> None:
+    """Make the folds' policies and the shipped one. Raises UserError and TraceError."""
+    asked.work.mkdir(parents=True, exist_ok=True)
+    begun = asked.work / "command.txt"
+    if begun.exists() and (before := begun.read_text(encoding="utf-8").strip()) != _training(asked):
+        raise UserError(f"{asked.work}: was begun by {before}; go on with the same, or name another folder by --work")
+    write_text_atomically(begun, _training(asked) + "\n")
+    table = asked.output / "tuned.json"
+    for path in (table, asked.output / f"{DEFAULT}.rlz", asked.folds / f"{DEFAULT}-1.rlz"):
+        require_writable(path)
+    traces = [read_trace(file) for file in trace_files(asked.traces)]
+    used = [trace for trace in traces if events_per_bucket(trace) >= 1.0]
+    folds = folds_of([family(trace.name) for trace in used])
+    names = [*(f"fold-{index + 1}" for index in range(len(folds))), ALL]
+    if not all((asked.work / name / "policy.rlz").exists() for name in names):
+        log.info("prepares the load")
+        material = corpus(used, folds, days=asked.days, draws=asked.draws, made_up=asked.made_up, seed=SEED)
+        whole = apg.material(material.pool, torch.device("cpu"))
+        for name, held_out in zip(names, [*folds, []], strict=True):
+            (asked.work / name).mkdir(exist_ok=True)
+            trained(material, whole, held_out, asked.work / name, asked)
+    constants = {name: json.loads((asked.work / name / "constants.json").read_text("utf-8")) for name in names}
+    new = tuned(json.loads(table.read_text(encoding="utf-8")), constants, _training(asked))
+    write_text_atomically(table, json.dumps(new, indent=1) + "\n")
+    for index, name in enumerate(names[:-1]):
+        artifact.save(artifact.load(asked.work / name / "policy.rlz"), asked.folds / f"{DEFAULT}-{index + 1}.rlz")
+    artifact.save(artifact.load(asked.work / ALL / "policy.rlz"), asked.output / f"{DEFAULT}.rlz")
 
 
 def main() -> None:
-    """Train, score, write."""
+    """Train, or tell the scores."""
     asked = options()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     torch.set_num_threads(1)
     try:
-        asked.work.mkdir(parents=True, exist_ok=True)
-        begun = asked.work / "command.txt"
-        if begun.exists() and (before := begun.read_text(encoding="utf-8").strip()) != _training(asked):
-            raise UserError(
-                f"{asked.work}: was begun by {before}; go on with the same, or name another folder by --work"
-            )
-        write_text_atomically(begun, _training(asked) + "\n")
-        for path in (asked.results, asked.output):
-            if path is not None:
-                require_writable(path)
-        traces = [read_trace(file) for file in trace_files(asked.traces)]
-        used = [trace for trace in traces if events_per_bucket(trace) >= 1.0]
-        folds = folds_of([family(trace.name) for trace in used])
-        names = [f"fold-{index + 1}" for index in range(len(folds))] + ([ALL] if asked.output else [])
-        if not all((asked.work / name / "policy.rlz").exists() for name in names):
-            log.info("prepares the load")
-            material = corpus(used, folds, days=asked.days, draws=asked.draws, made_up=asked.made_up, seed=SEED)
-            for name, held_out in zip(names, [*folds, []], strict=False):
-                (asked.work / name).mkdir(exist_ok=True)
-                trained(material, held_out, asked.work / name, asked)
-        found: list[Scored] = []
-        for index, held_out in enumerate(folds):
-            # few traces have under an event a bucket; they are in no fold, and go with the first
-            spare = [t for t in traces if t not in used] if index == 0 else []
-            mine = [t for t in used if family(t.name) in held_out] + spare
-            found += scored(mine, asked.work / names[index], asked)
-        told = results(found, asked)
-        write_text_atomically(asked.results, json.dumps(told, indent=1) + "\n")
-        if asked.output:
-            final = artifact.load(asked.work / ALL / "policy.rlz")
-            scores = {"leave_family_out": {key: told[key] for key in ("headline_traces", "regret_own_less_than_rule")}}
-            scores["leave_family_out"] |= {name: told["summary"][name] for name in (NAME, RULE)}
-            manifest = {key: value for key, value in final.manifest.items() if key != "digest"}
-            manifest["scores"] = {**manifest["scores"], **scores}
-            artifact.save(Artifact(manifest=manifest, arrays=final.arrays), asked.output)
-    except (UserError, TraceError) as error:
-        sys.exit(f"learned_policy: {error}")
-    own = told["summary"][NAME]
-    difference = told["regret_own_less_than_rule"]
-    print(f"regret_own on {told['headline_traces']} traces of families not trained on: median "
-          f"{own['median_regret_own']:.2f}, mean {own['mean_regret_own']:.2f}, worst {own['worst_regret_own']:.2f}; "
-          f"below the rule's by {difference['mean']:.3f}, 90 % interval {difference['interval_90'][0]:.3f} to "
-          f"{difference['interval_90'][1]:.3f}")  # fmt: skip
+        if asked.traces is not None:
+            train(asked)
+        else:
+            results = json.loads(asked.scores.read_text(encoding="utf-8"))
+            made = artifact.load(asked.work / ALL / "policy.rlz")
+            artifact.save(scored(made, results), asked.output / f"{DEFAULT}.rlz")
+    except (UserError, TraceError, OSError) as error:
+        sys.exit(f"default_policy: {error}")
+    print(f"{asked.output / DEFAULT}.rlz: {artifact.load(asked.output / f'{DEFAULT}.rlz').manifest['digest']}")
 
 
 if __name__ == "__main__":

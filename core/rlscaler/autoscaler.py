@@ -19,7 +19,7 @@ from rlscaler.arrays import Array, State
 from rlscaler.decisions import Decisions as Decisions
 from rlscaler.memory import PARTS, adopted, regrid, require_alike
 from rlscaler.panel import Panel as Panel
-from rlscaler.policies import load_policy
+from rlscaler.policies import SPARE_RULE, load_policy
 from rlscaler.policy import Policy, Proposal, View
 from rlscaler.rows import put, stacked, taken, widened
 from rlscaler.rules.growth import Growth
@@ -40,7 +40,7 @@ class Autoscaler:
 
     policy: the name of a built-in policy, the path of an artifact, or any object with the shape of `Policy`.
     settings: of the rows that it starts with; workloads: how many (keys 0 to workloads - 1).
-    fallback: the rule that steps in for the policy, and whose recommendation stands beside it (None: `default`).
+    fallback: the rule that steps in for the policy, and whose recommendation stands beside it (None: SPARE_RULE).
     remembers: keep a history of each row; without one, `decide` needs the features handed in.
 
     >>> settings = Settings(capacity_per_replica=50.0)
@@ -60,7 +60,7 @@ class Autoscaler:
     ) -> None:
         """Start with `workloads` rows; see the class."""
         self.policy: Policy = load_policy(policy) if isinstance(policy, (str, Path)) else policy
-        self.fallback: Policy = fallback if fallback is not None else load_policy("default")
+        self.fallback: Policy = fallback if fallback is not None else load_policy(SPARE_RULE)
         self.remembers = remembers
         self.keys: list[Hashable | None] = []
         self._present: set[Hashable] = set()

@@ -24,6 +24,8 @@ ORDERS = 48
 """Past orders that are kept of each candidate; a start-up of more intervals is taken for so many."""
 MOST = 32_000
 """Replicas of a candidate's order at most: orders are kept in 16 bits."""
+PRICES = (20.0, 40.0, 200.0)
+"""Prices of late requests at which say is earned: the standard one, of an objective of 99.9 %, and those above it."""
 LEAST_WAIT = 0.1
 """Share of the objective's latency that a request may always wait, however long it takes itself."""
 _PATIENCE = ("peak", "next")
@@ -44,15 +46,17 @@ class Family:
 class Hedge:
     """Hedge over K candidates that are replayed on the workload's own past.
 
-    families, others: the candidates: the families' members in their order, then the others. rate: how fast a weight
-    falls with the score (cost ratio + price x late share): a candidate that is worse by 1 / rate loses a factor e once
-    much is known. half_life: seconds in which a past cost loses half its weight. doubt: seconds of history at which
-    half of that is believed; the three are numbers, or arrays (N,) with one for each row of the view. prior: (K,)
-    weights at the beginning (None: equal).
+    families, others: the candidates: the families' members in their order, then the others. spare: the candidate, of
+    the first family, that stands in for one of the others where that has no answer or was not trained on its input.
+    rate: how fast a weight falls with the score (cost ratio + price x late share): a candidate that is worse by
+    1 / rate loses a factor e once much is known. half_life: seconds in which a past cost loses half its weight. doubt:
+    seconds of history at which half of that is believed; the three are numbers, or arrays (N,) with one for each row
+    of the view. prior: (K,) weights at the beginning (None: equal).
     """
 
     families: Sequence[Family]
     others: Sequence[Policy] = ()
+    spare: int = 0
     rate: Any = 120.0
     half_life: Any = 24 * 3600.0
     doubt: Any = 4 * 3600.0
@@ -67,8 +71,9 @@ class Hedge:
     def state(self, n: int) -> State:
         """Return the memory of n workloads.
 
-        orders: (n, K, ORDERS) int16, newest first, -1 = none. cost, waiting: (n, K) float32, the discounted cost and
-        the backlog, in replica-intervals and replica-seconds. demand, known: (n,) float64, the discounted demand and
+        orders: (n, K, ORDERS) int16, newest first, -1 = none. cost, late: (n, K) float32, what was discounted of the
+        replicas that were paid for, and of the load that was late, in replica-intervals. waiting: (n, K) float32
+        replica-seconds of backlog. demand, known: (n,) float64, the discounted demand and
         seconds. seen_time: (n,) float64 seconds, of the last call. peak, next, peak_age, next_age: (n, K) float32, what
         patience remembers, as of that time. What the others remember follows, with their number before the name.
         """
@@ -76,6 +81,7 @@ class Hedge:
         out: State = {
             "orders": np.full((*shape, ORDERS), -1, np.int16),
             "cost": np.zeros(shape, np.float32),
+            "late": np.zeros(shape, np.float32),
             "waiting": np.zeros(shape, np.float32),
             "demand": np.zeros(n),
             "known": np.zeros(n),
@@ -88,7 +94,11 @@ class Hedge:
         return out
 
     def propose(self, view: View, state: State) -> tuple[Proposal, State]:
-        """Return the weighted mean of the candidates' orders, NaN where the load is unknown."""
+        """Return the weighted mean of the candidates' orders, NaN where the load is unknown.
+
+        Of the means at all PRICES up to the objective's it is the largest, so that a stricter objective, by which other
+        candidates would lead, never orders less.
+        """
         xp, state = view.xp, dict(state)
         _charge(view, state, self.half_life)
         orders = self._orders(view, state)
@@ -99,12 +109,33 @@ class Hedge:
         newest = xp.where(known[:, None, None], xp.astype(whole, xp.int16)[:, :, None], last)
         before = xp.where(last < 0, newest, state["orders"][:, :, :-1])
         state["orders"] = xp.concat([newest, before], axis=2)
-        mixed = xp.sum(self.weights(xp, state) * orders, axis=1)
+        price = view.settings["price"]
+        mixed = xp.sum(self.weights(xp, state, PRICES[0]) * orders, axis=1)
+        for stricter in PRICES[1:]:
+            if bool(xp.any(asked := price >= stricter)):
+                more = xp.sum(self.weights(xp, state, stricter) * orders, axis=1)
+                mixed = xp.where(asked, xp.maximum(mixed, more), mixed)
         return Proposal(replicas=xp.where(known, mixed, float("nan"))), state
 
-    def weights(self, xp: Any, state: State) -> Array:
-        """Return (N, K) float64 how much say each candidate has; each row's sum is 1."""
-        score = self.scores(xp, state)
+    def condensed(self, state: State, settings: Mapping[str, Array]) -> State:
+        """Return the memory with those orders alone that a charge looks at, which is most of it left out.
+
+        settings: compiled, of the same rows.
+        """
+        first, behind = _reach(np, settings)
+        width = int(np.max(first + behind, initial=0.0)) + 1
+        return {**state, "orders": np.ascontiguousarray(state["orders"][:, :, :width])}
+
+    def whole(self, state: State) -> State:
+        """Return the memory that `condensed` made smaller, its oldest orders repeated; it decides the same."""
+        orders = state.get("orders")
+        if orders is None or orders.ndim != 3 or not 0 < orders.shape[2] <= ORDERS:
+            return state
+        return {**state, "orders": np.pad(orders, ((0, 0), (0, 0), (0, ORDERS - orders.shape[2])), mode="edge")}
+
+    def weights(self, xp: Any, state: State, price: Any = PRICES[0]) -> Array:
+        """Return (N, K) float64 how much say each candidate has at a price of late requests; each row's sum is 1."""
+        score = self.scores(xp, state, price)
         known = state["known"]
         sure = self.rate * known / (known + self.doubt)
         weight = xp.exp(-sure[:, None] * (score - xp.min(score, axis=1, keepdims=True)))
@@ -112,9 +143,10 @@ class Hedge:
             weight = weight * xp.asarray(self.prior, dtype=weight.dtype, device=getattr(weight, "device", None))
         return weight / xp.sum(weight, axis=1, keepdims=True)
 
-    def scores(self, xp: Any, state: State) -> Array:
+    def scores(self, xp: Any, state: State, price: Any = PRICES[0]) -> Array:
         """Return (N, K) float64 the candidates' discounted scores: cost ratio + price x share of late requests."""
-        return xp.astype(state["cost"], xp.float64) / xp.clip(state["demand"], 1e-9, None)[:, None]
+        total = xp.astype(state["cost"], xp.float64) + price * xp.astype(state["late"], xp.float64)
+        return total / xp.clip(state["demand"], 1e-9, None)[:, None]
 
     def standing(self, xp: Any, state: State) -> Array:
         """Return (N,) int64 the candidate with the most say."""
@@ -144,6 +176,9 @@ class Hedge:
             proposal, memory = policy.propose(_part(view, None, current[:, begin + index]), memory)
             state |= {prefix + name: array for name, array in memory.items()}
             take(proposal, 1)
+            sound = xp.isfinite(wanted[-1]) & (True if proposal.trained is None else proposal.trained[:, None])
+            for found in (wanted, held):
+                found[-1] = xp.where(sound, found[-1], found[0][:, self.spare : self.spare + 1])
         asked = xp.clip(xp.concat(wanted, axis=1), view.settings["min_replicas"][:, None],
                         view.settings["max_replicas"][:, None])  # fmt: skip
         kept = _kept(xp, state, view.snapshot["time"], asked, xp.concat(held, axis=1))
@@ -154,9 +189,7 @@ def _charge(view: View, state: State, half_life: Any) -> None:
     """Charge each candidate for the interval that the newest reading tells of, in place."""
     xp, settings = view.xp, view.settings
     interval, capacity = settings["interval"], settings["capacity_per_replica"][:, None]
-    # A reading tells of the interval that ended one lag ago, when the order of its beginning stood.
-    first = xp.clip(xp.round(settings["lag"] / interval), 0.0, ORDERS - 1.0)
-    behind = xp.clip(xp.ceil(settings["startup"] / interval - 1e-9), 0.0, ORDERS - 1.0 - first)
+    first, behind = _reach(xp, settings)
     width = int(xp.max(first + behind)) + 1
     first, behind, place = first[:, None, None], behind[:, None, None], xp.arange(width, dtype=xp.float64)
     orders = xp.astype(state["orders"][:, :, :width], xp.float64)
@@ -172,11 +205,20 @@ def _charge(view: View, state: State, half_life: Any) -> None:
     allowed = xp.clip(latency - concurrency / capacity, LEAST_WAIT * latency, None)
     share = _late(xp, before, after, need, ready, concurrency, capacity, allowed, interval[:, None])
     keep = 2.0 ** (-interval / half_life)
-    cost = keep[:, None] * xp.astype(state["cost"], xp.float64) + billed + settings["price"][:, None] * need * share
-    state["cost"] = xp.where(each, xp.astype(cost, xp.float32), state["cost"])
+    for name, new in (("cost", billed), ("late", need * share)):
+        total = keep[:, None] * xp.astype(state[name], xp.float64) + new
+        state[name] = xp.where(each, xp.astype(total, xp.float32), state[name])
     state["waiting"] = xp.where(each, xp.astype(after, xp.float32), state["waiting"])
     state["demand"] = xp.where(told, keep * state["demand"] + need[:, 0], state["demand"])
     state["known"] = xp.where(told, keep * state["known"] + interval, state["known"])
+
+
+def _reach(xp: Any, settings: Mapping[str, Array]) -> tuple[Array, Array]:
+    """Return (N,) the age in intervals of the order that is billed, and of how many before it may still start."""
+    interval = settings["interval"]
+    # A reading tells of the interval that ended one lag ago, when the order of its beginning stood.
+    first = xp.clip(xp.round(settings["lag"] / interval), 0.0, ORDERS - 1.0)
+    return first, xp.clip(xp.ceil(settings["startup"] / interval - 1e-9), 0.0, ORDERS - 1.0 - first)
 
 
 def _late(

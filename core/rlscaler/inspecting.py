@@ -16,8 +16,6 @@ from rlscaler.mlp import MlpPolicy
 from rlscaler.observation import NAMES, SCHEMA
 from rlscaler.policies import (
     BUILT_IN,
-    DEFAULT_RULE,
-    LEARNED,
     RULES,
     PolicyError,
     artifact_path,
@@ -26,6 +24,7 @@ from rlscaler.policies import (
 )
 from rlscaler.policy import Policy
 from rlscaler.table import TablePolicy
+from rlscaler.tenured import Tenured
 from rlscaler.tuned import table
 
 
@@ -49,9 +48,9 @@ def find(source: str) -> Found:
 
     Raises UserError where there is none, or the artifact is not whole.
     """
-    if source == "default" or source in RULES:
+    if source in RULES:
         return Found(source, policy=load_policy(source))
-    path = artifact_path(source) if source == LEARNED else Path(source)
+    path = artifact_path(source)
     try:
         there = path.exists()
     except OSError:  # a name that no file can have, such as one of over 255 characters
@@ -102,8 +101,7 @@ def described(found: Found) -> dict[str, Any]:
 
 
 def _rule(found: Found) -> dict[str, Any]:
-    name = DEFAULT_RULE if found.source == "default" else found.source
-    rule = found.policy
+    name, rule = found.source, found.policy
     parameters = RULES[name].PARAMETERS
     stated = table()["constants"].get(name, {})
     return {
@@ -132,6 +130,8 @@ def shape(policy: Policy) -> str:
         sizes = [len(policy.fields), *(len(bias) for bias in policy.network.biases)]
         what = "a value for each choice" if policy.output == "choices" else "the correction of the log headroom"
         return f"network {' > '.join(map(str, sizes))}, {policy.network.activation}; its output is {what}"
+    if isinstance(policy, Tenured):
+        return f"{shape(policy.learned)}; beside it {policy.tenure.hedge.size - 1} rules, each with the say it has earned"
     if isinstance(policy, BranchingPolicy):
         parts = (
             f"{part} {' > '.join(str(size) for size in (layers[0][0].shape[0], *(len(bias) for _, bias in layers)))}"

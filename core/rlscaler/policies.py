@@ -1,6 +1,7 @@
 """Policies by name or path: the built-in rules, and artifacts of learned policies."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from rlscaler.rules.simple import Churn, Constant, Random, Static, Threshold
 from rlscaler.rules.tenure import Tenure
 from rlscaler.table import KIND as TABLE
 from rlscaler.table import TablePolicy
+from rlscaler.tenured import ADVISORY, MODES, OFF, Tenured, from_network, tenured
+from rlscaler.tenured import KIND as TENURE
 from rlscaler.tuned import constants
 
 RULES: dict[str, type[Rule]] = {
@@ -41,15 +44,20 @@ RULES: dict[str, type[Rule]] = {
 }
 """The rules by name; each takes its constants as keyword arguments."""
 
-DEFAULT_RULE = "growth-quantile"
-"""The rule that `default` stands for until a learned policy earns the place."""
+SPARE_RULE = "growth-quantile"
+"""The rule that steps in for a policy, and whose recommendation stands beside it."""
 
-LEARNED = "learned"
-"""The learned policy that the package brings: a network, see scripts/default_policy.py."""
-BUILT_IN = ("default", LEARNED, *RULES)
+DEFAULT, LEARNED = "default", "learned"
+"""The policy that the package brings, with tenure, and its network alone; see scripts/default_policy.py."""
+BUILT_IN = (DEFAULT, LEARNED, *RULES)
 """Every policy that needs no file."""
 
-_KINDS: dict[str, Callable[[Artifact], Policy]] = {TABLE: TablePolicy, MLP: MlpPolicy, BRANCHING: BranchingPolicy}
+_KINDS: dict[str, Callable[[Artifact], Policy]] = {
+    TABLE: TablePolicy,
+    MLP: MlpPolicy,
+    BRANCHING: BranchingPolicy,
+    TENURE: from_network,
+}
 
 
 class PolicyError(ValueError):
@@ -78,28 +86,55 @@ def from_artifact(artifact: Artifact) -> Policy:
 
 
 def artifact_path(name: str) -> Path:
-    """Return where the package keeps the artifact of that name."""
-    return Path(str(files("rlscaler").joinpath(f"data/{name}{SUFFIX}")))
+    """Return where the artifact of that name is: in the package for DEFAULT and LEARNED, else at that path."""
+    own = files("rlscaler").joinpath(f"data/{DEFAULT}{SUFFIX}")
+    return Path(str(own)) if name in (DEFAULT, LEARNED) else Path(name)
 
 
-def load_policy(policy: str | Path, digest: str | None = None) -> Policy:
-    """Return the policy: a rule with its tuned constants (by name; `default` is the best of them) or an artifact.
+def load_policy(policy: str | Path, digest: str | None = None, tenure: str | None = None) -> Policy:
+    """Return the policy: a rule with its tuned constants (by name) or an artifact (of the package by name, or a path).
 
     policy: a name of BUILT_IN, or a path. digest: what an artifact's must be (None: any); rules have none.
+    tenure: of `tenured.MODES`, whether the learned policy has to earn its say; None: as the artifact has it.
     Raises PolicyError or ArtifactError with a sentence.
     """
-    name = DEFAULT_RULE if policy == "default" else str(policy)
+    name = str(policy)
     if name in RULES:
+        if tenure not in (None, OFF):
+            raise PolicyError(f"{name} is a rule, and tenure is for learned policies; leave it out")
         return RULES[name](**constants(name))
-    path = artifact_path(name) if name == LEARNED else Path(policy)
+    path = artifact_path(name)
     try:
         there = path.exists()
     except OSError:  # a name that no file can have, such as one of over 255 characters
         there = False
     if there:
-        return from_artifact(load(path, expect_digest=digest))
+        found = from_artifact(load(path, expect_digest=digest))
+        made = with_tenure(found, OFF if name == LEARNED and tenure is None else tenure)
+        if name == LEARNED:
+            made.name = LEARNED
+        return made
     if "/" in name or path.suffix:
         raise PolicyError(
             f"{name}: no such artifact; train one with 'rlscaler train', or name a rule: {', '.join(RULES)}"
         )
     raise PolicyError(f"policy {name!r} is unknown; expected {', '.join(BUILT_IN)}, or the path of an artifact")
+
+
+def with_tenure(policy: Policy, mode: str | None) -> Policy:
+    """Return the policy with, or without, having to earn its say; mode: of `tenured.MODES`, None: as it is.
+
+    Raises PolicyError for another mode, or a policy that cannot.
+    """
+    if mode is None:
+        return policy
+    if mode not in MODES:
+        raise PolicyError(f"tenure is {mode!r}; expected one of {', '.join(MODES)}")
+    if isinstance(policy, Tenured):
+        return policy.learned if mode == OFF else replace(policy, advisory=mode == ADVISORY)
+    if mode == OFF:
+        return policy
+    try:
+        return tenured(policy, constants("tenure"), advisory=mode == ADVISORY)
+    except ValueError as error:
+        raise PolicyError(str(error)) from error

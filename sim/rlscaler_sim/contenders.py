@@ -6,6 +6,8 @@ stabilisation, tolerance and bounds but no reactive floor; the rules of this pro
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,13 @@ import numpy as np
 from rlscaler import Objective, Settings, tuned
 from rlscaler.artifact import ArtifactError
 from rlscaler.behavior import DEFAULT, Behavior, ScalingRules
-from rlscaler.policies import RULES, PolicyError, load_policy
+from rlscaler.panel import Panel
+from rlscaler.policies import DEFAULT as DEFAULT_POLICY
+from rlscaler.policies import LEARNED, RULES, PolicyError, load_policy, with_tenure
+from rlscaler.policy import Policy
 from rlscaler.rules.hpa import Hpa
 from rlscaler.rules.parameters import Parameter
+from rlscaler.tenured import OFF
 from rlscaler_sim.contest import Entrant
 from rlscaler_sim.result import CLAIRVOYANT, REFERENCE
 
@@ -26,6 +32,8 @@ NAMES = ("static", "threshold", "hpa", REFERENCE, OWN, "keda", "erlang", "growth
 """Every contender but learned policies, in the order of the tables."""
 USUAL = ("hpa", REFERENCE, "keda")
 """Whom a dry-run compares with where nothing is said."""
+SHIPPED = (DEFAULT_POLICY, LEARNED)
+"""Policies of the package that were trained on recorded load."""
 _GUARDED = {"erlang", "growth-quantile", "tenure", "mpc", "lcp"}
 
 HPA_PARAMETERS: dict[str, Parameter] = {
@@ -101,18 +109,25 @@ def folded(name: str, settings: Settings, families: Sequence[str]) -> Entrant:
 
 
 def tested(
-    policy: str, settings: Settings, families: Sequence[str] | None = None, digest: str | None = None
+    policy: str,
+    settings: Settings,
+    families: Sequence[str] | None = None,
+    digest: str | None = None,
+    tenure: str | None = None,
 ) -> Entrant:
     """Return the policy under test behind the whole guard; an artifact called as a rule is goes by its path.
 
-    digest: what an artifact's must be (None: any). families: of the loads, where a rule's constants are to be those
-    tuned without them (see `folded`).
+    digest: what an artifact's must be (None: any). tenure: of `tenured.MODES` (None: as the policy has it). families:
+    of the loads, where a rule's constants, and the weights of what the package ships, are to be those made without them
+    (see `folded`).
     Raises PolicyError or ArtifactError.
     """
     if policy in ("hpa", REFERENCE):
         return entrant(policy, settings) if families is None else folded(policy, settings, families)
+    if families is not None and digest is None and policy in SHIPPED:
+        return Entrant(policy, held_out(policy, families), settings)
     try:
-        found = load_policy(policy, digest)
+        found = load_policy(policy, digest, tenure)
     except (PolicyError, ArtifactError) as error:
         if policy in str(error):
             raise
@@ -123,9 +138,35 @@ def tested(
     return Entrant(name, found, settings)
 
 
+def held_out(policy: str, families: Sequence[str]) -> Policy:
+    """Return one of SHIPPED as it was trained without the family of each load, in the order of the families.
+
+    That is what a score on recorded load may be of: the policy that is shipped was trained on all of it. Load of no
+    known family is decided by the shipped one.
+    """
+    of = np.array([_fold(name) for name in families])
+    members = []
+    for fold in np.unique(of):
+        if fold < 0:
+            made = load_policy(policy)
+        else:
+            made = load_policy(Path(str(files("rlscaler_sim").joinpath(f"data/default-{fold + 1}.rlz"))))
+            made = with_tenure(made, OFF) if policy == LEARNED else made
+        members.append((made, np.flatnonzero(of == fold)))
+    return Panel(members, name=policy)
+
+
+def _fold(family: str) -> int:
+    """Return the fold that the family was held out in, -1: none."""
+    for index, fold in enumerate(tuned.table()["folds"]):
+        if family in fold["held_out"]:
+            return index
+    return -1
+
+
 def is_rule(policy: str) -> bool:
     """Tell whether a policy's name is that of a rule, whose constants are tuned on recorded load."""
-    return policy == "default" or policy in RULES
+    return policy in RULES
 
 
 def own_grid() -> dict[str, np.ndarray]:

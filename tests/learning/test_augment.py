@@ -30,7 +30,7 @@ def idle() -> Load:
 VARIANTS: dict[str, Callable[[Load, np.random.Generator], Load]] = {
     "begun": lambda given, rng: augment.begun(given, 2000, rng, PER),
     "warped": lambda given, rng: augment.warped(given, rng, PER),
-    "scaled": lambda given, rng: augment.scaled(given, rng, CAPACITY),
+    "scaled": lambda given, rng: augment.scaled(given, rng, CAPACITY, 25.0),
     "noised": lambda given, rng: augment.noised(given, rng, PER),
     "mixed": lambda given, rng: augment.mixed(given, load("other", 5), rng),
     "variant": lambda given, rng: augment.variant(
@@ -86,11 +86,11 @@ def test_a_warped_load_runs_at_another_speed_and_keeps_its_levels() -> None:
 
 
 def test_a_scaled_load_has_the_size_of_its_range_and_other_contrast() -> None:
-    """The 95th percentile of its demand is within REPLICAS; the order of its moments stays."""
+    """The 95th percentile of its demand is within SIZES; the order of its moments stays."""
     whole = load()
-    found = augment.scaled(whole, np.random.default_rng(2), CAPACITY)
+    found = augment.scaled(whole, np.random.default_rng(2), CAPACITY, 25.0)
     size = np.percentile(found.rates[found.known], 95.0) / CAPACITY
-    assert augment.REPLICAS[0] <= size <= augment.REPLICAS[1]
+    assert 25.0 * augment.SIZES[0] <= size <= 25.0 * augment.SIZES[1]
     np.testing.assert_array_equal(
         np.argsort(found.rates, kind="stable")[::300], np.argsort(whole.rates, kind="stable")[::300]
     )

@@ -9,9 +9,17 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 
 from rlscaler import artifact
-from rlscaler_sim.trace import Trace, family, read_trace
+from rlscaler.policies import from_artifact
+from rlscaler.policy import View
+from rlscaler.rules.growth import Growth
+from rlscaler.settings import compiled
+from rlscaler.tenured import Tenured
+from rlscaler_sim.contenders import standard_settings
+from rlscaler_sim.trace import Trace
+from rlscaler_training import apg, relaxation, rule_gradient
 from rlscaler_training.corpus import MADE_UP, Corpus, corpus
 
 SCRIPTS = str(Path(__file__).resolve().parents[2] / "scripts")
@@ -63,11 +71,11 @@ def test_variants_mix_load_of_their_own_fold_alone() -> None:
 
 
 @pytest.fixture(scope="module")
-def learned_policy() -> Iterator[ModuleType]:
+def default_policy() -> Iterator[ModuleType]:
     """Return the script as a module."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(SCRIPTS)
-        yield importlib.import_module("learned_policy")
+        yield importlib.import_module("default_policy")
 
 
 @pytest.fixture
@@ -81,43 +89,107 @@ def folder(tmp_path: Path) -> Path:
     return traces
 
 
-def test_the_command_makes_the_table_and_the_policy(
-    learned_policy: ModuleType,
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """Return a folder with a table of tuned constants whose folds are the three families."""
+    folder = tmp_path / "package"
+    folder.mkdir()
+    folds = [{"held_out": [name], "constants": {"static": {"replicas": 3.0}}} for name in FAMILIES]
+    table = {"provenance": {"command": "tune"}, "constants": {"static": {"replicas": 4.0}}, "folds": folds}
+    (folder / "tuned.json").write_text(json.dumps(table))
+    return folder
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["default_policy.py", *map(str, arguments)])
+
+
+def test_the_command_makes_the_policy_and_its_folds(
+    default_policy: ModuleType,
     folder: Path,
+    package: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Every trace is scored by networks of other families, and a second call makes the same without training."""
-    monkeypatch.setattr(sys, "argv", [
-        "learned_policy.py", "--traces", str(folder), "--work", str(tmp_path / "work"),
-        "--results", str(tmp_path / "scores.json"), "--output", str(tmp_path / "default.rlz"), "--steps", "2",
-        "--networks", "1", "--days", "0.06", "--draws", "1", "--made-up", "1", "--seeds", "1", "--for", "0.02",
-    ])  # fmt: skip
-    learned_policy.main()
-    assert "of families not trained on" in capsys.readouterr().out
-    told = json.loads((tmp_path / "scores.json").read_text())
-    assert {row["family"] for row in told["by_trace"]} == {family(read_trace(f).name) for f in folder.iterdir()}
+    """Each fold's rule and network know nothing of its family, and a second call makes the same without training."""
+    work = tmp_path / "work"
+    tiny = ("--steps", "2", "--networks", "2", "--days", "0.06", "--draws", "1", "--made-up", "1")
+    places = ("--output", package, "--folds", package)
+    call(monkeypatch, "--traces", folder, "--work", work, *places, *tiny)
+    default_policy.main()
+    table = json.loads((package / "tuned.json").read_text())
+    assert table["constants"]["static"] == {"replicas": 4.0}
+    made = {name: artifact.load(package / f"default{name}.rlz") for name in ("", "-1", "-2", "-3")}
     for index, name in enumerate(FAMILIES):
-        trained_on = artifact.load(tmp_path / "work" / f"fold-{index + 1}" / "policy.rlz").manifest["provenance"]
-        assert sorted(trained_on["trained_on"]) == sorted({*FAMILIES, MADE_UP} - {name})
-    final = artifact.load(tmp_path / "default.rlz")
-    assert final.manifest["scores"]["leave_family_out"]["headline_traces"] == told["headline_traces"]
-    assert set(final.manifest["provenance"]["trained_on"]) == {*FAMILIES, MADE_UP}
-    before = (tmp_path / "default.rlz").read_bytes()
-    monkeypatch.setattr(learned_policy.apg, "learn", None)
-    learned_policy.main()
-    assert (tmp_path / "default.rlz").read_bytes() == before
-    monkeypatch.setattr(sys, "argv", [*sys.argv, "--steps", "3"])
+        manifest = made[f"-{index + 1}"].manifest
+        assert sorted(manifest["provenance"]["trained_on"]) == sorted({*FAMILIES, MADE_UP} - {name})
+        rule = table["folds"][index]["constants"]["growth-quantile"]
+        assert {key: manifest["parameters"]["tenure"][key] for key in rule if key != "hold"} == {
+            key: value for key, value in rule.items() if key != "hold"
+        }
+    assert set(made[""].manifest["provenance"]["trained_on"]) == {*FAMILIES, MADE_UP}
+    policy = from_artifact(made[""])
+    assert isinstance(policy, Tenured)
+    assert policy.tenure.peak == table["constants"]["growth-quantile"]["peak"]
+    before = (package / "default.rlz").read_bytes()
+    monkeypatch.setattr(default_policy.apg, "learn", None)
+    default_policy.main()
+    assert (package / "default.rlz").read_bytes() == before
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps({"command": "rlscaler evaluate", "summary": {"default": {"traces": 3}}}))
+    call(monkeypatch, "--work", work, *places, "--scores", results)
+    default_policy.main()
+    told = artifact.load(package / "default.rlz").manifest["scores"]["leave_family_out"]
+    assert told == {"command": "rlscaler evaluate", "default": {"traces": 3}}
+    call(monkeypatch, "--traces", folder, "--work", work, *places, *tiny, "--steps", "3")
     with pytest.raises(SystemExit, match=r"was begun by .*--steps 2"):
-        learned_policy.main()
+        default_policy.main()
 
 
-def test_a_mistake_is_named(learned_policy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_is_named(
+    default_policy: ModuleType, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In one line, before anything is trained."""
-    monkeypatch.setattr(sys, "argv", [
-        "learned_policy.py", "--traces", str(tmp_path / "none"), "--work", str(tmp_path / "work"),
-        "--results", str(tmp_path / "scores.json"),
-    ])  # fmt: skip
+    call(
+        monkeypatch, "--traces", tmp_path / "none", "--work", tmp_path / "work", "--output", package, "--folds", package
+    )
     with pytest.raises(SystemExit, match="none"):
-        learned_policy.main()
+        default_policy.main()
+
+
+def test_the_rule_is_tuned_by_the_gradient_of_its_score(small: Corpus) -> None:
+    """Its relaxed score on what it was tuned on is below that of its defaults."""
+    material = apg.material(small.pool, torch.device("cpu"))
+    found = rule_gradient.fitted(material, steps=40, batch=16, decisions=60)
+    assert found == rule_gradient.fitted(material, steps=40, batch=16, decisions=60)
+
+    def score(constants: dict[str, float]) -> float:
+        weights = torch.tensor([constants[name] for name in rule_gradient.TUNED])
+        load = torch.arange(small.pool.loads)[:, None].expand(-1, material.steps)
+        at = torch.arange(material.steps)[None].expand_as(load)
+        orders = apg.orders(material, rule_gradient.correction(weights, material, load, at), load, at)
+        cost, late = relaxation.score(apg.part(material, load, at), orders, 0.1)
+        return float((material.weight * (cost + late)).mean())
+
+    assert score(found) < score({name: Growth.PARAMETERS[name].default for name in rule_gradient.TUNED})
+
+
+def test_the_rule_of_the_relaxation_is_the_rule(small: Corpus) -> None:
+    """The correction that stands for it leads to the replicas that it proposes, but for the backlog's."""
+    material = apg.material(small.pool, torch.device("cpu"))
+    constants = {name: 0.1 * (index + 2) for index, name in enumerate(rule_gradient.TUNED)}
+    load, at = torch.zeros(1, 200, dtype=torch.int64), torch.arange(250, 450)[None]
+    correction = rule_gradient.correction(torch.tensor(list(constants.values())), material, load, at)
+    level, cheap = material.level[load, at].double(), material.cheap[load, at].double()
+    found = ((level + 0.5) * torch.exp(cheap + correction.double()) - 0.5)[0].numpy()
+    steps = np.arange(250, 450)
+    view = View(
+        xp=np,
+        settings=compiled(standard_settings(), 200),
+        snapshot={"backlog": np.zeros(200), "load": small.pool.seen[0, steps]},
+        features={name: array[0, steps] for name, array in small.pool.features.items()},
+        demand=small.pool.seen[0, steps] / 10.0,
+        current=np.ones(200),
+    )
+    proposed = Growth(**constants, drain=15.0, hold=0.0).propose(view, {})[0].replicas
+    np.testing.assert_allclose(found, proposed, rtol=0.02)

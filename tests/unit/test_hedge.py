@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlscaler import Autoscaler, Settings, Snapshot, tuned
+from rlscaler import Autoscaler, Objective, Settings, Snapshot, tuned
 from rlscaler.arrays import State
-from rlscaler.hedge import Family, Hedge
+from rlscaler.hedge import PRICES, Family, Hedge
 from rlscaler.policy import Policy, Proposal, View
 from rlscaler.reasons import Reason
 from rlscaler.rules.hpa import Hpa
@@ -107,6 +107,32 @@ def test_a_leader_that_stops_paying_loses_its_say() -> None:
     assert told[-1].argmax() == 1
 
 
+def test_a_stricter_objective_never_orders_less() -> None:
+    """Though the candidate that leads by it orders less at this moment."""
+    targets = (99.0, 99.9, 99.95, 99.99)
+    later = Ratio(1.35, later=0.9, after=5 * 3600.0)  # careful until now, and reckless from here on
+    settings = replace(SETTINGS, objective=Objective(target=np.array(targets)))
+    scaler = Autoscaler(Hedge([], [later, Ratio(1.15)]), settings, len(targets))
+    load, ready, wanted = noisy(6 * HOUR), np.full(len(targets), 30.0), []
+    for step, now in enumerate(load[:, 0]):
+        found = scaler.decide(
+            Snapshot(time=1e9 + 15.0 * step, load=np.full(len(targets), now), ready=ready, desired=ready)
+        )
+        ready = np.asarray(found.replicas, float)
+        wanted.append(found.proposal)
+    assert (np.diff(wanted, axis=1) >= -1e-9).all()
+    assert np.ptp(wanted, axis=1).max() > 1.0
+
+
+def test_a_candidate_without_an_answer_is_stood_in_for() -> None:
+    """By the family's member that is named, so that the others go on having their say."""
+    hpas = Family(Hpa, [{"target": 0.5, "tolerance": 0.0, "hold": 0.0}, {"target": 0.8, "tolerance": 0.0, "hold": 0.0}])
+    load = noisy(HOUR)
+    _, made = followed(Hedge([hpas], [Broken()], spare=1), load)
+    _, same = followed(Hedge([hpas], [Hpa(target=0.8, tolerance=0.0, hold=0.0)]), load)
+    np.testing.assert_array_equal(made, same)
+
+
 def test_weights_are_shares() -> None:
     told, _ = followed(Tenure(**TUNED), noisy(HOUR))
     np.testing.assert_allclose(told.sum(axis=1), 1.0)
@@ -176,9 +202,9 @@ def test_the_replay_tells_what_the_world_does(startup: float, lag: float) -> Non
     policy, scores = Hedge([Family(Hpa, constants)], half_life=1e9), [np.empty(0)]
 
     class Watched(Hedge):
-        def weights(self, xp: Any, state: State) -> Any:
-            scores[0] = self.scores(xp, state)[0]
-            return super().weights(xp, state)
+        def weights(self, xp: Any, state: State, price: float = PRICES[0]) -> Any:
+            scores[0] = self.scores(xp, state, price)[0]
+            return super().weights(xp, state, price)
 
     entrants = [Entrant(f"hpa-{c['target']}", Hpa(**c), settings) for c in constants]
     entrants.append(Entrant("tenure", Watched(policy.families, half_life=1e9), settings))

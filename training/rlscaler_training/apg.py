@@ -8,14 +8,15 @@ growth makes cheapest; the rest of the decision is the guard's.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rlscaler.action import HOLD
+from rlscaler.action import HOLD, QUANTUM
 from rlscaler.artifact import Artifact
 from rlscaler.mlp import LARGEST_CORRECTION
 from rlscaler.observation import LOAD_FIELDS, NAMES, observe
@@ -96,6 +97,7 @@ def material(pool: Pool, device: torch.device) -> Material:
     count = pool.loads
     options = compiled(settings, count)
     capacity = np.broadcast_to(np.asarray(config.capacity_per_replica, np.float64), (count,))
+    believed = options["capacity_per_replica"]
     columns = [NAMES.index(name) for name in FIELDS]
     seen = np.zeros((count, pool.steps, len(FIELDS)), np.float32)
     nothing = np.full(pool.steps, np.nan)
@@ -108,7 +110,7 @@ def material(pool: Pool, device: torch.device) -> Material:
                       for name, array in options.items()},
             snapshot={**counts, "time": nothing, "load": pool.seen[load]},
             features={name: array[load] for name, array in pool.features.items()},
-            demand=pool.seen[load] / capacity[load],
+            demand=pool.seen[load] / believed[load],
             current=level,
         )  # fmt: skip
         seen[load] = observe(view)[:, columns]
@@ -123,7 +125,7 @@ def material(pool: Pool, device: torch.device) -> Material:
     known = np.isfinite(level) & np.isfinite(pool.seen)
     whole = Stretch(
         rates=tensor(pool.rates), needed=tensor(pool.mean_needed), arrivals=tensor(pool.mean_arrivals),
-        capacity=each(capacity), startup=each(config.startup), slo=each(config.slo_wait),
+        capacity=each(capacity), believed=each(believed), startup=each(config.startup), slo=each(config.slo_wait),
         price=each(settings.objective.price), low=each(settings.min_replicas), high=each(settings.max_replicas),
         interval=pool.interval,
     )  # fmt: skip
@@ -131,7 +133,7 @@ def material(pool: Pool, device: torch.device) -> Material:
         seen=torch.as_tensor(seen, dtype=torch.float16, device=device),
         level=tensor(_begun(level)),
         cheap=tensor(pool.features["trend_cheap"]),
-        demand=tensor(np.nan_to_num(pool.seen / capacity[:, None])),
+        demand=tensor(np.nan_to_num(pool.seen / believed[:, None])),
         known=torch.as_tensor(known, device=device),
         whole=whole,
         weight=torch.ones(count, device=device),
@@ -154,9 +156,9 @@ def weights(material: Material) -> Tensor:
     SMALLEST_SPAN at least. A load that even those cannot serve well teaches nothing and counts nothing.
     """
     count, steps = material.demand.shape
-    reaction = math.ceil(float(material.whole.startup.max()) / material.whole.interval) + 1
-    found = []
-    for load in torch.split(torch.arange(count, device=material.demand.device), ROWS):
+    weight = torch.zeros(count, device=material.demand.device)
+    for load in _batches(material, ROWS):
+        reaction = math.ceil(float(material.whole.startup[load[0]]) / material.whole.interval) + 1
         at = torch.arange(steps, device=load.device)[None].expand(len(load), -1)
         load_at = load[:, None].expand(-1, steps)
         stretch, measured = part(material, load_at, at), material.demand[load_at, at]
@@ -172,8 +174,7 @@ def weights(material: Material) -> Tensor:
             cost, late = relaxation.score(stretch, bounded, 0.05, material.known[load_at, at])
             scores.append(cost + late)
         best, limit = (torch.stack(some).amin(dim=0) for some in (scores[: len(rules)], scores[len(rules) :]))
-        found.append(torch.where(limit < HOPELESS, 1.0 / (best - limit).clamp(min=SMALLEST_SPAN), 0.0))
-    weight = torch.cat(found)
+        weight[load] = torch.where(limit < HOPELESS, 1.0 / (best - limit).clamp(min=SMALLEST_SPAN), 0.0)
     return weight / weight.mean().clamp(min=1e-9)
 
 
@@ -185,6 +186,7 @@ def orders(material: Material, correction: Tensor | None, load: Tensor, at: Tens
     level, headroom = material.level[load, at], material.cheap[load, at]
     if correction is not None:
         headroom = headroom + correction.clamp(-LARGEST_CORRECTION, LARGEST_CORRECTION)
+    headroom = headroom + (QUANTUM * torch.round(headroom / QUANTUM) - headroom).detach()
     wanted = (level + 0.5) * torch.exp(headroom) - 0.5
     stretch, needed = part(material, load, at), material.demand[load, at]
     patience = 1 + round(HOLD / stretch.interval)
@@ -198,55 +200,80 @@ def part(material: Material, load: Tensor, at: Tensor) -> Stretch:
     whole, first = material.whole, load[:, 0]
     return Stretch(
         rates=whole.rates[load, at], needed=whole.needed[first], arrivals=whole.arrivals[first],
-        capacity=whole.capacity[first], startup=whole.startup[first], slo=whole.slo[first], price=whole.price[first],
-        low=whole.low[first], high=whole.high[first], interval=whole.interval,
+        capacity=whole.capacity[first], believed=whole.believed[first], startup=whole.startup[first],
+        slo=whole.slo[first], price=whole.price[first], low=whole.low[first], high=whole.high[first],
+        interval=whole.interval,
     )  # fmt: skip
 
 
-def whole_score(material: Material, network: Mlp | None, width: float = 0.05, rows: int = ROWS) -> Tensor:
-    """Return the relaxed score of each load, (P,), from the warm-up on; network None: the rule."""
-    found = []
-    with torch.no_grad():
-        for load in torch.split(torch.arange(material.seen.shape[0], device=material.seen.device), rows):
-            at = torch.arange(min(WARM_UP, material.steps // 4), material.steps, device=load.device)
-            load_at, at = load[:, None].expand(-1, len(at)), at[None].expand(len(load), -1)
-            correction = None if network is None else corrected(network, material.seen[load_at, at])
-            stretch, counts = part(material, load_at, at), material.known[load_at, at]
-            cost, late = relaxation.score(stretch, orders(material, correction, load_at, at), width, counts)
-            found.append(cost + late)
-    return torch.cat(found)
+def some(material: Material, loads: Tensor) -> Material:
+    """Return the material of some loads, (M,) int64, their weights 1 on average again."""
+    own = {each.name: getattr(material, each.name)[loads] for each in fields(material) if each.name != "whole"}
+    whole = material.whole
+    parts = {each.name: getattr(whole, each.name)[loads] for each in fields(whole) if each.name != "interval"}
+    found = Material(**own, whole=Stretch(**parts, interval=whole.interval))
+    found.weight = found.weight / found.weight.mean().clamp(min=1e-9)
+    return found
 
 
 class Net(Mlp):
-    """The network over FIELDS alone, whose inputs come in their order."""
+    """The network, whose inputs are some of FIELDS. of_seen: (in,) where each stands among these."""
 
-    def __init__(self, hidden: tuple[int, ...], activation: str) -> None:
+    of_seen: Tensor
+
+    def __init__(self, hidden: tuple[int, ...], activation: str, fields: Sequence[str] = FIELDS) -> None:
         """Make it; its last layer begins near 0, so that it begins as the rule."""
-        super().__init__(FIELDS, hidden, 1, activation)
+        super().__init__(fields, hidden, 1, activation)
+        self.register_buffer("of_seen", torch.tensor([FIELDS.index(name) for name in fields]), persistent=False)
         with torch.no_grad():
             self.head.weight.mul_(0.01)
             self.head.bias.zero_()
 
 
-def corrected(network: Mlp, seen: Tensor, dropout: float = 0.0) -> Tensor:
-    """Return the correction (N, T) of inputs (N, T, len(FIELDS)); dropout blanks that share of a stretch's inputs."""
-    inputs = (seen.float() - network.mean) / network.scale
+def corrected(network: Net, seen: Tensor, dropout: float = 0.0) -> Tensor:
+    """Return the correction (N, T) of what is seen, (N, T, len(FIELDS)); dropout blanks that share of the inputs of a
+    stretch."""
+    inputs = (seen[..., network.of_seen].float() - network.mean) / network.scale
     if dropout:
-        shape = (seen.shape[0], 1, seen.shape[2])
+        shape = (seen.shape[0], 1, inputs.shape[2])
         inputs = inputs * (torch.rand(shape, device=seen.device) >= dropout) / (1.0 - dropout)
     out: Tensor = network.head(network.trunk(inputs))[..., 0]
     return out
 
 
-def learn(task: Task, config: Config) -> Outcome:
-    """Train on the task's load and return the network that was best on its validation load."""
+def whole_score(material: Material, network: Net | None, width: float = 0.05, rows: int = ROWS) -> Tensor:
+    """Return the relaxed score of each load, (P,), from the warm-up on; network None: the rule."""
+    found = torch.zeros(material.seen.shape[0], device=material.seen.device)
+    with torch.no_grad():
+        for load in _batches(material, rows):
+            at = torch.arange(min(WARM_UP, material.steps // 4), material.steps, device=load.device)
+            load_at, at = load[:, None].expand(-1, len(at)), at[None].expand(len(load), -1)
+            correction = None if network is None else corrected(network, material.seen[load_at, at])
+            stretch, counts = part(material, load_at, at), material.known[load_at, at]
+            cost, late = relaxation.score(stretch, orders(material, correction, load_at, at), width, counts)
+            found[load] = cost + late
+    return found
+
+
+def _batches(material: Material, rows: int) -> Iterator[Tensor]:
+    """Yield all loads, so many at a time, (M,) int64: those of one start-up together, as long ones cost the most."""
+    startup = material.whole.startup
+    for value in torch.unique(startup):
+        yield from torch.split(torch.nonzero(startup == value)[:, 0], rows)
+
+
+def learn(task: Task, config: Config, train: Material | None = None, validation: Material | None = None) -> Outcome:
+    """Train on the task's load and return the network that was best on its validation load.
+
+    train, validation: what `material` makes of the task's pools, where that is known already.
+    """
     pools, run, device = task.pools, task.run, task.device.torch
-    train = material(pools.train, device)
-    validation = material(pools.validation, device)
+    train = material(pools.train, device) if train is None else train
+    validation = material(pools.validation, device) if validation is None else validation
     torch.manual_seed(task.seed)
     rng = np.random.default_rng(task.seed)
-    network = Net(config.hidden, config.activation).to(device)
-    sample = train.seen[train.known][::SAMPLED].float()
+    network = Net(config.hidden, config.activation, [name for name in FIELDS if name in pools.fields]).to(device)
+    sample = train.seen[train.known][::SAMPLED][:, network.of_seen].float()
     network.mean.copy_(sample.mean(dim=0))
     network.scale.copy_(sample.std(dim=0).clamp(min=1e-2))
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=config.decay)
@@ -282,7 +309,7 @@ def learn(task: Task, config: Config) -> Outcome:
             if stopped and step < config.steps:
                 raise StoppedError
         if step < config.steps:
-            loss = _step(train, network, optimiser, config, step, rng)
+            loss = _step(train, network, optimiser, config, step, pools.train.opened(step / config.steps), rng)
             schedule.step()
             smoothed = loss if smoothed != smoothed else 0.98 * smoothed + 0.02 * loss
     network.load_state_dict(kept)
@@ -293,13 +320,22 @@ def _copied(network: Mlp) -> dict[str, Tensor]:
     return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
 
 
+def alike(material: Material, loads: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw so many of the first loads, (count,), all of the start-up of one of them: each stretch has a lead as long as
+    the longest start-up beside it, and is computed in vain until then."""
+    startup = material.whole.startup[:loads].cpu().numpy()
+    return rng.choice(np.flatnonzero(startup == startup[rng.integers(loads)]), count)
+
+
 def _step(
-    train: Material, network: Mlp, optimiser: torch.optim.Optimizer, config: Config, step: int, rng: np.random.Generator
-) -> float:
-    """Follow the gradient of one batch of stretches, and return its loss."""
-    device, length = train.seen.device, config.decisions + train.whole.lead
+    train: Material, network: Net, optimiser: torch.optim.Optimizer, config: Config, step: int, loads: int,
+    rng: np.random.Generator,
+) -> float:  # fmt: skip
+    """Follow the gradient of one batch of stretches of the first so many loads, and return its loss."""
+    device = train.seen.device
+    load = torch.as_tensor(alike(train, loads, config.batch, rng)[:, None], device=device)
+    length = config.decisions + part(train, load, torch.zeros_like(load)).lead
     last = train.steps - length
-    load = torch.as_tensor(rng.integers(train.seen.shape[0], size=(config.batch, 1)), device=device)
     latest = np.where(rng.random(config.batch) < config.cold, min(WARM_UP, last), last)
     begin = torch.as_tensor(rng.integers(0, np.maximum(latest, 1))[:, None], device=device)
     load, at = load.expand(-1, length), begin + torch.arange(length, device=device)

@@ -19,8 +19,8 @@ WANDER = 0.25
 """Standard deviation of the logarithm of the speed within a warped load, over hours."""
 CONTRASTS = (0.6, 1.6)
 """Range of the power that the ratio to the mean is raised to."""
-REPLICAS = (10.0, 60.0)
-"""Range of the replicas that the 95th percentile of the demand of a scaled load is."""
+SIZES = (0.4, 2.4)
+"""Range of the size of a scaled load, in its usual size."""
 SPREADS = (0.01, 0.10)
 """Range of the standard deviation of added noise."""
 CORRELATIONS = (30.0, 900.0)
@@ -71,13 +71,13 @@ def warped(load: Load, rng: np.random.Generator, per: int) -> Load:
     return replace(load, rates=rates, known=load.known[nearest], scored=load.scored[nearest])
 
 
-def scaled(load: Load, rng: np.random.Generator, capacity: float) -> Load:
-    """Return the load with deeper or shallower valleys, at another size."""
+def scaled(load: Load, rng: np.random.Generator, capacity: float, replicas: float) -> Load:
+    """Return the load with deeper or shallower valleys, at another size. replicas, capacity: see `variant`."""
     mean = float(load.rates.mean())
     if mean <= 0.0:
         return load
     rates = mean * (load.rates / mean) ** np.float32(_between(rng, CONTRASTS))
-    return to_size(replace(load, rates=rates.astype(np.float32)), _between(rng, REPLICAS), capacity)
+    return to_size(replace(load, rates=rates.astype(np.float32)), replicas * _between(rng, SIZES), capacity)
 
 
 def noised(load: Load, rng: np.random.Generator, per: int) -> Load:
@@ -116,7 +116,7 @@ def variant(
         made = warped(made, rng, per)
     made = to_size(begun(made, ticks, rng, per), replicas, capacity)
     if rng.random() < 0.6:
-        made = scaled(made, rng, capacity)
+        made = scaled(made, rng, capacity, replicas)
     if rng.random() < 0.5:
         made = noised(made, rng, per)
     return made

@@ -17,10 +17,15 @@ import torch
 from torch import Tensor
 
 from rlscaler.action import DRAIN
+from rlscaler_sim.queueing import inverse_wait_probability
 
-MEMORY = 0.65
-"""Weight of the tick before, over a tick's own, in the mean load that requests below saturation wait by: so the world's
-late requests at ticks of 3 s are met within 2 % in the median of the recorded loads."""
+MEMORY = 0.35
+"""Weight of the tick before, over a tick's own, in the mean load that requests below saturation wait by."""
+FULL = 30.0
+"""Seconds that a queue at saturation has had to grow, so that its length is no infinity. Both are fitted to the world's
+late requests at ticks of 3 s, under orders of trained policies."""
+MOST_IDLE = 0.7
+"""Share of the replicas that FULL leaves idle at most: where hardly any request comes it says nothing."""
 _REMEMBERED = 8
 _FARTHEST = 30.0
 _RARE = 20.0
@@ -31,14 +36,16 @@ class Stretch:
     """Load of N workloads over T decisions of K ticks, and the world that serves it. Tensors of one device, float32.
 
     rates: (N, T, K) requests/s. needed: (N,) pod-seconds and arrivals: (N,) requests of one decision, on average over
-    the whole load. capacity: (N,) requests/s of a replica. startup: (N,) seconds. slo: (N,) seconds of waiting.
-    price: (N,) of the share of late requests. low, high: (N,) bounds of the replicas. interval: seconds.
+    the whole load. capacity: (N,) requests/s of a replica, believed: (N,) what the decision takes it for. startup: (N,)
+    seconds. slo: (N,) seconds of waiting. price: (N,) of the share of late requests. low, high: (N,) bounds of the
+    replicas. interval: seconds.
     """
 
     rates: Tensor
     needed: Tensor
     arrivals: Tensor
     capacity: Tensor
+    believed: Tensor
     startup: Tensor
     slo: Tensor
     price: Tensor
@@ -103,19 +110,27 @@ def late_share(stretch: Stretch, serving: Tensor, width: float) -> Tensor:
     could = (serving * capacity).clamp(min=1e-3)
     come = stretch.rates
     after = waiting((come * stretch.tick).flatten(1), (could * stretch.tick).flatten(1))
-    before = torch.cat([torch.zeros_like(after[:, :1]), after[:, :-1]], dim=1)
-    queue = (0.5 * (before + after)).reshape(shape)
-    delay = queue / could
+    queue = after.reshape(shape)
+    busy = utilisation(recent(come), could)
+    waits = 1.0 / inverse_wait(serving.clamp(min=1e-3), busy)
+    delay = torch.hypot(queue, waits * busy / (1.0 - busy)) / could
     slo = stretch.slo[:, None, None]
     overdue = torch.sigmoid((delay - slo) / width)
     overdue = torch.where(queue > 1e-3, overdue, torch.zeros_like(overdue))
-    busy = (recent(come) / could).clamp(1e-6, 1.0 - 1e-4)
-    waits = 1.0 / inverse_wait(serving.clamp(min=1e-3), busy)
     # of those that wait, as many wait longer than the objective as the surplus of servers leaves
     left = (slo * could * (1.0 - busy)).clamp(max=_FARTHEST)
     chance = waits * torch.exp(-left)
     share: Tensor = 1.0 - (1.0 - overdue) * (1.0 - chance)
     return share
+
+
+def utilisation(rates: Tensor, could: Tensor) -> Tensor:
+    """Return the utilisation of replicas that could serve so many requests/s, as far below 1 as FULL leaves it.
+
+    A queue that is served as fast as it is fed grows like a random walk, by the root of 2 x rate x time.
+    """
+    idle = torch.sqrt(2.0 / (could * FULL)).clamp(max=MOST_IDLE)
+    return torch.minimum(rates / could, 1.0 - idle).clamp(min=1e-6)
 
 
 def recent(rates: Tensor) -> Tensor:
@@ -145,17 +160,21 @@ def for_backlog(stretch: Stretch, wanted: Tensor, needed: Tensor, patience: int)
     """Return the replicas (N, T) that the decision adds to those wanted so that the backlog drains, without a gradient.
 
     wanted: (N, T) replicas proposed for the load alone. needed: (N, T) replicas that the guard asks for at least.
-    patience: decisions for which replicas are kept. The backlog is a fluid's, a decision old when it is read.
+    patience: decisions for which replicas are kept. The backlog is a fluid's, or what waits below saturation; it is a
+    decision old when it is read.
     """
-    want, floor, rates = (each.detach().cpu().numpy() for each in (wanted, needed, stretch.rates.mean(dim=2)))
-    capacity, low, high = (each.detach().cpu().numpy() for each in (stretch.capacity, stretch.low, stretch.high))
+    given = (wanted, needed, stretch.rates.mean(dim=2), recent(stretch.rates)[..., -1])
+    want, floor, rates, last = (each.detach().cpu().numpy() for each in given)
+    capacity, believed, low, high = (
+        each.detach().cpu().numpy() for each in (stretch.capacity, stretch.believed, stretch.low, stretch.high)
+    )
     delay = np.ceil(stretch.startup.detach().cpu().numpy() / stretch.interval).astype(np.int64)
     count, steps = want.shape
-    asked, orders, added = (np.zeros((steps, count), np.float32) for _ in range(3))
+    asked, orders, added, idle = (np.zeros((steps, count), np.float32) for _ in range(4))
     queue = np.zeros((steps + 1, count), np.float32)
     for t in range(steps):
         if t > 1:
-            added[t] = queue[t - 1] / (capacity * DRAIN)
+            added[t] = np.hypot(queue[t - 1], idle[t - 2]) / (believed * DRAIN)
         asked[t] = np.maximum(want[:, t] + added[t], floor[:, t])
         kept_now = asked[max(0, t - patience + 1) : t + 1].max(axis=0)
         orders[t] = np.clip(np.ceil(kept_now - 1e-5), low, high)
@@ -163,6 +182,11 @@ def for_backlog(stretch: Stretch, wanted: Tensor, needed: Tensor, patience: int)
         for back in range(1, int(delay.max(initial=0)) + 1):
             ready_now = np.where(back <= delay, np.minimum(ready_now, orders[max(0, t - back)]), ready_now)
         queue[t + 1] = np.maximum(queue[t] + (rates[:, t] - ready_now * capacity) * stretch.interval, 0.0)
+        serving = np.maximum(ready_now, 1e-3)
+        could = serving * capacity
+        free = np.minimum(np.sqrt(2.0 / (could * FULL)), MOST_IDLE)
+        busy = np.clip(last[:, t] / could, 1e-6, 1.0 - free)
+        idle[t] = busy / ((1.0 - busy) * inverse_wait_probability(np, serving, busy))
     return torch.as_tensor(added.T.copy(), dtype=wanted.dtype, device=wanted.device)
 
 

@@ -29,7 +29,7 @@ TARGETS, WINDOWS, TOLERANCE = (0.65, 0.75, 0.8, 0.85), (60.0, 300.0), 0.05
 class Tenure:
     """Hedge over a ladder of own-history rules and HPAs; each constant a float or an array of shape (N,).
 
-    others: further candidates, such as learned policies.
+    others: further candidates, such as learned policies; before anything is known they have half of the say.
     """
 
     PARAMETERS: ClassVar[dict[str, Parameter]] = {
@@ -63,9 +63,26 @@ class Tenure:
             for hold in HOLDS
         ]
         hpas = [{"target": target, "tolerance": TOLERANCE, "hold": hold} for target in TARGETS for hold in WINDOWS]
+        rules, learned = len(more) + len(hpas), len(self.others)
         self.hedge = Hedge(
-            [Family(Growth, more), Family(Hpa, hpas)], self.others, self.rate, self.half_life, self.doubt
+            [Family(Growth, more), Family(Hpa, hpas)],
+            self.others,
+            spare=SHARES.index(1.0) * len(HOLDS),
+            rate=self.rate,
+            half_life=self.half_life,
+            doubt=self.doubt,
+            prior=[*[1.0] * rules, *[rules / learned] * learned] if learned else None,
         )
+
+    @property
+    def candidates(self) -> tuple[tuple[str, str], ...]:
+        """The candidates in their order: each one's kind (the name of its rule, or "learned"), and itself in words."""
+        growths = [f"growth-quantile x{share:g} held {hold:g}s" for share in SHARES for hold in HOLDS]
+        hpas = [f"hpa at {100.0 * target:g}% held {hold:g}s" for target in TARGETS for hold in WINDOWS]
+        alone = len(self.others) == 1
+        learned = ["learned policy" if alone else f"learned policy {other.name}" for other in self.others]
+        kinds = ["growth-quantile"] * len(growths) + ["hpa"] * len(hpas) + ["learned"] * len(learned)
+        return tuple(zip(kinds, [*growths, *hpas, *learned], strict=True))
 
     def state(self, n: int) -> State:
         """Return the memory of n workloads, see `Hedge.state`."""
