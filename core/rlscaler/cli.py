@@ -22,7 +22,9 @@ SECTIONS: tuple[tuple[str, dict[str, str]], ...] = (
         {
             "dry-run": "Drive the simulator with a resource instead of a cluster.",
             "backtest": "Decide a workload's own past again, beside what was done then.",
+            "calibrate": "Tell from a workload's past what a replica serves and how it starts.",
             "evaluate": "Score policies and rules on recorded load.",
+            "robustness": "Score policies where the world is not as it is told.",
             "scenarios": "List the loads and the worlds that a dry-run can run in.",
             "tune": "Find the constants of the rules that policies must beat.",
             "demo": "Watch policies and rules scale the same load, side by side.",
@@ -45,7 +47,7 @@ SECTIONS: tuple[tuple[str, dict[str, str]], ...] = (
         "In a cluster",
         {
             "run": "Scale the workloads of a cluster.",
-            "explain": "Tell the last decision on a workload in words.",
+            "explain": "Tell a decision on a workload in words.",
             "status": "List all RLScalers, those that need somebody first.",
         },
     ),
