@@ -109,7 +109,9 @@ def settle(xp: Any, view: View, state: State, proposal: Proposal, recommendation
     wanted = xp.where(raised, floor, wanted)
 
     if proposal.patience is not None:
-        kept = patient(xp, state, time, wanted, proposal.patience)
+        # Where nothing is wanted because the count is unknown too, nothing is remembered of it.
+        asked = xp.where(xp.isnan(wanted), -xp.inf, wanted)
+        kept = patient(xp, state, time, asked, proposal.patience)
         # replicas are kept, none is asked for anew: an old proposal may be one about other bounds or another capacity
         kept = xp.maximum(wanted, xp.minimum(kept, current))
         bits = flag(known & (_whole(xp, kept) > _whole(xp, wanted)), Reason.Patience)
