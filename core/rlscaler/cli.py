@@ -22,7 +22,7 @@ SECTIONS: tuple[tuple[str, dict[str, str]], ...] = (
         {
             "dry-run": "Drive the simulator with a resource instead of a cluster.",
             "backtest": "Decide a workload's own past again, beside what was done then.",
-            "calibrate": "Tell from a workload's past what a replica serves and how it starts.",
+            "calibrate": "Tell capacity and start-up from a workload's past.",
             "evaluate": "Score policies and rules on recorded load.",
             "robustness": "Score policies where the world is not as it is told.",
             "scenarios": "List the loads and the worlds that a dry-run can run in.",

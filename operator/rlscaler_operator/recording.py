@@ -21,6 +21,7 @@ import numpy as np
 from rlscaler.decisions import Decisions
 from rlscaler.observation import NAMES, SCHEMA, observe
 from rlscaler.policy import View
+from rlscaler.stated import stated
 from rlscaler_operator.aftermath import OUTCOME, Aftermath
 from rlscaler_operator.decision_file import DecisionFile
 from rlscaler_operator.model import Key, PolicyInUse
@@ -92,6 +93,7 @@ class Lines:
             elif ticks.told[i] >= 0:
                 yield from _until(waiting, int(ticks.told[i]), ticks.outcome[i])
             told = {"workload": str(key), "policy": batch.policy.name} | batch.made.explain(i)
+            told["settings"] = stated(batch.view.settings, i)
             waiting.append(_Line(int(ticks.number[i]), told, observations[i]))
         now = float(np.max(batch.made.time, initial=-np.inf))
         if now - self._looked_at > FORGOTTEN:
