@@ -13,7 +13,7 @@ import numpy as np
 from rlscaler.custom_resource import Resource
 from rlscaler.errors import UserError
 from rlscaler.prometheus_config import SourceConfig
-from rlscaler.quantities import duration_text
+from rlscaler.quantities import duration, duration_text
 from rlscaler_sim.trace import Trace
 
 LEAST = 3600.0
@@ -29,6 +29,24 @@ _WORKLOADS = {
 }
 """Series of kube-state-metrics that hold spec.replicas."""
 _WINDOW = re.compile(r"\[(\d+[smhd])[\]:]")
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What a past is read for: seconds of load that it takes, and the ends of the sentences on what is missing."""
+
+    least: float
+    needs: str
+    gap: str
+    uncounted: str
+
+
+BACKTEST = Use(
+    LEAST,
+    f"a backtest needs {duration_text(LEAST)} at least, and a day to show how a policy uses the time of day",
+    "decided as in a cluster, and not scored",
+    "taken as the last known",
+)
 
 
 class Asked(Protocol):
@@ -84,7 +102,13 @@ def replicas_query(resource: Resource) -> str | None:
 
 
 def from_prometheus(
-    source: Asked, resource: Resource, start: float, end: float, replicas: str | None, skew: float = 0.0
+    source: Asked,
+    resource: Resource,
+    start: float,
+    end: float,
+    replicas: str | None,
+    skew: float = 0.0,
+    use: Use = BACKTEST,
 ) -> Past:
     """Return what a Prometheus holds of a resource's workload from `start` to `end`, seconds since the epoch.
 
@@ -94,7 +118,7 @@ def from_prometheus(
     interval, query = resource.spec.interval, resource.spec.metrics.load
     first = np.ceil(start / interval) * interval
     found = source.range(query.query, float(first), end, interval, deadline=DEADLINE)
-    load, strange = _one(found, query.match, "spec.metrics.load")
+    load, strange = one_series(found, query.match, "spec.metrics.load")
     load = np.where(np.isfinite(load) & (load >= 0.0), load, np.nan)
     notes = [*strange, *_odd(load, query.query)]
     if abs(skew) > SKEW:
@@ -125,10 +149,10 @@ def from_prometheus(
                          f"replicas, expected one; name it by --replicas QUERY (asked: {asked})")  # fmt: skip
     return checked(Past(
         resource.key, times[inside], load[inside], None if counts is None else counts[inside], tuple(notes)
-    ), interval)  # fmt: skip
+    ), interval, use)  # fmt: skip
 
 
-def from_traces(load: Trace, replicas: Trace | None, interval: float) -> Past | None:
+def from_traces(load: Trace, replicas: Trace | None, interval: float, use: Use = BACKTEST) -> Past | None:
     """Return what two files hold; None where the load's buckets are longer than the interval, and hide what was read.
 
     Raises UserError where there is too little.
@@ -144,7 +168,7 @@ def from_traces(load: Trace, replicas: Trace | None, interval: float) -> Past | 
     rates = np.where(whole, np.diff(np.interp(edges, buckets, events)) / interval, np.nan)
     times = load.start + edges[1:]
     counts = None if replicas is None else counts_at(replicas, times)
-    return checked(Past(load.name, times, rates, counts, load.warnings), interval)
+    return checked(Past(load.name, times, rates, counts, load.warnings), interval, use)
 
 
 def counts_at(replicas: Trace, times: np.ndarray) -> np.ndarray:
@@ -154,18 +178,15 @@ def counts_at(replicas: Trace, times: np.ndarray) -> np.ndarray:
     return np.where(there, replicas.rates[np.clip(place, 0, replicas.rates.size - 1)], np.nan)
 
 
-def checked(past: Past, interval: float) -> Past:
+def checked(past: Past, interval: float, use: Use = BACKTEST) -> Past:
     """Return the past with notes on how much it is and what it cannot say.
 
     Raises UserError where it is too little.
     """
     known = np.isfinite(past.load)
     seconds = float(known.sum()) * interval
-    if seconds < LEAST:
-        raise UserError(
-            f"{past.name}: {duration_text(round(seconds))} of load are known; a backtest needs "
-            f"{duration_text(LEAST)} at least, and a day to show how a policy uses the time of day"
-        )
+    if seconds < use.least:
+        raise UserError(f"{past.name}: {duration_text(round(seconds))} of load are known; {use.needs}")
     notes = list(past.notes)
     if seconds < 86400.0:
         notes.append(f"{duration_text(round(seconds))} of load are known: no daily pattern can be seen, and the figures"
@@ -175,20 +196,18 @@ def checked(past: Past, interval: float) -> Past:
     gaps = 1.0 - known.mean()
     if gaps > 0.0:
         notes.append(f"load is unknown for {100.0 * gaps:.2g} % of the time, in one piece for "
-                     f"{duration_text(round(_longest(~known) * interval))} at most: decided as in a cluster, and not "
-                     "scored")  # fmt: skip
+                     f"{duration_text(round(_longest(~known) * interval))} at most: {use.gap}")  # fmt: skip
     if past.replicas is not None:
         missing = 1.0 - np.isfinite(past.replicas).mean()
         if missing == 1.0:
             notes.append("what was done at the time is not known: the recorded replicas do not overlap with the load")
             return Past(past.name, past.times, past.load, None, tuple(notes))
         if missing > 0.0:
-            notes.append(f"recorded replicas are missing for {100.0 * missing:.2g} % of the time: taken as the last "
-                         "known")  # fmt: skip
+            notes.append(f"recorded replicas are missing for {100.0 * missing:.2g} % of the time: {use.uncounted}")
     return Past(past.name, past.times, past.load, past.replicas, tuple(notes))
 
 
-def _one(found: Found, match: Mapping[str, str], field: str) -> tuple[np.ndarray, list[str]]:
+def one_series(found: Found, match: Mapping[str, str], field: str) -> tuple[np.ndarray, list[str]]:
     """Return (T,) the values of the series that `match` picks, NaN where not exactly one has one, and what was odd."""
     rows = [i for i, labels in enumerate(found.labels) if all(labels.get(k) == v for k, v in match.items())]
     if not rows:
@@ -198,7 +217,7 @@ def _one(found: Found, match: Mapping[str, str], field: str) -> tuple[np.ndarray
         return np.full(len(found.times), np.nan), []
     values, theirs = found.values[rows], _some([found.labels[row] for row in rows])
     several = np.isfinite(values).sum(axis=0)
-    if (several > 1).all():
+    if (several > 1).any() and not (several == 1).any():
         raise UserError(
             f"{field}: {len(rows)} series{_matched(match)}, expected one: {theirs}; sum them in the query, or pick one "
             "by match"
@@ -222,6 +241,12 @@ def _odd(load: np.ndarray, query: str) -> list[str]:
     if windows := _WINDOW.findall(query):
         notes.append(f"the query averages over {windows[0]}: peaks shorter than that are not in the record")
     return notes
+
+
+def averaged_over(query: str) -> float | None:
+    """Return the seconds that a query averages over, None where it does not say."""
+    found = [each for each in _WINDOW.findall(query) if not each.endswith("d")]
+    return duration(found[0]) if found else None
 
 
 def _extent(load: np.ndarray) -> tuple[int, int]:

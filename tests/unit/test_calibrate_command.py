@@ -1,0 +1,222 @@
+"""`rlscaler calibrate` as somebody runs it: from files, with a profile, a page and a manifest that others read."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from command_line import WEB, install, mistakes, run
+from rlscaler import profile as profiles
+from rlscaler.custom_resource import load_resources
+from rlscaler.manifest_edit import with_capacity
+from rlscaler_sim import calibrating, profiled
+from rlscaler_sim.trace import Trace
+
+BEGIN, INTERVAL, STEPS = 1_767_571_200, 15, 960
+TIMES = np.arange(STEPS)
+LOAD = 300.0 * (1.0 + 0.3 * np.sin(TIMES / 80.0))
+ASKED = np.where(TIMES // 60 % 2 == 0, 10.0, 12.0)
+READY = np.minimum(ASKED, np.concatenate([[10.0] * 4, ASKED[:-4]]))
+CAPACITY, STARTUP = 55.0, 60.0
+USE = LOAD / READY / CAPACITY
+
+
+def written(name: str, values: Any) -> str:
+    """Write a CSV of one value a reading, empty where it is unknown."""
+    rows = [f"{BEGIN + INTERVAL * i},{'' if np.isnan(v) else repr(float(v))}" for i, v in enumerate(values)]
+    Path(name).write_text("\n".join(["time,value", *rows, ""]))
+    return name
+
+
+@pytest.fixture(autouse=True)
+def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "installed").mkdir()
+    install(tmp_path / "installed")
+    monkeypatch.syspath_prepend(str(tmp_path / "installed"))
+    monkeypatch.chdir(tmp_path)
+    for name, values in (("load", LOAD), ("use", USE), ("asked", ASKED), ("ready", READY)):
+        written(f"{name}.csv", values)
+
+
+FILES = ["--load", "load.csv", "--utilization", "use.csv", "--replicas", "asked.csv", "--ready", "ready.csv"]
+
+
+def test_files_make_a_profile_a_page_and_a_manifest() -> None:
+    result = run("calibrate", "-f", WEB, *FILES, "--output", "web.json", "--report", "web.html", "--manifest",
+                 "web.yaml", "--json")  # fmt: skip
+    assert (result.exit_code, result.stderr) == (0, "")
+    told = json.loads(result.stdout)
+    profile = profiles.read("web.json")
+    assert told == json.loads(json.dumps(profiles.to_json(profile)))
+    assert profile.workload == "shop/web"
+    for found, truth in ((profile.capacity, CAPACITY), (profile.startup, STARTUP)):
+        assert found.low is not None
+        assert found.high is not None
+        assert found.low <= truth <= found.high
+    np.testing.assert_allclose(profiles.read_recording(profile, "web.json").load, LOAD[:STEPS], rtol=1e-6)
+    (resource,) = load_resources("web.yaml")
+    assert resource.spec.capacity.per_replica == pytest.approx(profile.capacity.value, rel=0.01)
+    assert resource.spec.capacity.startup == pytest.approx(profile.startup.value, abs=0.5)
+    assert "# requests/s that a ready replica serves" in Path("web.yaml").read_text()
+    page = Path("web.html").read_text()
+    assert "A replica serves" in page
+    assert "No daily pattern" in page or "no daily pattern" in page
+
+
+def test_the_table_is_in_words() -> None:
+    result = run("calibrate", *FILES)
+    assert result.exit_code == 0, result.output
+    for words in ("Capacity of a replica", "requests/s (", "Start-up", "unknown", "note: 4h of load are known"):
+        assert words in result.stdout
+
+
+def test_what_cannot_be_told_is_said_and_why() -> None:
+    told = json.loads(run("calibrate", "--load", "load.csv", "--json").stdout)
+    assert told["capacity"]["value"] is None
+    assert told["startup"]["told"] == "unknown"
+    assert "utilization" in told["capacity"]["why"]
+    assert any("no utilization is named" in note for note in told["notes"])
+
+
+def test_odd_data_are_named_and_left_out() -> None:
+    use = USE.copy()
+    use[:600] = np.nan
+    asked = ASKED.copy()
+    asked[500:700] = 40.0
+    still = np.where((TIMES > 400) & (TIMES < 800), 300.0, LOAD)
+    still[100:110] = np.nan
+    found = [Trace(name, float(BEGIN), float(INTERVAL), values)
+             for name, values in (("load", still), ("utilization", use), ("replicas", asked))]  # fmt: skip
+    past, recording = calibrating.from_traces(found[0], {each.name: each for each in found[1:]}, 15.0)
+    notes = " ".join(past.notes)
+    for words in ("load is unknown for 1 %", "left out of every fit", "utilization is known for 38 %", "jumped 2 times",
+                  "from 10 to 40", "ready replicas are not known"):  # fmt: skip
+        assert words in notes, (words, notes)
+    assert np.isnan(recording.load[100:110]).all()
+    assert np.isnan(recording.utilization[:600]).all()
+
+
+MISTAKES: dict[str, tuple[list[str], list[str]]] = {
+    "no past": (["-f", WEB], ["where is the past?", "--load FILE.csv"]),
+    "two pasts": (["--prometheus", "http://127.0.0.1:9", "--config", "c.yaml"], ["name one of them"]),
+    "no load": (["--prometheus", "http://127.0.0.1:9"], ["what is the load?", "--load"]),
+    "no file": (["--load", "none.csv"], ["none.csv"]),
+    "too short": (["--load", "short.csv"], ["10m of load are known", "30m tell a capacity"]),
+    "samples twice": (["--load", "twice.csv"], ["twice.csv, line 3", "occurs twice"]),
+    "samples out of order": (["--load", "back.csv"], ["back.csv, line 3", "rising times"]),
+    "a manifest of nothing": (["--load", "load.csv", "--manifest", "m.yaml"], ["--manifest", "-f"]),
+    "nothing to fill in": (["-f", WEB, "--load", "load.csv", "--manifest", "m.yaml"], ["nothing is known to fill in"]),
+    "no place": (["--load", "load.csv", "--output", "no/such.json"], ["no/such.json"]),
+    "no interval": (["--load", "load.csv", "--interval", "0s"], ["--interval 0s"]),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_are_named(arguments: list[str], words: list[str]) -> None:
+    written("short.csv", LOAD[:40])
+    Path("twice.csv").write_text("time,value\n0,1\n0,2\n15,3\n")
+    Path("back.csv").write_text("time,value\n30,1\n15,2\n45,3\n")
+    said = " ".join(mistakes(run("calibrate", *arguments)))
+    for word in words:
+        assert word in said
+    assert not Path("m.yaml").exists()
+
+
+def profile_file(kept: int = STEPS) -> str:
+    """Calibrate the files without a command, and return the file of a profile with so many of the readings."""
+    traces = {name: Trace(name, float(BEGIN), float(INTERVAL), values)
+              for name, values in (("utilization", USE), ("replicas", ASKED), ("ready", READY))}  # fmt: skip
+    past, recording = calibrating.from_traces(Trace("load", float(BEGIN), float(INTERVAL), LOAD), traces, 15.0)
+    found = calibrating.calibrate(past, recording, "files", "1").profile
+    names = ("load", "replicas", "ready", "utilization", "latency")
+    part = {name: getattr(recording, name)[:kept] for name in names}
+    profiles.write(found, replace(recording, **part), "web.json")
+    return "web.json"
+
+
+def test_a_dry_run_takes_capacity_start_up_and_recorded_load_of_a_profile() -> None:
+    path = profile_file()
+    result = run("dry-run", "-f", WEB, "--profile", path, "--for", "1h", "--compare", "hpa-tuned", "-q", "--json")
+    assert result.exit_code == 0, result.output
+    told, profile = json.loads(result.stdout), profiles.read(path)
+    assert told["world"]["capacity_per_replica"] == pytest.approx(profile.capacity.value)
+    assert told["world"]["startup"] == pytest.approx(profile.startup.value)
+    assert (told["trace"], told["world"]["scale_to"], told["world"]["fano"]) == ("load", None, 1.0)
+
+
+def test_a_backtest_takes_its_brackets_from_a_profile() -> None:
+    path = profile_file(kept=250)
+    result = run("backtest", "-f", WEB, "--profile", path, "--compare", "hpa-tuned", "-q", "--json")
+    assert result.exit_code == 0, result.output
+    told, found = json.loads(result.stdout), profiles.read(path).capacity
+    assert found.low is not None
+    assert found.high is not None
+    assert found.value is not None
+    assert [each["factor"] for each in told["capacity"]] == pytest.approx(
+        [found.low / found.value, found.high / found.value]
+    )
+    assert told["world"]["capacity_per_replica"] == pytest.approx(found.value)
+    assert {"late", "score", "replica_hours"} <= set(told["capacity"][0]["contenders"]["recorded"])
+
+
+def test_a_profile_that_tells_no_capacity_leaves_the_resources() -> None:
+    (resource,) = load_resources(WEB)
+    past, recording = calibrating.from_traces(Trace("load", float(BEGIN), float(INTERVAL), LOAD), {}, 15.0)
+    profiles.write(calibrating.calibrate(past, recording, "files", "1").profile, recording, "bare.json")
+    changed, _ = profiled.with_profile(resource, "bare.json")
+    assert changed.spec.capacity == resource.spec.capacity
+    text = (
+        Path(WEB).read_text().replace('    perReplica: "50" # requests/s that a ready replica serves at full use\n', "")
+    )
+    Path("learned.yaml").write_text(text)
+    said = mistakes(run("dry-run", "-f", "learned.yaml", "--profile", "bare.json"))
+    assert "bare.json: tells no capacity" in said[0]
+
+
+ONE = "kind: RLScaler\nspec:\n  capacity: {perReplica: '1', concurrency: 2} # kept\n  maxReplicas: 3\n"
+FILLED = {
+    "replaced and added": (ONE, '  capacity: {startup: 9s, perReplica: "7", concurrency: 2} # kept'),
+    "left out": ("spec:\n  maxReplicas: 3\n", '  capacity: {startup: 9s, perReplica: "7"}\n  maxReplicas: 3'),
+    "empty": ("spec:\n  capacity: {}\n", '  capacity: {startup: 9s, perReplica: "7"}'),
+    "without a value": ("spec:\n  capacity:\n  x: 1\n", '  capacity: {startup: 9s, perReplica: "7"}'),
+    "a block": ("spec:\n  capacity:\n    # why\n    startup: 1s\n", '    perReplica: "7"\n    startup: 9s'),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), FILLED.values(), ids=FILLED)
+def test_a_manifest_keeps_what_is_not_filled_in(text: str, expected: str) -> None:
+    second = with_capacity(f"---\n{text}---\nspec: {{a: 1}}\n", 1, "7", "9s")
+    assert expected in second
+    assert second.endswith("---\nspec: {a: 1}\n")
+    assert "capacity" in with_capacity("spec: {a: 1}\n---\nspec: {b: 2}\n", 2, "7", None).split("---")[1]
+
+
+def test_the_page_draws_all_figures() -> None:
+    """In a browser with the network off, without a complaint."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium on this machine: the page was not opened in a browser")
+    from rlscaler_sim.calibration_page import write_page
+
+    traces = {name: Trace(name, float(BEGIN), float(INTERVAL), values)
+              for name, values in (("utilization", USE), ("replicas", ASKED), ("ready", READY))}  # fmt: skip
+    past, recording = calibrating.from_traces(Trace("<b>load", float(BEGIN), float(INTERVAL), LOAD), traces, 15.0)
+    write_page(calibrating.calibrate(past, recording, "files", "1"), "page.html")
+    complaints: list[str] = []
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page()
+        page.context.set_offline(True)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
+        page.goto(Path("page.html").resolve().as_uri())
+        page.wait_for_selector("html[data-drawn=true]")
+        assert page.locator("#workload").inner_text() == "<b>load"
+        assert page.locator("figure .main-svg").count() >= 6
+        browser.close()
+    assert complaints == []
