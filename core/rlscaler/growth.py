@@ -41,7 +41,7 @@ STATISTICS = (*(f"q{int(100 * q)}" for q in QUANTILES), "lean", "cheap", "cost")
 """Columns of a summary: quantiles of G, the headroom that is cheapest at each of KAPPAS, and the latter's cost."""
 
 PRIOR_SAMPLES = 30.0
-_RENORMALIZE_AFTER = 40 * HOUR
+RENORMALIZE_AFTER = 40 * HOUR
 PHASES = ((0, 4), (4, 7), (7, 10), (10, HISTOGRAMS))
 """Histograms whose summary is refreshed in the 1st, 2nd, 3rd and 4th quarter of each minute of absolute time."""
 PHASE_SECONDS = 15.0
@@ -91,7 +91,7 @@ def record(xp: Any, state: State, rows: Array, time: Array, growth: Array, valid
     ref = state["growth_ref"][rows]
     ref = xp.where(xp.isnan(ref), time, ref)
     half_lives = xp.asarray(HALF_LIVES, device=device)
-    old = (time - ref) > _RENORMALIZE_AFTER
+    old = (time - ref) > RENORMALIZE_AFTER
     if bool(xp.any(old)):
         which = rows[old]
         shrink = xp.astype(2.0 ** (-(time - ref)[old][:, None] / half_lives[None, :]), xp.float32)

@@ -270,10 +270,13 @@ def _kept(xp: Any, state: State, time: Array, asked: Array, hold: Array) -> Arra
 
 def _spread(constants: Sequence[Mapping[str, Any]], n: int) -> dict[str, np.ndarray]:
     """Return the constants of K members for each of n rows, (n x K,), a row's members beside each other."""
-    return {
-        name: np.stack([np.broadcast_to(np.asarray(each[name], np.float64), (n,)) for each in constants], 1).reshape(-1)
-        for name in constants[0]
-    }
+    return {name: _beside([each[name] for each in constants], n) for name in constants[0]}
+
+
+def _beside(values: Sequence[Any], n: int) -> np.ndarray:
+    if all(np.ndim(value) == 0 for value in values):
+        return np.tile(np.array(values, np.float64), n)
+    return np.stack([np.broadcast_to(np.asarray(value, np.float64), (n,)) for value in values], 1).reshape(-1)
 
 
 def _part(view: View, rows: Array | None, current: Array) -> View:

@@ -14,7 +14,8 @@ from rlscaler.rows import Picked
 class Panel:
     """Answers for each row by the policy whose row it is.
 
-    members: (policy, rows) pairs; rows are positions in the view, (n,) int64, disjoint and complete.
+    members: (policy, rows) pairs; rows are positions in the view, (n,) int64, disjoint and complete. One without rows
+    is not asked.
     """
 
     members: Sequence[tuple[Policy, np.ndarray]]
@@ -34,6 +35,8 @@ class Panel:
         replicas, patience = np.full(n, np.nan), np.zeros(n)
         reasons, trained, tolerated = np.zeros(n, np.int64), np.ones(n, bool), np.zeros(n, bool)
         for index, (policy, rows) in enumerate(self.members):
+            if not rows.size:
+                continue
             part = View(
                 xp=view.xp,
                 settings=Picked(view.settings, rows),

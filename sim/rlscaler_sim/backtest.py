@@ -47,6 +47,7 @@ def backtest(
     compare: Sequence[str] = contenders.USUAL,
     seed: int = 0,
     capacity_error: float = 0.0,
+    factors: Sequence[float] = (),
     progress: Progress | None = None,
     keep_decisions: bool = False,
     clock: Callable[[], float] = lambda: 0.0,
@@ -54,7 +55,8 @@ def backtest(
     """Return the outcome (see `dry_run.dry_run`), and what it is at the ends of the capacity's uncertainty.
 
     past: readings at the resource's interval, or a trace whose buckets are longer, in which readings are simulated;
-    replicas: recorded beside such a trace. capacity_error: relative, 0.1 for 10 %. Raises UserError.
+    replicas: recorded beside such a trace. capacity_error: relative, 0.1 for 10 %. factors: of the capacity, that the
+    outcome is told for instead. Raises UserError.
     """
     if resource.spec.capacity.per_replica is None:
         raise UserError(
@@ -86,7 +88,8 @@ def backtest(
         )  # fmt: skip
 
     found = outcome(1.0, quiet=False)
-    factors = (1.0 - capacity_error, 1.0 + capacity_error) if capacity_error > 0.0 else ()
+    if not factors and capacity_error > 0.0:
+        factors = (1.0 - capacity_error, 1.0 + capacity_error)
     return found, [Bracket(factor, outcome(factor, quiet=True)[0].contenders) for factor in factors]
 
 
@@ -173,7 +176,10 @@ def told(outcome: Outcome, brackets: Sequence[Bracket], price: float | None) -> 
         found["capacity"] = [
             {
                 "factor": bracket.factor,
-                "contenders": {c.name: {"late": c.violation_share, "score": c.score} for c in bracket.contenders},
+                "contenders": {
+                    c.name: {"late": c.violation_share, "score": c.score, "replica_hours": c.replica_hours}
+                    for c in bracket.contenders
+                },
             }
             for bracket in brackets
         ]

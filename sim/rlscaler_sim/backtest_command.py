@@ -39,6 +39,10 @@ if TYPE_CHECKING:
               help="Whom to compare with, separated by commas; 'all' for everyone.")  # fmt: skip
 @click.option("--capacity-error", default=0.0, show_default=True, type=click.FloatRange(0.0, 0.9), metavar="SHARE",
               help="How far capacity.perReplica may be off: 0.1 shows the figures for 10 % less and more.")  # fmt: skip
+@click.option("--profile", "profile", type=click.Path(), metavar="FILE.json",
+              help="Profile that 'rlscaler calibrate' wrote: its capacity and start-up take the place of the resource's"
+              ", the figures are shown for the ends of its capacity's interval, and its readings are the past where no "
+              "other is named.")  # fmt: skip
 @click.option("--price", type=click.FloatRange(0.0, min_open=True), help="Price of a replica-hour, to tell money.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of what is simulated.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
@@ -47,8 +51,9 @@ if TYPE_CHECKING:
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 def backtest(
     file: str, name: str | None, url: str | None, config: str | None, trace: str | None, replicas: str | None,
-    last: float, until: str | None, policy: str | None, compare: str, capacity_error: float, price: float | None,
-    seed: int, as_json: bool, decisions: str | None, report: str | None, quiet: bool,
+    last: float, until: str | None, policy: str | None, compare: str, capacity_error: float,
+    profile: str | None, price: float | None, seed: int, as_json: bool, decisions: str | None,
+    report: str | None, quiet: bool,
 ) -> None:  # fmt: skip
     """Decide a workload's own past again, beside what was done then and the rules you could use instead.
 
@@ -64,16 +69,26 @@ def backtest(
     from rlscaler.custom_resource import load_resources
     from rlscaler.files import require_writable
 
-    if sum(given is not None for given in (url, config, trace)) != 1:
+    places = sum(given is not None for given in (url, config, trace))
+    if places > 1 or not (places or profile):
         raise UserError("where is the past? name one of --prometheus URL, --config FILE and --trace FILE.csv")
     for path in filter(None, (decisions, report)):
         require_writable(path)
-    resource = _chosen(load_resources(file), file, name)
-    past, beside = (
-        _from_files(resource, trace, replicas)
-        if trace
-        else (_asked(resource, url, config, replicas, last, until), None)
-    )
+    resource = chosen_resource(load_resources(file), file, name)
+    from rlscaler_sim.profiled import capacity_factors, recorded_past, with_profile
+
+    factors: tuple[float, ...] = ()
+    known = None
+    if profile:
+        resource, known = with_profile(resource, profile)
+        factors = () if capacity_error else capacity_factors(known)
+    past: Past | Trace
+    if trace:
+        past, beside = _from_files(resource, trace, replicas)
+    elif profile and known is not None and not places:
+        past, beside = recorded_past(known, profile, resource), None
+    else:
+        past, beside = _asked(resource, url, config, replicas, last, until), None
     from rlscaler_sim import backtest as driver
     from rlscaler_sim import contenders, dry_run
 
@@ -81,7 +96,7 @@ def backtest(
     with progress_bar(quiet) as progress, known_policy():
         outcome, brackets = driver.backtest(
             resource, past, beside, policy=policy, compare=names, seed=seed, capacity_error=capacity_error,
-            progress=progress, keep_decisions=decisions is not None, clock=time.perf_counter,
+            factors=factors, progress=progress, keep_decisions=decisions is not None, clock=time.perf_counter,
         )  # fmt: skip
     run, notes, made = outcome
     if decisions:
@@ -105,7 +120,7 @@ def backtest(
             click.echo(f"{what}: {written}")
 
 
-def _chosen(resources: "Sequence[Resource]", file: str, name: str | None) -> "Resource":
+def chosen_resource(resources: "Sequence[Resource]", file: str, name: str | None) -> "Resource":
     """Return the one resource that is meant; raises UserError."""
     keys = ", ".join(resource.key for resource in resources)
     if name is None:
@@ -145,8 +160,8 @@ def _asked(
         ) from error
     from rlscaler_sim.recorded import from_prometheus
 
-    end = _moment(until) if until else time.time()
-    source = Source(_source(resource, url, config))
+    end = moment(until) if until else time.time()
+    source = Source(source_of(resource, url, config))
     try:
         skew = source.server_time() - time.time()
         found = from_prometheus(source, resource, end - last, end, replicas, skew)
@@ -157,7 +172,7 @@ def _asked(
     return found
 
 
-def _source(resource: "Resource", url: str | None, config: str | None) -> Any:
+def source_of(resource: "Resource", url: str | None, config: str | None) -> Any:
     """Return the configuration of the source; raises UserError."""
     import yaml
 
@@ -179,7 +194,7 @@ def _source(resource: "Resource", url: str | None, config: str | None) -> Any:
     return found[wanted]
 
 
-def _moment(text: str) -> float:
+def moment(text: str) -> float:
     """Return seconds since the epoch; raises UserError."""
     try:
         moment = datetime.fromisoformat(text)
@@ -207,7 +222,10 @@ def _said(outcome: "Outcome", brackets: "Sequence[Bracket]", price: float | None
         )
     facts = told(outcome, brackets, price)
     for entry in facts.get("capacity", ()):
-        late = ", ".join(f"{name} {percent(found['late'])}" for name, found in entry["contenders"].items())
+        late = ", ".join(
+            f"{name} {percent(found['late'])} in {found['replica_hours']:,.0f} replica-hours"
+            for name, found in entry["contenders"].items()
+        )
         lines.append(f"If a replica serves {100.0 * entry['factor']:.0f} % of what is stated, late: {late}.")
     if "money" in facts:
         bills = ", ".join(f"{entry['contender']} {entry['month']:,.2f}" for entry in facts["money"])

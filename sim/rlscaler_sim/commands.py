@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from rlscaler.errors import UserError
 
@@ -103,7 +104,10 @@ def _interrupted(state: dict[str, Any]) -> None:
               help="Load: a scenario ('rlscaler scenarios' lists them), a scenario's FILE.yaml, or a CSV file of"
               " recorded load, plain or gzip.")  # fmt: skip
 @click.option("--scale-to", type=float, callback=_positive, help="Scale the load so that its 95th percentile needs "
-              "this many fully used replicas.  [default: the scenario's, or 25]")  # fmt: skip
+              "this many fully used replicas.  [default: the scenario's, the profile's, or 25]")  # fmt: skip
+@click.option("--profile", "profile", type=click.Path(), metavar="FILE.json",
+              help="Profile that 'rlscaler calibrate' wrote: its capacity and start-up take the place of the resource's"
+              ", its noise that of the world, and its recorded load is run where no --trace is named.")  # fmt: skip
 @click.option("--policy", metavar="NAME|PATH", help="Policy to try instead of the resource's: a rule, or an artifact.")
 @click.option("--compare", default="hpa,hpa-tuned,keda", show_default=True, metavar="NAMES",
               help="Whom to compare with, separated by commas; 'all' for everyone. hpa-tuned and the clairvoyant, which"
@@ -117,8 +121,9 @@ def _interrupted(state: dict[str, Any]) -> None:
 @click.option("--plot", type=click.Path(), metavar="FILE.png", help="Write a picture.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 def dry_run(
-    file: str, trace: str, scale_to: float | None, policy: str | None, compare: str, seed: int, start: float,
-    duration: float | None, as_json: bool, decisions: str | None, report: str | None, plot: str | None, quiet: bool,
+    file: str, trace: str, scale_to: float | None, profile: str | None, policy: str | None, compare: str, seed: int,
+    start: float, duration: float | None, as_json: bool, decisions: str | None, report: str | None,
+    plot: str | None, quiet: bool,
 ) -> None:  # fmt: skip
     """Drive the simulator with a resource instead of a cluster, beside the rules you would use otherwise.
 
@@ -145,13 +150,26 @@ def dry_run(
     from rlscaler_sim import dry_run as driver
 
     names = contenders.NAMES if compare.strip() == "all" else tuple(n.strip() for n in compare.split(",") if n.strip())
-    scenario = driver.found_scenario(trace)
-    scale_to = scale_to or scenario.scale_to or 25.0
+    named = click.get_current_context().get_parameter_source("trace") is not ParameterSource.DEFAULT
+    scale: float | None
+    if profile is None:
+        scenario = driver.found_scenario(trace)
+        scale = scale_to or scenario.scale_to or 25.0
+    else:
+        from rlscaler_sim import profiled
+
+        changed = [profiled.with_profile(resource, profile) for resource in resources]
+        resources, known = [resource for resource, _ in changed], changed[0][1]
+        if named:
+            scenario = profiled.with_noise(driver.found_scenario(trace), known)
+            scale = scale_to or scenario.scale_to or known.p95_demand or 25.0
+        else:
+            scenario, scale = profiled.recorded_load(known, profile), scale_to
     found = []
     for resource in resources:
         with progress_bar(quiet) as progress, known_policy():
             run, notes, made = driver.dry_run(
-                resource, scenario, policy=policy, compare=names, scale_to=scale_to, seed=seed, start=start,
+                resource, scenario, policy=policy, compare=names, scale_to=scale, seed=seed, start=start,
                 duration=duration, progress=progress, clock=time.perf_counter, keep_decisions=decisions is not None,
             )  # fmt: skip
         found.append((run, notes, made))
@@ -286,14 +304,14 @@ def evaluate(
             )  # fmt: skip
     except LoadError as error:
         raise UserError(str(error)) from error
-    result = summary_table.to_json(scored, seeds=seeds, duration=duration, startup=startup, scale_to=scale_to,
-                                   elapsed=time.perf_counter() - began)  # fmt: skip
+    words = " ".join(["rlscaler", "evaluate", *(f"--policy {p}" for p in policies), "--traces FOLDER",
+                      f"--seeds {seeds}", f"--for {duration / 86400:g}d", f"--startup {startup:g}s"])  # fmt: skip
+    result = summary_table.to_json(scored, command=words, seeds=seeds, duration=duration, startup=startup,
+                                   scale_to=scale_to, elapsed=time.perf_counter() - began)  # fmt: skip
     text = json.dumps(result, indent=2)
     if output:
         write_text_atomically(output, text + "\n")
     if markdown:
-        words = " ".join(["rlscaler", "evaluate", *(f"--policy {p}" for p in policies), "--traces FOLDER",
-                          f"--seeds {seeds}", f"--for {duration / 86400:g}d", f"--startup {startup:g}s"])  # fmt: skip
         write_text_atomically(markdown, summary_table.markdown(scored, result["summary"], words))
     if as_json:
         click.echo(text)

@@ -5,7 +5,7 @@ alone decides (history, features) is computed once for a load and shared by its 
 at completion, where it depends on what was decided.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -184,24 +184,32 @@ def play(
             if watch is not None:
                 entry: dict[str, Any] = decisions.explain(row)
                 if traced.observe:
-                    entry["outcome"] = {name: round(float(np.asarray(getattr(outcome, name))[row]), 6) for name in TOLD}
-                    entry["observation_schema"] = SCHEMA
-                    entry["observation"] = _observed(view, row)
+                    happened = {name: np.asarray(getattr(outcome, name))[row] for name in TOLD}
+                    entry |= also_told(happened, observed(view, np.array([row]))[0])
                 traced.decisions.append(entry)
         if progress is not None:
             progress(step + 1, total)
     return sums
 
 
-def _observed(view: View, row: int) -> dict[str, float]:
-    """Return the observation of one row by name of field."""
-    one = np.array([row])
-    single = View(
+def observed(view: View, rows: np.ndarray) -> np.ndarray:
+    """Return the observation of some rows, (rows, fields) float32."""
+    some = View(
         xp=np,
-        settings=Picked(view.settings, one),
-        snapshot=Picked(view.snapshot, one),
-        features=Picked(view.features, one),
-        demand=view.demand[one],
-        current=view.current[one],
+        settings=Picked(view.settings, rows),
+        snapshot=Picked(view.snapshot, rows),
+        features=Picked(view.features, rows),
+        demand=view.demand[rows],
+        current=view.current[rows],
     )
-    return {name: round(float(value), 5) for name, value in zip(NAMES, observe(single)[0], strict=True)}
+    found: np.ndarray = observe(some)
+    return found
+
+
+def also_told(outcome: Mapping[str, Any], observation: np.ndarray) -> dict[str, Any]:
+    """Return what is kept of a decision beside itself: `outcome` of TOLD, and the observation by name of field."""
+    return {
+        "outcome": {name: round(float(value), 6) for name, value in outcome.items()},
+        "observation_schema": SCHEMA,
+        "observation": {name: round(float(value), 5) for name, value in zip(NAMES, observation, strict=True)},
+    }

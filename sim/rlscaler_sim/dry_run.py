@@ -15,10 +15,11 @@ from rlscaler.custom_resource import Resource, to_settings
 from rlscaler.errors import UserError
 from rlscaler.files import write_text_atomically
 from rlscaler.quantities import duration_text
-from rlscaler_sim import contenders, scenarios, world
-from rlscaler_sim.contest import Entrant, play
+from rlscaler.settings import compiled
+from rlscaler.stated import stated
+from rlscaler_sim import contenders, long_plan, scenarios, stretches, world
+from rlscaler_sim.contest import Entrant
 from rlscaler_sim.evaluation import (
-    clairvoyant_plan,
     figures,
     limit,
     own_constants,
@@ -89,7 +90,7 @@ def realised(
     scenario: Scenario,
     settings: Settings,
     *,
-    scale_to: float,
+    scale_to: float | None,
     seed: int,
     start: float,
     duration: float | None,
@@ -136,12 +137,17 @@ def needed_at_once(load: Load, settings: Settings) -> int:
     return int(np.ceil(steps.max() / float(settings.capacity_per_replica) - 1e-9))
 
 
-def entrants_for(names: Sequence[str], policy: str, settings: Settings, digest: str | None = None) -> list[Entrant]:
-    """Return the policy under test and whom it is compared with, REFERENCE always among them."""
+def entrants_for(
+    names: Sequence[str], policy: str, settings: Settings, digest: str | None = None, tenure: str | None = None
+) -> list[Entrant]:
+    """Return the policy under test and whom it is compared with, REFERENCE always among them.
+
+    digest, tenure: that of the policy under test, see `load_policy`.
+    """
     unknown = sorted(set(names) - set(contenders.NAMES))
     if unknown:
         raise UserError(f"--compare {unknown[0]}: no such contender; expected {', '.join(contenders.NAMES)} or all")
-    found = [contenders.tested(policy, settings, digest=digest)]
+    found = [contenders.tested(policy, settings, digest=digest, tenure=tenure)]
     for name in contenders.NAMES:
         wanted = name in names or name == REFERENCE
         if wanted and name not in (CLAIRVOYANT, contenders.OWN, found[0].name):
@@ -155,7 +161,7 @@ def dry_run(
     *,
     policy: str | None = None,
     compare: Sequence[str] = contenders.USUAL,
-    scale_to: float = 25.0,
+    scale_to: float | None = 25.0,
     seed: int = 0,
     start: float = 0.0,
     duration: float | None = None,
@@ -221,19 +227,26 @@ def compared(
     pinned = wanted.digest if policy is None and wanted is not None else None
     if pinned and contenders.is_rule(chosen):
         notes.append(f"spec.policy.digest is not checked: {chosen} is a rule of this version, and no artifact")
-    entrants = entrants_for(compare, chosen, settings, pinned)
+    tenure = wanted.tenure if policy is None and wanted is not None else None
+    entrants = entrants_for(compare, chosen, settings, pinned, tenure)
     tested = entrants[0].name
+    told = (
+        stretches.beforehand(load, config, settings, seed, seen) if stretches.worth_it(load, config, settings) else None
+    )
     if contenders.OWN in compare:
-        constants = own_constants(own(), config, settings, progress)[0]
+        constants = (
+            own_constants(own(), config, settings, progress)[0] if told is None
+            else stretches.own_constants(load, config, settings, seed, told, start, telling(progress, "tuning hpa-own"))
+        )  # fmt: skip
         entrants.append(contenders.entrant(contenders.OWN, settings, constants))
         notes.append(f"hpa-own, tuned on this load: target {constants['target']:g}, scale-down window "
                      f"{constants['window']:g} s, tolerance {constants['tolerance']:g}")  # fmt: skip
     entrants += beside
-    plan = clairvoyant_plan([load], [seed], config, settings, start)
+    plan = long_plan.plan(load, seed, config, settings, start)
     entrants.append(limit(plan, settings))
     traced = Traced(observe=keep_decisions)
-    sums = play([load], entrants, config, settings, [seed], watch=0, traced=traced, seen=seen, start=start,
-                unread=unread(resource), progress=telling(progress, "running"))  # fmt: skip
+    sums = stretches.play(load, entrants, config, settings, seed, watch=0, traced=traced, seen=seen, start=start,
+                          unread=unread(resource), known=told, progress=telling(progress, "running"))  # fmt: skip
     waits, column = sums.wait_quantile(), np.array([0])
     found = [figures(entrant.name, sums, waits, i, column) for i, entrant in enumerate(entrants)]
     certain = proven(config)
@@ -257,7 +270,8 @@ def compared(
         series=series(traced, float(settings.capacity_per_replica)),
         log=log(traced),
     )
-    return run, notes, traced.decisions
+    told_by = {"policy": chosen, "settings": stated(compiled(entrants[0].settings, 1))} if keep_decisions else {}
+    return run, notes, [told_by | decision for decision in traced.decisions]
 
 
 def unread(resource: Resource | None) -> tuple[str, ...]:

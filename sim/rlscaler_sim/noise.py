@@ -49,3 +49,17 @@ class Noise:
         found = {name: np.tile(block[self._at], self._copies) for name, block in self._block.items()}
         self._at += 1
         return found
+
+    def whole(self, steps: int) -> State:
+        """Return the draws of the next so many steps of one load, each (steps,) or (steps, ticks); copies do not count.
+
+        Raises ValueError where there are several loads, or steps were made that do not end a block.
+        """
+        if len(self._rngs) != 1 or self._at != BLOCK:
+            raise ValueError(f"{len(self._rngs)} loads, {BLOCK - self._at} draws left of a block; expected 1 and 0")
+        blocks = []
+        for _ in range(-(-steps // BLOCK)):
+            self._draw()
+            blocks.append(dict(self._block))
+        self._at = BLOCK
+        return {name: np.concatenate([block[name] for block in blocks])[:steps, ..., 0] for name in self._kinds}

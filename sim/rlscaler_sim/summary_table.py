@@ -10,10 +10,18 @@ from rlscaler_sim.result import CLAIRVOYANT, plain
 
 
 def to_json(
-    scored: Sequence[Scored], *, seeds: int, duration: float, startup: float, scale_to: float, elapsed: float
+    scored: Sequence[Scored],
+    *,
+    command: str,
+    seeds: int,
+    duration: float,
+    startup: float,
+    scale_to: float,
+    elapsed: float,
 ) -> dict[str, Any]:
     """Return the evaluation as plain values; what is not finite is None."""
     found: dict[str, Any] = plain({
+        "command": command,
         "world": {"startup": startup, "scale_to": scale_to, "seeds": seeds, "seconds": duration},
         "traces": [
             {

@@ -71,7 +71,7 @@ def test_recorded_replicas_are_a_contender_like_any_other() -> None:
     hours = 998 * INTERVAL / 3600.0
     assert by_name["recorded"]["replica_hours"] == pytest.approx(40 * hours, rel=1e-6)
     assert by_name["recorded"]["violation_share"] < 1e-9
-    assert by_name["growth-quantile"]["cost_ratio"] < by_name["recorded"]["cost_ratio"]
+    assert by_name["default"]["cost_ratio"] < by_name["recorded"]["cost_ratio"]
     bills = {entry["contender"]: entry for entry in found["money"]}
     assert bills["recorded"]["total"] == pytest.approx(20.0 * hours, rel=1e-6)
     assert bills["recorded"]["month"] == pytest.approx(20.0 * 720, rel=0.01)
@@ -98,7 +98,7 @@ def test_longer_buckets_are_said_and_their_readings_simulated() -> None:
     load = written("load.csv", wave(200, 300.0), step=300.0)
     found = told("--trace", load, "--replicas", written("replicas.csv", [30] * 200, step=300.0))
     assert any("buckets of 5m" in note and "simulated" in note for note in found["notes"])
-    assert {"recorded", "growth-quantile"} < {c["name"] for c in found["contenders"]}
+    assert {"recorded", "default"} < {c["name"] for c in found["contenders"]}
 
 
 def past(load: Any, replicas: Any = None) -> Past:

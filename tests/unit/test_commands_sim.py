@@ -310,7 +310,7 @@ def test_an_evaluation_is_printed_and_written(folder: Path) -> None:
     arguments = ["evaluate", "--traces", "folder", "--seeds", "2", "--for", "20m", "-q", "--rules", "keda,static"]
     result = run(*arguments, "--output", "o.json")
     assert (result.exit_code, result.stderr) == (0, "")
-    for word in ("2 headline traces of 2", "growth-quantile", "keda", "static", "hpa-tuned", "hpa-own", "clairvoyant"):
+    for word in ("2 headline traces of 2", "default", "keda", "static", "hpa-tuned", "hpa-own", "clairvoyant"):
         assert word in result.stdout
     assert "mpc" not in result.stdout
     written, told = json.loads(Path("o.json").read_text()), json.loads(run(*arguments, "--json").stdout)
@@ -318,9 +318,10 @@ def test_an_evaluation_is_printed_and_written(folder: Path) -> None:
         assert found.pop("elapsed_s") > 0.0
     assert written == told
     assert [t["trace"] for t in told["traces"]] == ["one", "two"]
-    names = ["static", "hpa-tuned", "hpa-own", "keda", "growth-quantile", "clairvoyant"]
+    names = ["static", "hpa-tuned", "hpa-own", "keda", "default", "clairvoyant"]
     assert [[c["name"] for c in t["contenders"]] for t in told["traces"]] == [names, names]
     assert told["world"] == {"startup": 60.0, "scale_to": 25.0, "seeds": 2, "seconds": 1200.0}
+    assert told["command"].startswith("rlscaler evaluate --policy default --traces FOLDER --seeds 2")
 
 
 def test_the_usual_evaluation_needs_no_more_than_a_trace(folder: Path) -> None:

@@ -15,7 +15,7 @@ from rlscaler.custom_resource import load_resources
 from rlscaler.errors import UserError
 from rlscaler.observation import FIELDS, NAMES, SCHEMA
 from rlscaler.reasons import SENTENCES
-from rlscaler_sim import contenders, dry_run
+from rlscaler_sim import contenders, dry_run, long_plan
 from rlscaler_sim.contest import Entrant, Schedule, play
 from rlscaler_sim.evaluation import Limit, own_constants
 from rlscaler_sim.load import Load, realise_many
@@ -27,8 +27,8 @@ FIGURES = {
     "name", "cost_ratio", "violation_share", "score", "regret", "replica_hours", "rescales", "wait_p95_s",
     "max_replicas",
 }  # fmt: skip
-TOLD = {"time", "demand", "recommendation", "proposal", "replicas", "reasons", "sentence", "outcome",
-        "observation_schema", "observation"}  # fmt: skip
+TOLD = {"policy", "settings", "time", "demand", "recommendation", "proposal", "replicas", "reasons", "sentence",
+        "outcome", "observation_schema", "observation"}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +68,7 @@ def test_json_has_the_documented_keys_and_no_others() -> None:
     found = told()
     assert set(found) == KEYS
     assert (found["resource"], found["trace"], found["decisions"]) == ("shop/web", "working-day", 80)
-    assert [c["name"] for c in found["contenders"]] == ["growth-quantile", "hpa", "hpa-tuned", "keda", "clairvoyant"]
+    assert [c["name"] for c in found["contenders"]] == ["default", "hpa", "hpa-tuned", "keda", "clairvoyant"]
     for c in found["contenders"]:
         assert set(c) == FIGURES
         assert c["score"] == pytest.approx(c["cost_ratio"] + 20.0 * c["violation_share"])
@@ -89,7 +89,7 @@ def test_the_world_in_json_is_enough_to_know_what_was_run() -> None:
 
 def test_regret_is_measured_by_the_clairvoyant_and_the_tuned_hpa() -> None:
     found = {c["name"]: c for c in told("--trace", "spike", "--for", "40m", "--compare", "lcp")["contenders"]}
-    assert list(found) == ["growth-quantile", "hpa-tuned", "lcp", "clairvoyant"]
+    assert list(found) == ["default", "hpa-tuned", "lcp", "clairvoyant"]
     span = found["hpa-tuned"]["score"] - found["clairvoyant"]["score"]
     for c in found.values():
         assert c["regret"] == pytest.approx((c["score"] - found["clairvoyant"]["score"]) / span)
@@ -97,7 +97,7 @@ def test_regret_is_measured_by_the_clairvoyant_and_the_tuned_hpa() -> None:
 
 def test_all_takes_everyone() -> None:
     found = told("--compare", "all")
-    assert sorted(c["name"] for c in found["contenders"]) == sorted(contenders.NAMES)
+    assert sorted(c["name"] for c in found["contenders"]) == sorted(["default", *contenders.NAMES])
 
 
 def test_several_documents_give_a_list() -> None:
@@ -125,7 +125,7 @@ def test_the_resource_decides_the_policy_and_the_flag_wins(tmp_path: Path) -> No
 @pytest.mark.parametrize("policy", ["hpa", "hpa-tuned", "keda", "static", "default"])
 def test_every_rule_can_be_the_policy(policy: str) -> None:
     found = [c["name"] for c in told("--policy", policy)["contenders"]]
-    assert found[0] == ("growth-quantile" if policy == "default" else policy)
+    assert found[0] == policy
     assert len(set(found)) == len(found)
 
 
@@ -233,11 +233,11 @@ def test_a_load_beyond_the_most_replicas_is_said(tmp_path: Path) -> None:
 def test_where_the_clairvoyant_finds_nothing_better_it_repeats_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan that is worse than a rule is not printed as the limit, in any of the forms."""
 
-    def none(loads: Any, *_: Any) -> Limit:
-        steps = len(loads[0].rates) // 5
+    def none(load: Load, *_: Any) -> Limit:
+        steps = len(load.rates) // 5
         return Limit(np.zeros((1, steps), np.int32), np.array([0.5]))
 
-    monkeypatch.setattr(dry_run, "clairvoyant_plan", none)
+    monkeypatch.setattr(long_plan, "plan", none)
     found, notes, _ = dry_run.dry_run(None, dry_run.found_scenario("spike"), duration=1800.0)
     best = found.ranked[0]
     assert notes == [f"the clairvoyant found no plan as good as the decisions of {best.name}, and repeats them"]
@@ -372,7 +372,7 @@ def test_report_and_picture_are_written(tmp_path: Path) -> None:
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout.endswith(f"page: {page}\npicture: {picture}\n")
     assert page.read_text().startswith("<!doctype html>") or page.read_text().startswith("<!DOCTYPE html>")
-    assert "growth-quantile" in page.read_text()
+    assert "<dt>Policy</dt><dd>default</dd>" in page.read_text()
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
@@ -398,7 +398,7 @@ def test_documents_of_one_name_in_several_namespaces_keep_their_files(tmp_path: 
 def test_the_table_names_everyone_and_a_winner() -> None:
     result = run("dry-run", "-f", WEB, *SHORT)
     assert result.exit_code == 0
-    for word in ("shop/web on working-day, policy growth-quantile, 80 decisions", "hpa-tuned", "keda", "wins"):
+    for word in ("shop/web on working-day, policy default, 80 decisions", "hpa-tuned", "keda", "wins"):
         assert word in result.stdout
     assert "No policy can score below" in result.stdout
 

@@ -331,14 +331,19 @@ def test_a_trace_of_nothing_has_no_score_and_no_bound() -> None:
     found = evaluate([nothing], ["default"], seeds=[0], duration=900.0, settings=STANDARD)[0]
     assert not found.headline
     assert {c.regret for c in found.contenders} == {None}
-    told = to_json([found], seeds=1, duration=900.0, startup=60.0, scale_to=25.0, elapsed=0.0)["traces"][0]
+    told = to_json(
+        [found], command="rlscaler evaluate", seeds=1, duration=900.0, startup=60.0, scale_to=25.0, elapsed=0.0
+    )["traces"][0]
     assert told["lower_bound"] is None
     assert {c["score"] for c in told["contenders"]} == {None}
 
 
 def test_json_holds_every_figure_of_every_trace(result: list[Scored]) -> None:
-    told = to_json(result, seeds=2, duration=1800.0, startup=60.0, scale_to=25.0, elapsed=1.234)
-    assert set(told) == {"world", "traces", "summary", "elapsed_s"}
+    told = to_json(
+        result, command="rlscaler evaluate", seeds=2, duration=1800.0, startup=60.0, scale_to=25.0, elapsed=1.234
+    )
+    assert told["command"] == "rlscaler evaluate"
+    assert set(told) == {"command", "world", "traces", "summary", "elapsed_s"}
     assert told["world"] == {"startup": 60.0, "scale_to": 25.0, "seeds": 2, "seconds": 1800.0}
     for found, written in zip(result, told["traces"], strict=True):
         assert set(written) == {"trace", "family", "headline", "lower_bound", "contenders"}

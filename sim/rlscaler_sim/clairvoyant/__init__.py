@@ -21,7 +21,7 @@ from rlscaler_sim.clairvoyant.problem import Problem, Question, compiled
 from rlscaler_sim.clairvoyant.schedules import first_tables, schedules
 from rlscaler_sim.clairvoyant.work_bound import work_bound
 
-__all__ = ["Plan", "Question", "plan"]
+__all__ = ["Plan", "Question", "lower_bound", "plan"]
 
 SHORT = 0.06
 """Steps that requests may wait, up to which steps are planned one by one."""
@@ -58,16 +58,11 @@ def plan(asked: Question) -> Plan:
     problem = compiled(asked)
     wait = problem.patience
     everyone = np.arange(problem.loads)
-    bound = np.maximum(work_bound(problem), _idle_bound(problem))
+    bound, empty = _bounds(problem)
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for loads in (everyone[wait <= SHORT], everyone[(wait > SHORT) & (wait <= VACUOUS)]):
-        if loads.size:
-            part = problem.only(loads)
-            empty, least = first_tables(part)
-            bound[loads] = np.maximum(bound[loads], part.programme.value(least) * part.unit)
-            if wait[loads[0]] <= SHORT:
-                found += [(loads, *one) for one in schedules(part, empty)]
-    bound *= 1.0 - _SLACK
+    loads = everyone[wait <= SHORT]
+    if loads.size:
+        found += [(loads, *one) for one in schedules(problem.only(loads), empty)]
     best = np.full(problem.loads, np.inf)
     for loads, _, score in found:
         best[loads] = np.minimum(best[loads], score)
@@ -86,6 +81,24 @@ def plan(asked: Question) -> Plan:
         candidates=tuple(candidates),
         scores=scores,
     )
+
+
+def lower_bound(asked: Question) -> np.ndarray:
+    """Return the bound of `plan` alone, (L,) float64."""
+    return _bounds(compiled(asked))[0]
+
+
+def _bounds(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+    """Return the bound (L,), and the table of late requests from an empty queue of the loads that wait SHORT."""
+    wait, everyone = problem.patience, np.arange(problem.loads)
+    bound = np.maximum(work_bound(problem), _idle_bound(problem))
+    tables = np.zeros((0, 0), np.float32)
+    for loads in (everyone[(wait > SHORT) & (wait <= VACUOUS)], everyone[wait <= SHORT]):
+        if loads.size:
+            part = problem.only(loads)
+            tables, least = first_tables(part)
+            bound[loads] = np.maximum(bound[loads], part.programme.value(least) * part.unit)
+    return bound * (1.0 - _SLACK), tables
 
 
 def _idle_bound(problem: Problem) -> np.ndarray:

@@ -1,0 +1,202 @@
+"""What a hedge proposes over a whole load at once, to the bit what it proposes tick by tick.
+
+Where candidates look at nothing but load and their own orders, what each orders over time follows from the load alone,
+whatever is decided. So the load is cut into stretches that run side by side; each begins some time early, from a guess,
+and where it does not fit to the end of the one before it, it is run again from there. The sums that a say is earned by
+are then followed tick by tick, as each depends on the one before; all the rest is arithmetic over time.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from rlscaler import hedge as _hedge
+from rlscaler.arrays import State
+from rlscaler.hedge import MOST, ORDERS, PRICES, Hedge
+from rlscaler.network_policy import NetworkPolicy
+from rlscaler.observation import LOAD_FIELDS
+from rlscaler.policy import View
+from rlscaler.rows import Picked
+from rlscaler.rules.growth import Growth
+from rlscaler.rules.hpa import Hpa
+from rlscaler.snapshot import Snapshot, cleaned
+
+STRETCHES, WARM_UP = 160, 1800.0
+"""Stretches at most; seconds that each begins early."""
+OWN = {"size", "desired", "reaction", "startup_share", "price", *(field.name for field in LOAD_FIELDS)}
+"""Fields of the observation that follow from the load, the settings and a candidate's own orders."""
+_BLOCK = 4096
+_PARTS = ("orders", "peak", "peak_age", "next", "next_age")
+
+
+def blind(hedge: Hedge) -> bool:
+    """Return whether no candidate looks at the world: none at a metric but load, where no backlog is read."""
+    return (
+        all(family.rule in (Growth, Hpa) for family in hedge.families)
+        and not any({"wait", "utilization"} & set(each) for family in hedge.families for each in family.constants)
+        and all(isinstance(other, NetworkPolicy) and set(other.fields) <= OWN for other in hedge.others)
+    )
+
+
+def proposals(
+    hedge: Hedge,
+    time: np.ndarray,
+    load: np.ndarray,
+    features: Mapping[str, np.ndarray],
+    settings: State,
+    current: float,
+) -> np.ndarray:
+    """Return the proposal at each of T ticks, (T,) float64, NaN where the load is unknown.
+
+    hedge: one that is `blind`. time: (T,) seconds, an interval apart. load: (T,) requests/s that are read, NaN =
+    unknown; the first is known. features: of each tick (see `replay`). settings: compiled, of one row. current:
+    replicas at the first tick.
+    """
+    ran = _Ran(hedge, time, load, features, settings, current)
+    orders = ran.orders()
+    known: np.ndarray = np.all(np.isfinite(orders), axis=1)
+    orders = np.where(known[:, None], orders, 0.0)
+    state = _followed(hedge, ran.demand, orders, known, settings)
+    out = np.empty(len(time))
+    for begin in range(0, len(time), _BLOCK):
+        part = slice(begin, begin + _BLOCK)
+        memory = {name: array[part] for name, array in state.items()}
+        prices = [price for price in PRICES if price <= settings["price"][0] or price == PRICES[0]]
+        mixed = [np.sum(hedge.weights(np, memory, price) * orders[part], axis=1) for price in prices]
+        out[part] = np.maximum.reduce(mixed)
+    out[~known] = np.nan
+    return out
+
+
+class _Ran:
+    """The candidates of one load, in stretches."""
+
+    def __init__(
+        self, hedge: Hedge, time: np.ndarray, load: np.ndarray, features: Mapping[str, np.ndarray], settings: State,
+        current: float,
+    ) -> None:  # fmt: skip
+        self.hedge, self.time, self.load, self.features, self.current = hedge, time, load, features, current
+        self.settings = settings
+        self.total = len(time)
+        self.demand = self._view(np.arange(self.total), np.zeros(self.total), settings).demand
+        self.early = round(WARM_UP / float(settings["interval"][0]))
+        self.lanes = max(1, min(STRETCHES, self.total // max(1, 4 * self.early)))
+        self.steps = -(-self.total // self.lanes)
+        self.lanes = -(-self.total // self.steps)
+        self.found = np.empty((self.lanes, self.steps, hedge.size))
+
+    def _facts(self, rows: int) -> State:
+        return {name: np.repeat(array, rows, axis=0) for name, array in self.settings.items()}
+
+    def _view(self, place: np.ndarray, current: np.ndarray, settings: State) -> View:
+        snapshot = cleaned(np, Snapshot(time=self.time[place], load=self.load[place]), len(place), settings["interval"])
+        return View(xp=np, settings=settings, snapshot=snapshot, features=Picked(self.features, place),
+                    demand=snapshot["load"] / settings["capacity_per_replica"], current=current)  # fmt: skip
+
+    def orders(self) -> np.ndarray:
+        """Return what each candidate orders at each tick, (T, K), NaN where it has no answer."""
+        lanes = np.arange(self.lanes)
+        state = {name: array for name, array in self.hedge.state(self.lanes).items() if name in (*_PARTS, "seen_time")}
+        state = self._run(lanes, state, -self.early, self.early)
+        for name, array in self.hedge.state(1).items():
+            if name in state:
+                state[name][:1] = array
+        begun = {name: array.copy() for name, array in state.items()}
+        ended = self._run(lanes, state, 0, self.steps)
+        while True:
+            torn = lanes[1:][~_same({n: a[:-1] for n, a in ended.items()}, {n: a[1:] for n, a in begun.items()})]
+            if not torn.size:
+                found: np.ndarray = self.found.reshape(-1, self.hedge.size)[: self.total]
+                return found
+            fresh = {name: array[torn - 1] for name, array in ended.items()}
+            for name, array in fresh.items():
+                begun[name][torn] = array
+            for name, array in self._run(torn, fresh, 0, self.steps).items():
+                ended[name][torn] = array
+
+    def _run(self, lanes: np.ndarray, state: State, offset: int, steps: int) -> State:
+        """Return the memory of these stretches after so many steps, from `offset` after their beginnings on."""
+        state = dict(state)
+        facts, current = self._facts(len(lanes)), np.full(len(lanes), self.current)
+        for step in range(steps):
+            place = lanes * self.steps + offset + step
+            view = self._view(np.clip(place, 0, self.total - 1), current, facts)
+            orders = self.hedge._orders(view, state)
+            known: np.ndarray = np.all(np.isfinite(orders), axis=1)
+            last = state["orders"][:, :, :1]
+            newest = np.where(known[:, None, None], _whole(np.where(known[:, None], orders, 0.0))[:, :, None], last)
+            before = np.where(last < 0, newest, state["orders"][:, :, :-1])
+            state["orders"] = np.concatenate([newest, before], axis=2)
+            if offset >= 0:
+                self.found[lanes, step] = orders
+        return state
+
+
+def _whole(orders: np.ndarray) -> np.ndarray:
+    """Return the orders in the form in which they are kept, int16."""
+    whole: np.ndarray = np.clip(np.ceil(orders - 1e-6 * np.clip(orders, 1.0, None)), 0.0, MOST).astype(np.int16)
+    return whole
+
+
+def _same(a: State, b: State) -> np.ndarray:
+    """Return where candidates remember the same, (rows,) bool."""
+    same = (a["orders"][:, :, 0] == b["orders"][:, :, 0]).all(axis=1)
+    for name in ("peak", "next"):
+        nothing = (a[name] == -np.inf) & (b[name] == -np.inf)
+        alike = (a[name] == b[name]) & (a[f"{name}_age"] == b[f"{name}_age"])
+        same &= (nothing | alike).all(axis=1)
+    found: np.ndarray = same & (a["seen_time"] == b["seen_time"])
+    return found
+
+
+def _followed(hedge: Hedge, demand: np.ndarray, orders: np.ndarray, known: np.ndarray, settings: State) -> State:
+    """Return `cost`, `late` (T, K) float32, `demand` and `known` (T,) of a hedge's memory after each tick's charge.
+
+    orders: (T, K), of the ticks that are known.
+    """
+    interval, capacity = float(settings["interval"][0]), float(settings["capacity_per_replica"][0])
+    first, behind = (int(each[0]) for each in _hedge._reach(np, settings))
+    steps, size = orders.shape
+    last = np.maximum.accumulate(np.where(known, np.arange(steps), 0))
+    kept = _whole(orders)[last].astype(np.float64)
+    # a charge sees the orders of the ticks before; what came before the first order is taken as that
+    padded = np.concatenate([np.repeat(kept[:1], ORDERS, axis=0), kept[:-1]])
+    aged = [padded[ORDERS - 1 - age : ORDERS - 1 - age + steps] for age in range(first, first + behind + 1)]
+    ready, billed = np.minimum.reduce(aged), aged[0]
+    told = np.isfinite(demand)
+    told[0] = False  # before the first tick nobody has ordered
+    need = np.where(told, demand, 0.0)[:, None]
+    ready = np.where(told[:, None], ready, 1.0)
+
+    before, after = np.empty((steps, size)), np.empty((steps, size))
+    moves, waiting = (need - ready) * interval, np.zeros(size, np.float32)
+    for t, charged in enumerate(told.tolist()):
+        if not charged:
+            before[t] = after[t] = waiting
+            continue
+        np.copyto(before[t], waiting)
+        np.add(before[t], moves[t], out=after[t])
+        np.maximum(after[t], 0.0, out=after[t])
+        waiting = after[t].astype(np.float32)
+    concurrency, latency = float(settings["concurrency"][0]), float(settings["latency"][0])
+    allowed = max(latency - concurrency / capacity, _hedge.LEAST_WAIT * latency)
+    missed = np.empty((steps, size))
+    one = np.ones((1, 1))
+    for begin in range(0, steps, _BLOCK):
+        part = slice(begin, begin + _BLOCK)
+        share = _hedge._late(np, before[part], after[part], need[part], ready[part], concurrency * one,
+                             capacity * one, allowed * one, interval * one)  # fmt: skip
+        missed[part] = need[part] * share
+
+    keep = float(2.0 ** (-settings["interval"] / hedge.half_life)[0])
+    cost, late, total, sure = np.zeros(size, np.float32), np.zeros(size, np.float32), 0.0, 0.0
+    found: State = {name: np.empty((steps, size), np.float32) for name in ("cost", "late")}
+    found |= {name: np.empty(steps) for name in ("demand", "known")}
+    for t, charged in enumerate(told.tolist()):
+        if charged:
+            cost = (keep * cost.astype(np.float64) + billed[t]).astype(np.float32)
+            late = (keep * late.astype(np.float64) + missed[t]).astype(np.float32)
+            total = keep * total + float(need[t, 0])
+            sure = keep * sure + interval
+        found["cost"][t], found["late"][t], found["demand"][t], found["known"][t] = cost, late, total, sure
+    return found
