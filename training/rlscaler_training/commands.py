@@ -5,7 +5,6 @@ import math
 import re
 import shlex
 import sys
-import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
@@ -17,6 +16,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from rlscaler.errors import NoRoomError, UserError
+from rlscaler_training import own_past_command
 
 if TYPE_CHECKING:
     from rlscaler_training.learner import Progress, Score
@@ -32,7 +32,7 @@ LEARNERS: dict[str, tuple[str, str]] = {
     "bdq": ("bdq", "Branching dueling Q-network: headroom, and how long to keep replicas."),
     "apg": ("apg", "Analytic policy gradient: straight down the gradient of the score."),
     "evolve": ("evolve", "Evolution strategies straight on the score."),
-    "offline": ("offline", "Conservative Q-learning from a log of decisions."),
+    "offline": ("offline", "Conservative Q-learning from a log of decisions, such as the operator writes."),
 }
 """Learner -> its module in this package, imported when it is asked for, and its line of help."""
 STANDARD, LEGACY = "standard", "legacy"
@@ -67,16 +67,38 @@ class Learners(click.Group):
         return found + click.Command.shell_complete(self, ctx, incomplete)
 
 
-@click.group(cls=Learners)
-def train() -> None:
-    """Train a policy offline.
+def _own(command: Any) -> Any:
+    """Add the options of `train --for`."""
+    for option in reversed(own_past_command.OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.group(cls=Learners, invoke_without_command=True)
+@_own
+@click.pass_context
+def train(context: click.Context, /, **given: Any) -> None:
+    """Train a policy offline: by a learner, or the default policy on the past of one workload.
 
     \b
     Examples:
       rlscaler train q-learning --out first.rlz
       rlscaler dry-run -f examples/web.yaml --policy first.rlz
       rlscaler train ppo --resume runs/ppo-1
+      rlscaler train --for web.json --out web.rlz
     """
+    own = _given([parameter.name or "" for parameter in context.command.params])
+    if context.invoked_subcommand is not None:
+        if own:
+            raise UserError(f"{own[0]} stands before {context.invoked_subcommand}; options of a learner go after it, "
+                            "and --for PROFILE goes without one")  # fmt: skip
+    elif given["profile"] is not None:
+        own_past_command.fit(**given, progress=_progress)
+    elif own:
+        raise UserError(f"{own[0]} is given without --for PROFILE and without a learner; "
+                        "'rlscaler train --help' lists them")  # fmt: skip
+    else:
+        raise click.exceptions.NoArgsIsHelpError(context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +228,6 @@ def _train(learner: str, module: Any, given: dict[str, Any]) -> None:
         run = _begun(learner, config, asked, given["folder"], device.why)
     if not as_json:
         click.echo("\n".join((device.why, *(() if isinstance(pools, Legacy) else pools.told))))
-    began = time.monotonic()
     try:
         with at_work(run.folder), Interruption() as interruption, _progress(learner, quiet or as_json) as report:
             task = Task(
@@ -222,6 +243,7 @@ def _train(learner: str, module: Any, given: dict[str, Any]) -> None:
             outcome = module.learn(task, config)
             scores = None if isinstance(pools, Legacy) else finishing.judged(pools, outcome.artifact, asked.seed)
             elsewhere = finishing.elsewhere(pools, outcome.artifact)
+            lived = finishing.agreed(pools, outcome.artifact, asked.seed)
     except (StoppedError, KeyboardInterrupt):
         click.echo(f"stopped; go on with it by: {_resumption(learner, run, out)}", err=True)
         raise click.exceptions.Exit(130) from None
@@ -229,12 +251,13 @@ def _train(learner: str, module: Any, given: dict[str, Any]) -> None:
         raise _without_room(error, learner, run, out) from error
     finally:
         run.close()
-    told = {"device": device.why, "steps": outcome.steps, "seconds": round(time.monotonic() - began, 1)}
+    told = {"device": device.why, "steps": outcome.steps, "seconds": round(run.seconds, 1)}
+    made = finishing.changed(outcome.artifact, scores=outcome.artifact.manifest["scores"] | lived)
     try:
         if scores is None:
-            legacy_finish.finish(run, outcome.artifact, out, told, as_json)
+            legacy_finish.finish(run, made, out, told, as_json)
         else:
-            _finish(run, outcome.artifact, *scores, elsewhere, out, told, as_json)
+            _finish(run, made, *scores, elsewhere, out, told, as_json)
     except NoRoomError as error:
         raise _without_room(error, learner, run, out) from error
 
@@ -385,6 +408,8 @@ def _finish(
     if elsewhere:
         both = (elsewhere["randomised_score"], elsewhere["randomised_untrained_score"])
         click.echo(f"in randomised worlds {both[0]:.3f}; the untrained rule has {both[1]:.3f}")
+    if lived := scores.get("export", {}).get("episodes"):
+        click.echo(finishing.along_episodes(lived))
     click.echo(f"{told['steps']:,} steps of environments in {told['seconds']:,.0f} s")
     click.echo(f"run:      {run.folder}")
     click.echo(f"artifact: {shown}")
