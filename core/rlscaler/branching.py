@@ -101,7 +101,7 @@ class BranchingPolicy(NetworkPolicy):
     and `scale`; its parameter is `activation` (of `mlp.ACTIVATIONS`).
     """
 
-    network: BranchingNetwork = field(init=False)
+    network: BranchingNetwork = field(init=False, compare=False)
 
     def read(self, parameters: dict[str, Any]) -> None:
         """Take the network from the artifact; raise ArtifactError where it is none that this version can serve."""

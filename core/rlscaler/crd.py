@@ -58,6 +58,7 @@ def columns() -> list[dict[str, Any]]:
         _column("Age", "date", ".metadata.creationTimestamp", "Time since it was made."),
         _column("Kind", "string", ".spec.scaleTargetRef.kind", "Kind of what is scaled.", 1),
         _column("Policy", "string", ".status.policy.name", "The policy that decides.", 1),
+        _column("Leader", "string", ".status.policy.tenure.leader", "Who has the most say, where it is earned.", 1),
         _column("Last Scale", "date", ".status.lastScaleTime", "Time since the target's count was last changed.", 1),
     ]
 

@@ -131,7 +131,8 @@ def shape(policy: Policy) -> str:
         what = "a value for each choice" if policy.output == "choices" else "the correction of the log headroom"
         return f"network {' > '.join(map(str, sizes))}, {policy.network.activation}; its output is {what}"
     if isinstance(policy, Tenured):
-        return f"{shape(policy.learned)}; beside it {policy.tenure.hedge.size - 1} rules, each with the say it has earned"
+        rules = policy.tenure.hedge.size - 1
+        return f"{shape(policy.learned)}; beside it {rules} rules, each with the say it has earned"
     if isinstance(policy, BranchingPolicy):
         parts = (
             f"{part} {' > '.join(str(size) for size in (layers[0][0].shape[0], *(len(bias) for _, bias in layers)))}"

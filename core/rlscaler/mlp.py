@@ -88,7 +88,7 @@ class MlpPolicy(NetworkPolicy):
     `activation` (of ACTIVATIONS), `output` (of OUTPUTS) and, with a correction, `patience` in seconds.
     """
 
-    network: Network = field(init=False)
+    network: Network = field(init=False, compare=False)
     output: str = field(init=False)
     patience: float = field(init=False)
 

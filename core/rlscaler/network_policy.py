@@ -30,9 +30,9 @@ class NetworkPolicy(ABC):
     name: str = field(init=False)
     scheme: Scheme = field(init=False)
     fields: tuple[str, ...] = field(init=False)
-    columns: np.ndarray = field(init=False)
-    low: np.ndarray = field(init=False)
-    high: np.ndarray = field(init=False)
+    columns: np.ndarray = field(init=False, compare=False)
+    low: np.ndarray = field(init=False, compare=False)
+    high: np.ndarray = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         """Read the artifact; raise ArtifactError where it holds no network that this version can serve."""

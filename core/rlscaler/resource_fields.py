@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rlscaler.policies import RULES
 from rlscaler.quantities import duration_text
 from rlscaler.resource_behavior import BEHAVIOR
 from rlscaler.resource_objects import (
@@ -25,6 +26,7 @@ from rlscaler.resource_objects import (
 from rlscaler.resource_schema import Block, Field, Ignored, Rule, TextMap
 from rlscaler.resource_values import DURATION, NUMBER, QUANTITY, Amount, Choice, Text, Whole
 from rlscaler.settings import LOSS_ACTIONS, MetricLoss, Objective
+from rlscaler.tenured import MODES, OFF
 
 API_VERSION = "rlscaler.io/v1alpha1"
 KIND = "RLScaler"
@@ -136,6 +138,20 @@ def _one_policy(values: Mapping[str, Any]) -> str | None:
     return f"{'both name and server are' if found else 'neither name nor server is'} given; expected one of them"
 
 
+def _tenure_of_ours(values: Mapping[str, Any]) -> str | None:
+    if values["tenure"] is None or values["server"] is None:
+        return None
+    return "given beside server; expected name, since say is earned by a policy that decides here"
+
+
+def _tenure_of_learned(values: Mapping[str, Any]) -> str | None:
+    if values["tenure"] in (None, OFF) or values["name"] not in RULES:
+        return None
+    return f"{values['tenure']}, and {values['name']} is a rule; expected a learned policy in name, or leave tenure out"
+
+
+_RULE_NAMES = ", ".join(f"'{name}'" for name in RULES)
+
 POLICY = Block(
     (
         Field("name", OBJECT_NAME, "Name of a policy: built in, of a mounted folder, or of a ConfigMap."),
@@ -145,6 +161,14 @@ POLICY = Block(
             Text("sha256: and 64 hexadecimal digits in lower case", r"^sha256:[0-9a-f]{64}$", 71),
             "Digest that the policy must have; a policy with another one is not used.",
         ),
+        Field(
+            "tenure",
+            Choice(MODES),
+            "Whether a learned policy earns its say on the workload's own past, beside rules that are replayed on it: "
+            "'On' decides by the mean of all, each with the say that it has earned; Advisory only tells of it, and the "
+            "learned policy decides alone; 'Off' does neither. In YAML, On and Off need quotes. Left out: as the "
+            "policy has it, 'On' for default and 'Off' for others.",
+        ),
     ),
     PolicyRef,
     rules=(
@@ -153,6 +177,20 @@ POLICY = Block(
             "expected exactly one of name and server",
             _one_policy,
             needs=("name", "server"),
+        ),
+        Rule(
+            "!has(self.tenure) || !has(self.server)",
+            "tenure is earned by a policy that decides here; leave it out beside server",
+            _tenure_of_ours,
+            needs=("tenure", "server"),
+            blames="tenure",
+        ),
+        Rule(
+            f"!has(self.tenure) || self.tenure == '{OFF}' || !has(self.name) || !(self.name in [{_RULE_NAMES}])",
+            "tenure is for learned policies; leave it out beside the name of a rule",
+            _tenure_of_learned,
+            needs=("tenure", "name"),
+            blames="tenure",
         ),
     ),
 )

@@ -12,6 +12,7 @@ from rlscaler.settings import MetricLoss, Objective
 
 Mode = Literal["Shadow", "Active", "Paused"]
 LoadCounts = Literal["Arrivals", "Completions"]
+TenureMode = Literal["On", "Advisory", "Off"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +79,15 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyRef:
-    """Which policy decides: one by name, or an inference server of the operator's configuration."""
+    """Which policy decides: one by name, or an inference server of the operator's configuration.
+
+    tenure: whether a learned policy has to earn its say (None: as the policy has it), see `tenured.MODES`.
+    """
 
     name: str | None
     server: str | None
     digest: str | None
+    tenure: TenureMode | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from rlscaler.tenured import ADVISORY, ON
+
 TIME: Final[Mapping[str, Any]] = {"type": "string", "format": "date-time"}
 TEXT: Final[Mapping[str, Any]] = {"type": "string"}
 WHOLE: Final[Mapping[str, Any]] = {"type": "integer", "format": "int64"}
@@ -68,6 +70,20 @@ _SIDE = (
     StatusField("rescales", WHOLE, "Changes of the replica count."),
 )
 
+_TENURE = (
+    StatusField("mode", {**TEXT, "enum": [ON, ADVISORY]}, "Whether say decides, or is only told of."),
+    StatusField("leader", TEXT, "The candidate with the most say; left out while nothing has been replayed."),
+    StatusField("share", NUMBER, "The leader's share of the say, 0 to 1."),
+    StatusField(
+        "margin",
+        NUMBER,
+        "By how much the leader's replayed score (cost ratio plus the price of late requests) is below the tuned "
+        "rule's; below 0 where it is above.",
+    ),
+    StatusField("learned", NUMBER, "The learned policy's share of the say, 0 to 1."),
+    StatusField("history", TEXT, "How much replayed past the say rests on, old hours counting less, a duration."),
+)
+
 FIELDS: Final = (
     StatusField("observedGeneration", WHOLE, "The generation of the spec that this report speaks of."),
     StatusField(
@@ -96,6 +112,7 @@ FIELDS: Final = (
             StatusField("name", TEXT, "Its name."),
             StatusField("digest", TEXT, "sha256 of the artifact that is in use; left out for a rule."),
             StatusField("schema", TEXT, "Version of the observation that it takes; left out for a rule."),
+            StatusField("tenure", _TENURE, "Who has which say by now; left out where nobody has to earn it."),
         ),
         "The policy that decides.",
     ),

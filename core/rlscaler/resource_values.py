@@ -147,6 +147,8 @@ class Choice:
 
     def read(self, node: Node, place: Place, report: Report) -> Any:
         """Return the word."""
+        if node.kind == "boolean" and node.text in self.words:
+            return text_of(node, place, report, self.expected)
         if node.kind != "text":
             return report.add(place, wrong_kind(node, self.expected))
         if node.text not in self.words:

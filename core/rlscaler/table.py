@@ -52,8 +52,8 @@ class TablePolicy:
 
     artifact: Artifact
     name: str = field(init=False)
-    bins: Bins = field(init=False)
-    values: np.ndarray = field(init=False)
+    bins: Bins = field(init=False, compare=False)
+    values: np.ndarray = field(init=False, compare=False)
     scheme: Scheme = field(init=False)
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ import click
 from rlscaler.errors import UserError
 
 if TYPE_CHECKING:
+    from rlscaler.settings import Settings
     from rlscaler_operator.cluster import Cluster
     from rlscaler_operator.logs import Form
 
@@ -79,34 +80,88 @@ def run(log_format: "Form", log_level: str, lease_duration: float, **given: Any)
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", required=False)
 @click.option("-n", "--namespace", metavar="NS", help="Its namespace; the context's by default.")
 @click.option("-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="The same as -o json.")
+@click.option("--decision", "log", type=click.Path(), metavar="FILE.jsonl",
+              help="Explain a recorded decision instead, of a log by --decisions; no cluster is asked.")  # fmt: skip
+@click.option("--at", default="last", show_default=True, metavar="TIME",
+              help="Which of its decisions: 2026-05-01T14:32:00Z, 14:32 (UTC), seconds since 1970, last.")  # fmt: skip
+@click.option("--workload", metavar="NAMESPACE/NAME", help="Whose decision, where the log has several workloads.")
+@click.option("--policy", metavar="NAME|PATH", help="The policy that decided, where the log does not lead to it.")
+@click.option("-f", "--file", "file", type=click.Path(allow_dash=True), metavar="FILE",
+              help="YAML file with the RLScaler, for an older log that does not tell its settings.")  # fmt: skip
 @_cluster_options
-def explain(name: str, namespace: str | None, output: str, kubeconfig: str | None, context: str | None) -> None:
-    """Tell the last decision on a workload in words: what was seen, wanted, allowed and done.
+def explain(
+    name: str | None, namespace: str | None, output: str, as_json: bool, log: str | None, at: str,
+    workload: str | None, policy: str | None, file: str | None, kubeconfig: str | None, context: str | None,
+) -> None:  # fmt: skip
+    """Tell a decision on a workload in words: what was seen, wanted, allowed and done.
 
-    NAME is that of the RLScaler.
+    NAME is that of the RLScaler, whose last decision is told. With --decision FILE it is a recorded one, of which is
+    also told what moved it and what would have changed it.
 
     \b
     Examples:
       rlscaler explain web -n shop
       rlscaler explain web -n shop -o json | jq .decision
+      rlscaler explain --decision decisions.jsonl --at 14:32
+      rlscaler explain --decision decisions.jsonl --at last --workload shop/web --json
     """
+    output = "json" if as_json else output
+    if (name is None) == (log is None):
+        raise UserError("explain what? name an RLScaler, or a log of decisions by --decision FILE.jsonl"
+                        + (", not both" if name else ""))  # fmt: skip
+    if log is not None:
+        from rlscaler.explained_decision import explanation
+        from rlscaler.explained_decision import told as page
+
+        value = explanation(log, at, workload=workload, policy=policy, settings=_settings_of(file))
+        if output == "text":
+            click.echo("\n".join(page(value)))
+        else:
+            _print_value(value, output)
+        return
+    assert name is not None
     from rlscaler_operator.explaining import explained, told
     from rlscaler_operator.model import Key
 
     cluster, here = _connected(kubeconfig, context)
     key = Key(namespace or here, name)
     found = explained(_asked(cluster, lambda: cluster.get_rlscaler(key)), time.time())
-    if output == "json":
-        click.echo(json.dumps(found, indent=2))
-    elif output == "yaml":
-        import yaml
-
-        click.echo(yaml.safe_dump(found, sort_keys=False, allow_unicode=True).rstrip("\n"))
-    else:
+    if output == "text":
         _print_told(told(found))
+    else:
+        _print_value(found, output)
+
+
+def _print_value(value: Mapping[str, Any], output: str) -> None:
+    """Print plain values as JSON or YAML."""
+    if output == "json":
+        click.echo(json.dumps(value, indent=2))
+        return
+    import yaml
+
+    click.echo(yaml.safe_dump(value, sort_keys=False, allow_unicode=True).rstrip("\n"))
+
+
+def _settings_of(file: str | None) -> "Callable[[str], Settings] | None":
+    """Return what makes a workload's settings of a file of resources; None without one. Raises UserError."""
+    if file is None:
+        return None
+    from rlscaler.custom_resource import load_resources, to_settings
+
+    resources = load_resources(file)
+
+    def of(workload: str) -> "Settings":
+        found = [each for each in resources if each.key == workload] or (resources if len(resources) == 1 else [])
+        if not found:
+            keys = ", ".join(each.key for each in resources) or "none"
+            raise UserError(f"{file} holds {keys}; expected {workload or 'one resource alone'}")
+        return to_settings(found[0])
+
+    return of
 
 
 @click.command()

@@ -7,12 +7,13 @@ closed over its own decisions: same policy, same history (load does not depend o
 completions does a little, which is passed over), same guard and behaviour, and only those readings that are there.
 
 The figures are estimates. They begin anew when the policy or the objective's latency changes, and go on over a restart
-(`memory`, `recall`), after which the worlds start settled, at the replicas that the target has then.
+(`memory`, `recall`), after which the worlds start settled, at the replicas that the target has then, and with the say
+that the live policy's candidates have earned by then.
 """
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -26,6 +27,7 @@ from rlscaler.behavior import Behavior
 from rlscaler.policy import Policy, View
 from rlscaler.quantities import duration_text
 from rlscaler.rows import Picked, put, stacked
+from rlscaler.tenured import Tenured
 from rlscaler_operator import twin_worlds
 from rlscaler_operator.model import Key
 from rlscaler_operator.twin_worlds import LIVE, OWN
@@ -82,7 +84,7 @@ class Comparison:
     """The comparisons of all Shadow workloads, one world step and one decision for all that are due."""
 
     def __init__(self, fallback: Policy | None = None) -> None:
-        """Start empty. fallback: the rule that steps in for a policy (None: `default`)."""
+        """Start empty. fallback: the rule that steps in for a policy (None: SPARE_RULE)."""
         self._fallback = fallback
         self._entries: dict[Key, _Entry] = {}
         self._groups: list[_Group] = []
@@ -119,11 +121,20 @@ class Comparison:
             self._leave(entry)
             self._free.append(entry.row)
 
-    def advance(self, keys: Sequence[Key], view: View, policy: Policy, *, at: np.ndarray | None = None) -> None:
+    def advance(
+        self,
+        keys: Sequence[Key],
+        view: View,
+        policy: Policy,
+        *,
+        at: np.ndarray | None = None,
+        earned: Callable[[np.ndarray], State] = lambda which: {},
+    ) -> None:
         """Take in one tick of workloads that `policy` decides, right after the live decision.
 
-        view: of that decision. at: positions of the keys in the view (None: the keys are its rows). Each key has been
-        `put`; a second tick within half an interval is ignored.
+        view: of that decision. at: positions of the keys in the view (None: the keys are its rows). earned: what the
+        policy remembers of some of the keys, by their positions, that our own side is to begin with; empty: nothing.
+        Each key has been `put`; a second tick within half an interval is ignored.
         """
         if not keys:
             return
@@ -143,6 +154,8 @@ class Comparison:
         if start.any():
             self._start(rows, options, time, live, load, np.flatnonzero(start))
             group.scaler.reset(members[start])
+            if memory := earned(np.flatnonzero(start)):
+                group.scaler.recall(members[start], {"policy": memory})
         due = np.flatnonzero(go | start)
         if len(due):
             self._decide(group.scaler, members, rows, view, options, at, due, passed)
@@ -374,6 +387,8 @@ def identity_of(policy: Policy) -> str:
     """Return what tells a policy from every other: the digest of its artifact, or a rule's name and constants."""
     artifact = getattr(policy, "artifact", None)
     text = artifact.digest if isinstance(artifact, Artifact) else f"{type(policy).__qualname__} {policy!r}"
+    if isinstance(policy, Tenured):
+        text += " advisory" if policy.advisory else " tenured"
     return f"{policy.name} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 

@@ -10,17 +10,23 @@ import math
 import time as clocks
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from rlscaler import Autoscaler, Snapshot
+from rlscaler.arrays import State
 from rlscaler.custom_resource import Resource, to_settings
-from rlscaler.memory import condensed, guard_bytes
-from rlscaler.policies import load_policy
+from rlscaler.decisions import Decisions
+from rlscaler.memory import condensed, guard_bytes, require_alike
+from rlscaler.policies import SPARE_RULE, load_policy
 from rlscaler.policy import Policy, Proposal, View
+from rlscaler.reasons import Reason
 from rlscaler.rows import taken
 from rlscaler.settings import Settings, joined
+from rlscaler.standing import Standing, standings
+from rlscaler.tenured import Tenured
 from rlscaler_operator.attic import Attic
 from rlscaler_operator.checkpoint import Batch
 from rlscaler_operator.comparison import Comparison
@@ -62,6 +68,21 @@ class _Pool:
             return f"policy {self.in_use.name} {self.in_use.digest}"
         return f"rule {self.scaler.fallback.name}"
 
+    def kept(self, memory: State, rows: np.ndarray) -> State:
+        """Return what the policy remembers of the rows in the form in which it is kept."""
+        policy = self.policy
+        return policy.condensed(memory, self.scaler.settings(rows)) if isinstance(policy, Tenured) else memory
+
+    def restored(self, memory: State, rows: int) -> State | None:
+        """Return what `kept` made of a memory of so many rows, None where this version cannot take it."""
+        memory = self.policy.whole(memory) if isinstance(self.policy, Tenured) else memory
+        try:
+            require_alike("policy", memory, self.policy.state(1), rows)
+        except ValueError as problem:
+            log.warning("policy %s begins with an empty memory: %s", self.in_use.name, problem)
+            return None
+        return memory
+
 
 class Admission(NamedTuple):
     """A workload to be decided: by what its resource states, and by which policy."""
@@ -76,13 +97,14 @@ class Decider:
     """Decides for workloads by key."""
 
     def __init__(self, fallback: Policy | None = None, timer: Callable[[], float] = clocks.perf_counter) -> None:
-        """Start empty. fallback: the rule that steps in for a policy (None: `default`). timer: seconds, any origin."""
+        """Start empty. fallback: the rule that steps in for a policy (None: SPARE_RULE). timer: seconds, any origin."""
         self._timer = timer
-        self.fallback = fallback if fallback is not None else load_policy("default")
+        self.fallback = fallback if fallback is not None else load_policy(SPARE_RULE)
         self._pools: list[_Pool] = []
         self._home: dict[Key, _Pool] = {}
         self._settings: dict[Key, Settings] = {}
         self._time: dict[Key, float] = {}
+        self._leaders: dict[Key, int] = {}
         self._compared: set[Key] = set()
         self._comparison = Comparison(self.fallback)
         self._estimates = Estimates()
@@ -138,7 +160,7 @@ class Decider:
         if old is pool:
             pool.scaler.update([pool.rows[each.key]], settings)
         else:
-            parts = (*_KEPT, "policy") if _same(old, each.policy, each.in_use) else _KEPT
+            parts = (*_KEPT, "policy") if _remember_alike(old, pool) else _KEPT
             memory = old.scaler.memory([old.rows[each.key]], parts)
             (row,) = pool.scaler.add([each.key], self._settings[each.key])
             pool.rows[each.key] = int(row)
@@ -196,6 +218,7 @@ class Decider:
         self._estimates.drop(key)
         del self._settings[key]
         self._time.pop(key, None)
+        self._leaders.pop(key, None)
 
     def compare(self, key: Key, on: bool) -> None:
         """Run Shadow's comparison for a workload, or end it."""
@@ -269,6 +292,8 @@ class Decider:
         self._time |= zip(keys, made.time.tolist(), strict=True)
         settings, coverage = pool.scaler.settings(rows), pool.scaler.known_seconds(rows)
         learning = self._estimates.sentences(keys, settings["interval"])
+        standing = self._standings(pool, keys, rows, settings["price"])
+        reasons = _with_bounds(made, settings) if isinstance(pool.policy, Tenured) else made.reasons
         return {
             key: Decision(
                 time=float(made.time[i]),
@@ -276,15 +301,27 @@ class Decider:
                 proposal=float(made.proposal[i]),
                 recommendation=float(made.recommendation[i]),
                 demand=float(made.demand[i]),
-                bits=int(made.reasons[i]),
+                bits=int(reasons[i]),
                 capacity=float(settings["capacity_per_replica"][i]),
                 startup=float(settings["startup"][i]),
                 coverage=float(coverage[i]),
                 error=error,
                 learning=learning[i],
+                standing=standing[i],
             )
             for i, key in enumerate(keys)
         }
+
+    def _standings(
+        self, pool: _Pool, keys: Sequence[Key], rows: np.ndarray, price: np.ndarray
+    ) -> Sequence[Standing | None]:
+        """Return who has which say on workloads of a pool, None where nobody has to earn it."""
+        if not isinstance(pool.policy, Tenured):
+            return [None] * len(keys)
+        before = np.array([self._leaders.get(key, -1) for key in keys], np.int64)
+        found, leaders = standings(pool.policy, pool.scaler.memory(rows, ("policy",))["policy"], before, price)
+        self._leaders |= zip(keys, leaders.tolist(), strict=True)
+        return found
 
     def _proposed(self, pool: _Pool, view: View, rows: np.ndarray) -> tuple[Proposal, str]:
         """Return what the policy wants and what it raised; nothing, and why, while it rests from having been slow."""
@@ -310,7 +347,8 @@ class Decider:
             return
         compared = [keys[i] for i in at]
         try:
-            self._comparison.advance(compared, view, pool.policy, at=np.array(at))
+            earned = partial(_earned, pool, [pool.rows[key] for key in compared])
+            self._comparison.advance(compared, view, pool.policy, at=np.array(at), earned=earned)
         except Exception:
             log.exception("the comparison of %d workloads in mode Shadow failed and is ended", len(compared))
             for key in compared:
@@ -327,15 +365,16 @@ class Decider:
                 parts = pool.scaler.memory(rows, ("guard", "policy", "rule"))
                 guard = condensed(parts["guard"], pool.scaler.settings(rows), np.nan_to_num(time, nan=-np.inf))
                 kept = {"guard": guard, _LEARNED: self._estimates.memory(mine)}
-                kept |= {pool.called(part): parts[part] for part in ("policy", "rule") if parts[part]}
+                own = {"policy": pool.kept(parts["policy"], rows), "rule": parts["rule"]}
+                kept |= {pool.called(part): state for part, state in own.items() if state}
                 found.append(Batch(mine, time, kept))
         return found
 
     def recall(self, batch: Batch) -> None:
         """Put back what `memory` returned, of workloads that have been `put` since.
 
-        What a policy remembered is for that policy alone. Raises ValueError, with nothing changed, where it does not
-        fit.
+        What a policy remembered is for that policy alone, and left out where it does not fit. Raises ValueError, with
+        nothing changed, where anything else does not.
         """
         for pool in self._pools:
             at = [i for i, key in enumerate(batch.keys) if key in pool.rows]
@@ -344,6 +383,8 @@ class Decider:
                 parts = {part: taken(state, np.array(at)) for part, state in batch.parts.items()}
                 rows = [pool.rows[key] for key in keys]
                 own = {part: parts[name] for part in ("policy", "rule") if (name := pool.called(part)) in parts}
+                if "policy" in own and (mine := pool.restored(own.pop("policy"), len(rows))) is not None:
+                    own["policy"] = mine
                 pool.scaler.recall(rows, {"guard": parts["guard"], **own})
                 if _LEARNED in parts:
                     self._estimates.recall(keys, parts[_LEARNED])
@@ -377,6 +418,34 @@ class Decider:
 def _same(pool: _Pool, policy: Policy, in_use: PolicyInUse) -> bool:
     """Tell whether a pool's policy is this one."""
     return pool.in_use == in_use and bool(in_use.digest or pool.policy == policy)
+
+
+def _remember_alike(old: _Pool, new: _Pool) -> bool:
+    """Tell whether what a policy remembers of a workload means the same to another pool's, as in On and Advisory."""
+    if _same(old, new.policy, new.in_use):
+        return True
+    alike = isinstance(old.policy, Tenured) and isinstance(new.policy, Tenured)
+    return alike and bool(old.in_use.digest) and old.called("policy") == new.called("policy")
+
+
+def _with_bounds(made: Decisions, settings: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the reasons, and that a bound holds where the decision and the mean of all orders stand at it.
+
+    Candidates order within the bounds, so that nothing is left for the guard to say of them. That more or fewer would
+    be wanted is told by the rule's recommendation, which knows no bounds.
+    """
+    least, most = settings["min_replicas"], settings["max_replicas"]
+    few = (made.replicas == least) & (made.proposal <= least * (1.0 + 1e-9)) & (np.ceil(made.recommendation) < least)
+    many = (made.replicas == most) & (made.proposal >= most * (1.0 - 1e-9)) & (made.recommendation > most)
+    bits = np.where(few, made.reasons | int(Reason.TooFewReplicas), made.reasons)
+    return np.where(many, bits | int(Reason.TooManyReplicas), bits)
+
+
+def _earned(pool: _Pool, rows: Sequence[int], which: np.ndarray) -> State:
+    """Return what the policy remembers of some of these rows, where say is earned in it; else nothing."""
+    if not isinstance(pool.policy, Tenured):
+        return {}
+    return pool.scaler.memory(np.array(rows)[which], ("policy",))["policy"]
 
 
 def _breadth(settings: Settings) -> int:

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from rlscaler.reasons import sentence
 from rlscaler_operator.model import Account
-from rlscaler_operator.status import is_fine
+from rlscaler_operator.status import decides_as, is_fine
 
 Kind = Literal["Normal", "Warning"]
 
@@ -137,14 +137,15 @@ def _modes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[Even
 
 def _policies(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[Event]:
     old, new = before.get("policy"), after.get("policy")
-    if not (isinstance(old, Mapping) and isinstance(new, Mapping)) or old == new:
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)) or decides_as(old) == decides_as(new):
         return
     yield Event("Normal", "PolicyLoaded", f"{_policy(new)} decides from now on, {_policy(old)} before.")
 
 
 def _policy(policy: Mapping[str, Any]) -> str:
-    digest = str(policy.get("digest") or "")
-    return f"Policy {policy.get('name')}" + (f" ({digest[:19]})" if digest else "")
+    digest, mode = str(policy.get("digest") or ""), decides_as(policy)["tenure"]
+    text = f"Policy {policy.get('name')}" + (f" ({digest[:19]})" if digest else "")
+    return text + (f" with tenure {mode}" if mode else "")
 
 
 def _listed(status: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

@@ -139,6 +139,8 @@ def _decision(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         lines.append(("Policy", f"{_policy(found.get('policy'))} proposed {decision['proposal']} replicas."))
     elif count is not None:
         lines.append(("Policy", f"{_policy(found.get('policy'))} proposed nothing."))
+    if said := _tenure(found.get("policy")):
+        lines.append(("Tenure", said))
     shaped = [f"{each['reason']}: {each['meaning']}" for each in decision["reasons"]]
     lines += [("Guard" if not index else "", text) for index, text in enumerate(shaped)]
     if not shaped:
@@ -174,6 +176,38 @@ def _policy(policy: Any) -> str:
         return "the policy"
     digest = str(policy.get("digest") or "")
     return str(policy.get("name")) + (f" ({digest[:19]})" if digest else "")
+
+
+def _tenure(policy: Any) -> str:
+    """Return who has which say, "" where nobody has to earn it."""
+    tenure = _block(policy, "tenure") if isinstance(policy, Mapping) else {}
+    if not tenure:
+        return ""
+    only = "only told of: " if tenure.get("mode") == "Advisory" else ""
+    leader, learned = tenure.get("leader"), tenure.get("learned")
+    parts = []
+    if leader:
+        share = f" with {_percent(tenure['share'])} of the say" if "share" in tenure else ""
+        parts.append(f"{'the ' if leader == 'learned policy' else ''}{leader} leads{share}{_margin(tenure)}")
+    else:
+        parts.append("nobody leads yet")
+    if learned is not None and leader != "learned policy":
+        parts.append(f"the learned policy has {_percent(learned)}")
+    return f"{only}{'; '.join(parts)}; {tenure.get('history', '0s')} of load replayed."
+
+
+def _percent(share: float) -> str:
+    return f"{100.0 * share:.0f} %"
+
+
+def _margin(tenure: Mapping[str, Any]) -> str:
+    """Return how the leader's score stands to that of the tuned rule."""
+    margin = tenure.get("margin")
+    if margin is None:
+        return ""
+    if margin == 0:
+        return ", its score that of the tuned rule"
+    return f", its score {abs(margin):g} {'below' if margin > 0 else 'above'} the tuned rule's"
 
 
 def _done(found: Mapping[str, Any], replicas: Mapping[str, Any]) -> str:
@@ -241,6 +275,7 @@ def overview(value: Mapping[str, Any], now: float) -> dict[str, Any]:
         "max": found["bounds"]["max"],
         "current": found["replicas"].get("current"),
         "desired": found["replicas"].get("desired"),
+        "policy": found.get("policy"),
         "reason": str(status.get("reason") or "NotSeen"),
         "message": first.get("message"),
         "secondsAgo": first.get("secondsAgo") if first.get("reason") == status.get("reason") else None,

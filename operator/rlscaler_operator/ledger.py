@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlscaler.policies import load_policy
+from rlscaler.policies import DEFAULT, SPARE_RULE, load_policy
 from rlscaler.policy import Policy
 from rlscaler.resource_objects import PolicyRef
 from rlscaler_operator import conflicts
@@ -54,10 +54,10 @@ def chosen(store: PolicyStore, wanted: PolicyRef, ledger: Ledger) -> tuple[Polic
         if wanted.server is not None:
             raise PolicyRefused(Note("PolicyNotFound", f"spec.policy.server: {wanted.server!r} is no inference "
                                                        f"server of the operator's configuration"))  # fmt: skip
-        name = wanted.name or "default"
-        policy, in_use = store.get(name, wanted.digest)
+        name = wanted.name or DEFAULT
+        policy, in_use = store.get(name, wanted.digest, wanted.tenure)
         ledger.policy_problem = store.problem(name, wanted.digest)
         return policy, in_use
     except PolicyRefused as refused:
         ledger.policy_problem = refused.note
-    return load_policy("default"), PolicyInUse("default")
+    return load_policy(SPARE_RULE), PolicyInUse(SPARE_RULE)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from rlscaler.custom_resource import Resource
+from rlscaler.standing import Standing
 
 
 class Key(NamedTuple):
@@ -108,7 +109,8 @@ class Decision:
     replicas: -1 where nothing can be decided. bits: of `rlscaler.reasons.Reason`. proposal, recommendation,
     demand: replicas. capacity: requests/s of a replica and startup: seconds, as stated or learned (NaN: unknown).
     coverage: seconds of load that are known of this workload. error: what the policy raised, "" if nothing.
-    learning: what there is to say about what is learned, "" where all is stated.
+    learning: what there is to say about what is learned, "" where all is stated. standing: who has which say, None
+    where nobody has to earn it.
     """
 
     time: float
@@ -122,15 +124,20 @@ class Decision:
     coverage: float
     error: str = ""
     learning: str = ""
+    standing: Standing | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyInUse:
-    """Which policy decides. digest: "sha256:..." of an artifact, "" of a rule. schema: of its observation."""
+    """Which policy decides. digest: "sha256:..." of an artifact, "" of a rule. schema: of its observation.
+
+    tenure: "On" or "Advisory" where say is earned (`rlscaler.tenured`), "" where none is.
+    """
 
     name: str
     digest: str = ""
     schema: str = ""
+    tenure: str = ""
 
 
 @dataclass(frozen=True, slots=True)

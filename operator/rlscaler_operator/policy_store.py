@@ -1,8 +1,8 @@
-"""The policies that workloads may name: built-in rules, and artifacts in a mounted folder and in ConfigMaps.
+"""The policies that workloads may name: built-in ones, and artifacts in a mounted folder and in ConfigMaps.
 
 A policy is called as its file without `.rlz`, in the folder and among the keys of a ConfigMap's binaryData alike (each
 ConfigMap that carries the label `rlscaler.io/policy: "true"` in the operator's own namespace). Where a name is there
-twice, the harder one to change wins: a built-in rule, then the folder (whoever installs the operator mounts it), then
+twice, the harder one to change wins: a built-in one, then the folder (whoever installs the operator mounts it), then
 ConfigMaps in the order of their names. What is passed over for that is said (`notes`).
 
 What changes is taken in at the next `refresh`. An artifact decides only after it has been read whole, its digest,
@@ -25,11 +25,12 @@ import numpy as np
 from rlscaler import Autoscaler, Settings, Snapshot
 from rlscaler.artifact import SUFFIX, Artifact, ArtifactError, loads
 from rlscaler.container import read_file
-from rlscaler.policies import BUILT_IN, PolicyError, from_artifact, load_policy
+from rlscaler.policies import BUILT_IN, RULES, PolicyError, from_artifact, load_policy, with_tenure
 from rlscaler.policy import Policy
 from rlscaler.quantities import shown
 from rlscaler.resource_fields import OBJECT_NAME
 from rlscaler.resource_values import matches
+from rlscaler.tenured import ADVISORY, ON, Tenured
 from rlscaler_operator.model import Note, PolicyInUse
 
 LARGEST = 8 * 2**20
@@ -78,11 +79,30 @@ class _Source(NamedTuple):
 
 
 class _Loaded(NamedTuple):
-    """A policy that may decide."""
+    """A policy that may decide.
+
+    modes: what it is with each mode of tenure that was asked for, so that workloads of one mode are decided together.
+    """
 
     policy: Policy
     in_use: PolicyInUse
     called: str
+    modes: dict[str, tuple[Policy, PolicyInUse]]
+
+    def having(self, tenure: str | None) -> tuple[Policy, PolicyInUse]:
+        """Return the policy in a mode of tenure, None: as it is. Raises PolicyRefused."""
+        if tenure is None:
+            return self.policy, self.in_use
+        if tenure not in self.modes:
+            try:
+                name = self.in_use.name
+                made = load_policy(name, tenure=tenure) if name in BUILT_IN else with_tenure(self.policy, tenure)
+            except PolicyError as error:
+                raise _refused(f"spec.policy.tenure: {error}") from error
+            found = made, replace(self.in_use, tenure=_mode_of(made))
+            # a mode that changes nothing is the policy itself, and its workloads are decided beside the others
+            self.modes[tenure] = (self.policy, self.in_use) if found[1] == self.in_use else found
+        return self.modes[tenure]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,21 +132,25 @@ class PolicyStore:
     def __init__(self, folder: Path | None = None) -> None:
         """Look into the folder (None: there is none)."""
         self._folder = folder
-        self._rules = {name: _Loaded(load_policy(name), PolicyInUse(name), "built in") for name in BUILT_IN}
+        self._built_in = {name: _made(name, load_policy(name), "built in") for name in BUILT_IN}
         self._entries: dict[str, _Entry] = {}
         self._offered: dict[str, _Source] = {}
         self._offer_notes: list[Note] = []
         self._folder_notes: list[Note] = []
         self.refresh()
 
-    def get(self, name: str, digest: str | None = None) -> tuple[Policy, PolicyInUse]:
-        """Return a policy, of that digest where one is given. Raises PolicyRefused."""
-        if name in self._rules:
-            if digest is not None:
+    def get(self, name: str, digest: str | None = None, tenure: str | None = None) -> tuple[Policy, PolicyInUse]:
+        """Return a policy, of that digest where one is given, in that mode of tenure. Raises PolicyRefused."""
+        if name in self._built_in:
+            found = self._built_in[name]
+            if digest is not None and name in RULES:
                 raise _refused(f"spec.policy.digest: {name} is a rule of this version and has no digest; leave it out, "
                                f"or name an artifact in spec.policy.name")  # fmt: skip
-            found = self._rules[name]
-            return found.policy, found.in_use
+            if digest not in (None, found.in_use.digest):
+                raise _refused(f"spec.policy.digest: {name} of this version has {found.in_use.digest}; expected "
+                               f"{digest}; pin that one, or bring the other as an artifact of its own "
+                               f"name")  # fmt: skip
+            return found.having(tenure)
         entry = self._entries.get(name)
         if entry is None:
             raise PolicyRefused(Note("PolicyNotFound", self._not_found(name)))
@@ -135,7 +159,7 @@ class PolicyStore:
             raise PolicyRefused(entry.problem)
         for loaded in (entry.current, entry.former):
             if loaded is not None and digest in (None, loaded.in_use.digest):
-                return loaded.policy, loaded.in_use
+                return loaded.having(tenure)
         raise _refused(f"spec.policy.digest: {entry.current.called} has {entry.current.in_use.digest}; expected "
                        f"{digest}; put the right file there, or change the digest")  # fmt: skip
 
@@ -289,8 +313,21 @@ def _loaded(name: str, source: _Source) -> _Loaded:
     _require_numbers(artifact)
     policy = from_artifact(artifact)
     _try(policy)
-    schema = str(artifact.manifest["observation_schema"])
-    return _Loaded(policy, PolicyInUse(name, artifact.digest, schema), source.called)
+    return _made(name, policy, source.called)
+
+
+def _made(name: str, policy: Policy, called: str) -> _Loaded:
+    """Return a policy that may decide, with what tells it from others."""
+    artifact = getattr(policy, "artifact", None)
+    in_use = PolicyInUse(name)
+    if isinstance(artifact, Artifact):
+        in_use = PolicyInUse(name, artifact.digest, str(artifact.manifest["observation_schema"]))
+    return _Loaded(policy, replace(in_use, tenure=_mode_of(policy)), called, {})
+
+
+def _mode_of(policy: Policy) -> str:
+    """Return the mode of tenure that a policy is in, "" for none."""
+    return (ADVISORY if policy.advisory else ON) if isinstance(policy, Tenured) else ""
 
 
 def _require_numbers(artifact: Artifact) -> None:

@@ -1,8 +1,8 @@
 """The status of a workload, and which differences are worth a write to the API server. Pure.
 
-What people and alerts act on (replicas, mode, policy, conditions) is written at once; what shapes a decision, and new
-words of a condition's message, at most once a minute; plain numbers, those of a message too, every five minutes. So a
-fleet at rest writes next to nothing, and a restart writes nothing where nothing changed.
+What people and alerts act on (replicas, mode, policy, conditions) is written at once; what shapes a decision, who has
+the most say in it, and new words of a condition's message, at most once a minute; plain numbers, those of a message
+too, every five minutes. So a fleet at rest writes next to nothing, and a restart writes nothing where nothing changed.
 """
 
 import math
@@ -12,18 +12,22 @@ from typing import Any, Final
 
 from rlscaler.quantities import duration_text
 from rlscaler.reasons import names, sentence
+from rlscaler.standing import Standing
 from rlscaler_operator.conditions import conditions, mode_in_force
-from rlscaler_operator.model import Account, Decision
+from rlscaler_operator.model import Account, Decision, PolicyInUse
 from rlscaler_operator.timestamps import seconds_of, stamp
 
 REASONS_EVERY: Final = 60.0
 """Seconds at least between two writes where only reasons of the decision, or a message's words, have changed."""
 NUMBERS_EVERY: Final = 300.0
 """Seconds at least between two writes where only numbers have changed."""
+_HARDLY: Final[Mapping[str, float]] = {"share": 0.05, "margin": 0.02, "learned": 0.05}
+"""By how much who has which say may move, or the margin of a score above 1 in proportion, until it is told."""
+_DIGITS: Final[Mapping[str, int]] = {"share": 2, "margin": 3, "learned": 2}
 
 _NUMBER = re.compile(r"\S*\d\S*")
 """A word of a message that may change at each tick, such as a count, a duration or an address."""
-_PROMPT = ("observedGeneration", "mode", "currentReplicas", "desiredReplicas", "selector", "policy")
+_PROMPT = ("observedGeneration", "mode", "currentReplicas", "desiredReplicas", "selector")
 """Fields whose change is written at once; pods become ready one by one, so readyReplicas waits for company."""
 _FINE: Final[Mapping[str, str]] = {
     "Ready": "True",
@@ -66,8 +70,7 @@ def status(account: Account, previous: Mapping[str, Any]) -> dict[str, Any]:
     else:
         out |= _kept(previous, "lastScaleTime")
     if policy is not None:
-        told = {"name": policy.name, "digest": policy.digest, "schema": policy.schema}
-        out["policy"] = {name: value for name, value in told.items() if value}
+        out["policy"] = _policy(policy, decision, previous.get("policy"))
     else:
         out |= _kept(previous, "policy")
     if decision is None:
@@ -86,6 +89,8 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any], since_last: float) -
     """Tell whether a new status is worth a write now. old: as written last. since_last: seconds since then."""
     if any(old.get(name) != new.get(name) for name in _PROMPT) or _moved(old, new):
         return True
+    if decides_as(old.get("policy")) != decides_as(new.get("policy")):
+        return True
     before, after = _by_type(old), _by_type(new)
     if before.keys() != after.keys():
         return True
@@ -99,6 +104,8 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any], since_last: float) -
         if shifted or old.get("reason") != new.get("reason"):
             return True
         if _reasons(old) != _reasons(new) or old.get("readyReplicas") != new.get("readyReplicas"):
+            return True
+        if _tenure(old.get("policy")).get("leader") != _tenure(new.get("policy")).get("leader"):
             return True
         if any(_words(before[name]) != _words(after[name]) for name in other):
             return True
@@ -166,6 +173,44 @@ def _decided(decision: Decision) -> dict[str, Any]:
     if decision.replicas >= 0:
         out["replicas"] = decision.replicas
     return out | {"reasons": list(names(decision.bits)), "message": sentence(decision.bits)}
+
+
+def decides_as(policy: object) -> dict[str, Any]:
+    """Return what of a status' policy tells it from another one: name, digest, schema and mode of tenure."""
+    found = policy if isinstance(policy, Mapping) else {}
+    told = {name: found.get(name) for name in ("name", "digest", "schema")}
+    return told | {"tenure": _tenure(policy).get("mode")}
+
+
+def _tenure(policy: object) -> Mapping[str, Any]:
+    found = policy.get("tenure") if isinstance(policy, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _policy(policy: PolicyInUse, decision: Decision | None, previous: object) -> dict[str, Any]:
+    """Return what is told of the policy. previous: what was told of it, or of another one."""
+    told = {"name": policy.name, "digest": policy.digest, "schema": policy.schema}
+    out: dict[str, Any] = {name: value for name, value in told.items() if value}
+    if not policy.tenure:
+        return out
+    bare = out | {"tenure": {"mode": policy.tenure}}
+    before = _tenure(previous) if decides_as(previous) == decides_as(bare) else {}
+    standing = decision.standing if decision is not None else None
+    if standing is None or standing.mode != policy.tenure:
+        return out | {"tenure": dict(before)} if before else bare
+    return out | {"tenure": _stands(standing, before)}
+
+
+def _stands(standing: Standing, before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return who has which say; its numbers are those told before while they have hardly moved."""
+    figures = {"share": standing.share, "margin": standing.margin, "learned": standing.learned}
+    found = {name: round(value, _DIGITS[name]) for name, value in figures.items() if value is not None}
+    told = {name: before[name] for name in figures if name in before}
+    if standing.leader == before.get("leader", "") and told.keys() == found.keys():
+        same = all(abs(found[name] - told[name]) < (_HARDLY[name] * max(1.0, abs(told[name]))) for name in found)
+        found = told if same else found
+    leader = {"leader": standing.leader} if standing.leader else {}
+    return {"mode": standing.mode, **leader, **found, "history": coverage_text(standing.seconds)}
 
 
 def _capacity(account: Account, decision: Decision) -> dict[str, Any]:
@@ -236,6 +281,8 @@ _TOLD_APART = {"conditions", "reason"}
 def _numbers(value: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is compared every five minutes beside messages: all but conditions and the time of the decision."""
     out = {name: each for name, each in value.items() if name not in _TOLD_APART}
+    if tenure := _tenure(out.get("policy")):  # its history goes along with the coverage, which grows as it does
+        out["policy"] = {**out["policy"], "tenure": {name: each for name, each in tenure.items() if name != "history"}}
     if isinstance(decision := out.get("decision"), Mapping):
         out["decision"] = {name: each for name, each in decision.items() if name not in ("time", "message")}
     return out

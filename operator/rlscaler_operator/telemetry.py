@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from rlscaler.cli import version_of
 from rlscaler.reasons import names
 from rlscaler.resource_status import MODES
+from rlscaler.standing import KINDS, Standing
 from rlscaler_operator.clock import Clock
 from rlscaler_operator.condition_reasons import MEANINGS
 from rlscaler_operator.heartbeat import Heartbeat
@@ -42,7 +43,10 @@ _CALM = ("ScalingLimited", "Conflict")
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """What the series of one workload are made from. found: the conditions; conditions, troubled: of them."""
+    """What the series of one workload are made from.
+
+    found: the conditions; conditions, troubled: of them. standing: who has which say, None where none is earned.
+    """
 
     decided_at: float
     mode: str
@@ -51,6 +55,7 @@ class _Row:
     conditions: tuple[tuple[str, str, str], ...]
     troubled: bool
     values: Mapping[str, float]
+    standing: Standing | None = None
 
 
 _PER_WORKLOAD: Final = {
@@ -170,6 +175,7 @@ class Telemetry:
             conditions=said,
             troubled=troubled,
             values=_values(account),
+            standing=decision.standing if decision is not None else None,
         )
 
     def forget(self, key: Key) -> None:
@@ -225,6 +231,7 @@ class Telemetry:
         for policy in sorted(policies):
             info.add_metric(policy, 1.0)
         yield info
+        yield from _tenures([row.standing for row in rows.values() if row.standing is not None])
         ages = GaugeMetricFamily(
             "rlscaler_watch_age_seconds", "Time since a watch was last heard of.", labels=("watch",)
         )
@@ -285,6 +292,16 @@ def _counted(
     for values in sorted({*always, *counts}):
         family.add_metric(values, float(counts.get(values, 0)))
     return family
+
+
+def _tenures(found: Sequence[Standing]) -> Iterable[Metric]:
+    """Yield who has the say where it is earned: how many workloads each kind of candidate leads, and the mean."""
+    leaders = Tally((each.kind or "nobody",) for each in found)
+    text = "RLScalers whose policy has tenure, by the kind of the candidate with the most say."
+    yield _counted("rlscaler_tenure_leaders", text, ("leader",), leaders, [(kind,) for kind in (*KINDS, "nobody")])
+    say = GaugeMetricFamily("rlscaler_tenure_learned_say", "Mean share of the say that learned policies have earned.")
+    say.add_metric((), sum(each.learned for each in found) / len(found) if found else math.nan)
+    yield say
 
 
 def _series(rows: Mapping[Key, _Row]) -> Iterable[Metric]:

@@ -187,7 +187,7 @@ def test_a_dry_run_works_as_the_dockerfile_shows_it(built: Path) -> None:
     shown = re.search(r"rlscaler:[\d.]+ (dry-run -f) (/examples/\S+)", DOCKERFILE.read_text())
     assert shown
     example = str(ROOT) + shown[2]
-    assert "growth-quantile" in ran(built, str(built / "bin" / "rlscaler"), *shown[1].split(), example, "--for", "1h")
+    assert "policy default" in ran(built, str(built / "bin" / "rlscaler"), *shown[1].split(), example, "--for", "1h")
 
 
 # --- the image itself

@@ -15,8 +15,9 @@ import pytest
 from fault_scene import HOME, SHOP, Scene
 from operator_process import OperatorProcess
 from rlscaler.action import CORRECTIONS
-from rlscaler.artifact import Artifact, dumps
+from rlscaler.artifact import Artifact, dumps, load
 from rlscaler.observation import SCHEMA
+from rlscaler.policies import artifact_path
 from scene_shop import count, follows, make, reports, says, unharmed
 from shop import condition, events
 from small_artifact import FILE as FOREIGN
@@ -113,7 +114,7 @@ def test_what_is_refused_is_said_and_replaced_and_refused_again(
         assert f"{name}.rlz" in ready["message"]
         fallback = says(scene, name, "FallbackActive", "PolicyRefused")
         assert fallback["status"] == "True"
-        assert "Meanwhile policy default decides" in fallback["message"]
+        assert "Meanwhile policy growth-quantile decides" in fallback["message"]
     for name in (*good, *bad):
         follows(scene, name, 200.0, "whatever its policy is", operator)
     high = {name: count(scene, name) for name in (*good, *bad)}
@@ -147,4 +148,25 @@ def test_what_is_refused_is_said_and_replaced_and_refused_again(
         told = [event["reason"] for event in events(scene.cluster, SHOP, name)]
         assert "PolicyRefused" in told
         assert "PolicyLoaded" in told
+    unharmed(operator)
+
+
+def test_what_the_package_brings_is_told_with_its_digest_and_who_has_the_say(
+    scene: Scene, operator: OperatorProcess
+) -> None:
+    digest = load(artifact_path("default")).digest
+    for mode in ("On", "Advisory"):
+        policy = {"name": "default", "digest": digest} | ({"tenure": mode} if mode != "On" else {})
+        make(scene, mode.lower(), load=200.0, policy=policy)
+    for mode in ("On", "Advisory"):
+        found = reports(
+            scene, mode.lower(), lambda told: "learned" in told.get("policy", {}).get("tenure", {}), "its say"
+        )
+        assert (found["policy"]["digest"], found["policy"]["schema"]) == (digest, SCHEMA)
+        assert found["policy"]["tenure"]["mode"] == mode
+        follows(scene, mode.lower(), 200.0, f"with tenure {mode}", operator)
+    make(scene, "other", policy={"name": "default", "digest": NEW.digest})
+    refused = says(scene, "other", "FallbackActive", "PolicyRefused")
+    assert f"default of this version has {digest}; expected {NEW.digest}" in refused["message"]
+    assert "Meanwhile policy growth-quantile decides" in refused["message"]
     unharmed(operator)

@@ -29,7 +29,7 @@ from rlscaler_sim.noise import Noise
 
 WEB = Key("shop", "web")
 SIZED = Settings(capacity_per_replica=10.0, max_replicas=100)
-RULE = load_policy("default")
+RULE = load_policy("growth-quantile")
 NAN = math.nan
 
 
@@ -119,7 +119,7 @@ def test_both_sides_agree_with_the_simulator(names: tuple[str, ...], hours: floa
     settings = replace(contenders.standard_settings(), **changes)
     config, interval = standard_world(settings), float(settings.interval)
     loads = [realised(name, settings, hours) for name in names]
-    live, own = contenders.entrant("hpa", settings), contenders.tested("default", settings)
+    live, own = contenders.entrant("hpa", settings), contenders.tested("growth-quantile", settings)
     sums = play(loads, [live, own], config, settings, [0] * len(loads), waits=False)
     for index, (name, memory) in enumerate(zip(names, fed(loads, config, live, own), strict=True)):
         unseen = 2 * math.ceil(float(settings.lag) / interval + 1.0)
@@ -391,7 +391,7 @@ def test_another_objective_or_policy_begins_anew() -> None:
     shadow.tick(50.0, 10.0)
     assert shadow.memory["since"] == since, "other bounds go on"
 
-    shadow.policy = load_policy("default")
+    shadow.policy = load_policy("growth-quantile")
     shadow.tick(50.0, 10.0)
     assert shadow.memory["since"] == since, "the same rule is the same policy, whatever object it is"
 
@@ -493,9 +493,16 @@ def test_rows_come_and_go() -> None:
 
 
 def test_a_rule_is_told_by_its_constants() -> None:
-    assert identity_of(load_policy("default")) == identity_of(load_policy("growth-quantile"))
+    assert identity_of(load_policy("growth-quantile")) == identity_of(load_policy("growth-quantile"))
     rule = load_policy("growth-quantile")
     assert identity_of(replace(rule, hold=99.0)) != identity_of(rule)  # type: ignore[type-var]
+
+
+def test_a_learned_policy_is_told_by_its_digest_and_whether_it_earns_its_say() -> None:
+    modes = [None, "On", "Advisory", "Off"]
+    as_it_is, on, advisory, off = (identity_of(load_policy("default", tenure=mode)) for mode in modes)
+    assert as_it_is == on
+    assert len({on, advisory, off}) == 3
 
 
 # Workloads beside each other.

@@ -17,7 +17,7 @@ WEB = Key("shop", "web")
 @pytest.fixture
 def report() -> dict[str, Any]:
     """Return the comparison of a workload with more replicas than it needs, half an hour long."""
-    settings, policy = Settings(capacity_per_replica=10.0, max_replicas=100), load_policy("default")
+    settings, policy = Settings(capacity_per_replica=10.0, max_replicas=100), load_policy("growth-quantile")
     scaler, comparison = Autoscaler(policy, settings, 1), Comparison()
     comparison.put(WEB, settings)
     for tick in range(120):

@@ -22,7 +22,7 @@ from workload_accounts import resource, target
 
 KEY = Key("shop", "web")
 OTHER = Key("shop", "other")
-IN_USE = PolicyInUse("default")
+IN_USE = PolicyInUse("growth-quantile")
 BEGIN = 1_750_000_000.0
 INTERVAL = 15.0
 SERVED = 40.0
@@ -48,7 +48,7 @@ def day(decider: Decider, hours: float, begin: float = BEGIN, key: Key = KEY) ->
 def test_a_capacity_that_is_left_out_is_learned_and_used() -> None:
     """Until it is known the count is held; then decisions use it."""
     decider = Decider()
-    decider.put(KEY, learning(startup="60s"), load_policy("default"), IN_USE)
+    decider.put(KEY, learning(startup="60s"), load_policy("growth-quantile"), IN_USE)
     decisions = list(day(decider, 3.0))
     assert decisions[0].bits & Reason.CapacityUnknown
     assert np.isnan(decisions[0].capacity)
@@ -62,7 +62,7 @@ def test_a_capacity_that_is_left_out_is_learned_and_used() -> None:
 def test_what_is_stated_is_not_learned() -> None:
     """A capacity in the spec stays, whatever the readings say."""
     decider = Decider()
-    decider.put(KEY, learning(perReplica="10", startup="60s"), load_policy("default"), IN_USE)
+    decider.put(KEY, learning(perReplica="10", startup="60s"), load_policy("growth-quantile"), IN_USE)
     *_, last = day(decider, 2.0)
     assert last.capacity == 10.0
     assert last.learning == ""
@@ -71,26 +71,26 @@ def test_what_is_stated_is_not_learned() -> None:
 def test_new_settings_keep_what_is_learned() -> None:
     """Editing a resource does not send it back to CapacityUnknown; stating the capacity ends the learning."""
     decider = Decider()
-    decider.put(KEY, learning(startup="60s"), load_policy("default"), IN_USE)
+    decider.put(KEY, learning(startup="60s"), load_policy("growth-quantile"), IN_USE)
     *_, last = day(decider, 3.0)
     edited = resource(capacity={"startup": "60s"}, metrics={"load": {"query": "up"}, "utilization": {"query": "busy"}},
                       minReplicas=3)  # fmt: skip
-    decider.put(KEY, edited, load_policy("default"), IN_USE)
+    decider.put(KEY, edited, load_policy("growth-quantile"), IN_USE)
     (again,) = [next(iter(day(decider, 1.0, BEGIN + 3.0 * 3600.0)))]
     assert again.capacity == pytest.approx(last.capacity, rel=MOVE)
-    decider.put(KEY, learning(perReplica="25", startup="60s"), load_policy("default"), IN_USE)
+    decider.put(KEY, learning(perReplica="25", startup="60s"), load_policy("growth-quantile"), IN_USE)
     assert next(iter(day(decider, 1.0, BEGIN + 4.0 * 3600.0))).capacity == 25.0
 
 
 def test_what_is_learned_outlives_the_process() -> None:
     """A process that takes over from a checkpoint decides with the capacity at once."""
     before = Decider()
-    before.put(KEY, learning(startup="60s"), load_policy("default"), IN_USE)
+    before.put(KEY, learning(startup="60s"), load_policy("growth-quantile"), IN_USE)
     *_, last = day(before, 3.0)
     kept, problem = checkpoint.unpacked(checkpoint.packed(before.memory([KEY]), {}), "test")
     assert problem is None
     after = Decider()
-    after.put(KEY, learning(startup="60s"), load_policy("default"), IN_USE)
+    after.put(KEY, learning(startup="60s"), load_policy("growth-quantile"), IN_USE)
     for batch in checkpoint.joined(kept, last.time):
         after.recall(batch)
     first = next(iter(day(after, 1.0, last.time + INTERVAL)))
@@ -100,11 +100,11 @@ def test_what_is_learned_outlives_the_process() -> None:
 def test_ticks_that_are_decided_again_teach_nothing() -> None:
     """A tick that is decided again lacks all but the load, so it must not count as a reading."""
     decider = Decider()
-    decider.put(KEY, learning(startup="60s"), load_policy("default"), IN_USE)
+    decider.put(KEY, learning(startup="60s"), load_policy("growth-quantile"), IN_USE)
     readings = Readings(BEGIN, load=100.0, utilization=0.5)
     decider.decide({KEY: BEGIN}, {KEY: readings}, {KEY: target()}, live=False)
     fresh = Decider()
-    fresh.put(KEY, learning(startup="60s"), load_policy("default"), IN_USE)
+    fresh.put(KEY, learning(startup="60s"), load_policy("growth-quantile"), IN_USE)
     for ours, theirs in zip(decider.memory([KEY]), fresh.memory([KEY]), strict=True):
         for name, array in ours.parts["learned"].items():
             np.testing.assert_array_equal(array, theirs.parts["learned"][name])
@@ -202,7 +202,7 @@ def test_a_slow_policy_gives_way_to_the_rule_and_is_tried_again() -> None:
     assert "took 4 s" in rests.error
     assert rests.replicas >= 2
     rule = Decider()
-    rule.put(KEY, resource(), load_policy("default"), IN_USE)
+    rule.put(KEY, resource(), load_policy("growth-quantile"), IN_USE)
     *_, alone = [decided(rule, BEGIN + 15.0 * tick) for tick in range(3)]
     assert rests.recommendation == alone.recommendation
     assert rests.replicas == alone.replicas
@@ -220,7 +220,7 @@ def test_the_rule_itself_is_never_rested() -> None:
         return now[0]
 
     decider = Decider(timer=timer)
-    decider.put(KEY, resource(), load_policy("default"), IN_USE)
+    decider.put(KEY, resource(), load_policy("growth-quantile"), IN_USE)
     for tick in range(3):
         assert not decided(decider, BEGIN + 15.0 * tick).bits & Reason.PolicyFailed
 
@@ -235,7 +235,7 @@ def test_a_comparison_that_fails_leaves_the_decision_as_it_is(
 
     with_it, without = Decider(), Decider()
     for decider in (with_it, without):
-        decider.put(KEY, resource(), load_policy("default"), IN_USE)
+        decider.put(KEY, resource(), load_policy("growth-quantile"), IN_USE)
     with_it.compare(KEY, True)
     monkeypatch.setattr("rlscaler_operator.comparison.Comparison.advance", broken)
     assert decided(with_it, BEGIN) == decided(without, BEGIN)
@@ -248,7 +248,7 @@ def test_many_workloads_are_admitted_in_linear_time_and_little_memory() -> None:
     decider = Decider()
     made = resource()
     for number in range(600):
-        decider.put(Key("shop", f"w{number}"), made, load_policy("default"), IN_USE)
+        decider.put(Key("shop", f"w{number}"), made, load_policy("growth-quantile"), IN_USE)
     scaler, _ = decider.home(Key("shop", "w0")) or (None, 0)
     assert scaler is not None
     assert 600 <= len(scaler.keys) <= 600 * 9 / 8
@@ -271,7 +271,7 @@ SPECS: dict[str, dict[str, Any]] = {
 def test_workloads_that_are_admitted_together_are_decided_as_those_admitted_one_by_one() -> None:
     together, alone = Decider(timer=lambda: 0.0), Decider(timer=lambda: 0.0)
     admissions = [
-        Admission(Key("shop", name), resource(f"w{number}", **spec), load_policy("default"), IN_USE)
+        Admission(Key("shop", name), resource(f"w{number}", **spec), load_policy("growth-quantile"), IN_USE)
         for number, (name, spec) in enumerate(SPECS.items())
     ]
     together.put_all(admissions)
@@ -295,7 +295,7 @@ def tick_of(decider: Decider, loads: Mapping[Key, float], now: float) -> dict[Ke
 
 def test_one_that_looks_back_for_an_hour_costs_the_others_no_memory() -> None:
     decider = Decider()
-    policy, wide = load_policy("default"), {"interval": "4s", **LONG}
+    policy, wide = load_policy("growth-quantile"), {"interval": "4s", **LONG}
     decider.put_all([Admission(Key("shop", f"w{i}"), resource(), policy, IN_USE) for i in range(20)])
     decider.put(KEY, resource(**wide), policy, IN_USE)
     assert [len(batch.keys) for batch in decider.memory([*decider.keys])] == [20, 1]

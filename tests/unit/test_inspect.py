@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from command_line import ROOT, install, mistakes, run
-from rlscaler.artifact import Artifact, save
+from rlscaler.artifact import Artifact, load, save
 from rlscaler.container import MANIFEST
 from rlscaler.inspecting import described, find
-from rlscaler.policies import RULES
+from rlscaler.policies import RULES, artifact_path
 from rlscaler.probing import SITUATIONS
 from served_artifacts import FIELDS, branching, network, table
 from small_artifact import SMALL, unpacked
@@ -91,12 +91,11 @@ def test_json_holds_the_same(folder: Path) -> None:
     assert told["served"] is True
 
 
-@pytest.mark.parametrize("name", ["default", *RULES])
+@pytest.mark.parametrize("name", RULES)
 def test_rules_are_shown_with_their_constants(folder: Path, name: str) -> None:
     told = json.loads(run("inspect", name, "--json").stdout)
-    rule = "growth-quantile" if name == "default" else name
-    assert (told["kind"], told["policy"]) == ("rule", rule)
-    assert told["constants"].keys() == RULES[rule].PARAMETERS.keys()
+    assert (told["kind"], told["policy"]) == ("rule", name)
+    assert told["constants"].keys() == RULES[name].PARAMETERS.keys()
     assert all(each["meaning"] for each in told["constants"].values())
     text = run("inspect", name).output
     assert all(key in text for key in told["constants"])
@@ -194,9 +193,11 @@ def test_what_is_no_policy_is_one_line(folder: Path, arguments: list[str], conte
     assert any(word in line for word in ("expected", "rlscaler verify", "leave")), "it says what to do"
 
 
-def test_the_learned_policy_shows_what_it_is_worth_elsewhere() -> None:
-    result = run("inspect", "learned")
+@pytest.mark.parametrize("name", ["default", "learned"])
+def test_what_the_package_brings_shows_its_digest_and_what_it_is_worth_elsewhere(name: str) -> None:
+    result = run("inspect", name)
     assert result.exit_code == 0, result.output
     told = " ".join(result.stdout.split())
-    assert "leave_family_out.learned.mean_regret_own 0." in told
-    assert "leave_family_out.growth-quantile.mean_regret_own 1." in told
+    assert load(artifact_path("default")).digest in told
+    assert "leave_family_out.default.mean_regret_own 0." in told
+    assert "leave_family_out.growth-quantile.mean_regret_own " in told

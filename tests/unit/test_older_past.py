@@ -22,7 +22,7 @@ from workload_accounts import resource, workload
 NOW = 1.75e9
 DAY = 86_400.0
 INTERVAL = "60s"
-IN_USE = PolicyInUse("default")
+IN_USE = PolicyInUse("growth-quantile")
 
 
 class Source:
@@ -70,7 +70,8 @@ class Scene:
             key: resource(key.name, interval=INTERVAL, metrics={"load": {"query": key.name}}) for key in self.keys
         }
         self.source = Source(self.clock, {key.name for key in self.keys[:known]}, takes)
-        self.decider.put_all([Admission(key, its, load_policy("default"), IN_USE) for key, its in resources.items()])
+        rule = load_policy("growth-quantile")
+        self.decider.put_all([Admission(key, its, rule, IN_USE) for key, its in resources.items()])
         for key, its in resources.items():
             self.roster.place(key, group_of(its.spec), NOW)
             times = past.grid(self.roster.group(key), NOW - past.HOUR, NOW)[None, :]

@@ -14,10 +14,12 @@ import pytest
 
 from rlscaler import policies
 from rlscaler.action import CORRECTIONS
-from rlscaler.artifact import Artifact, dumps
+from rlscaler.artifact import Artifact, dumps, load
+from rlscaler.mlp import MlpPolicy
 from rlscaler.observation import SCHEMA
-from rlscaler.policies import BUILT_IN, RULES
+from rlscaler.policies import BUILT_IN, RULES, artifact_path
 from rlscaler.table import TablePolicy
+from rlscaler.tenured import Tenured
 from rlscaler_operator.model import PolicyInUse
 from rlscaler_operator.policy_store import LARGEST, PolicyRefused, PolicyStore
 from small_artifact import FILE as FOREIGN
@@ -80,10 +82,50 @@ def test_every_built_in_policy_is_there_under_its_name() -> None:
     assert store.names() == ["default", "learned", *RULES]
     for name in BUILT_IN:
         policy, in_use = store.get(name)
-        assert in_use == PolicyInUse(name), "without digest and schema"
+        assert in_use.name == name
         assert policy is store.get(name)[0]
         assert store.problem(name) is None
-    assert store.get("default")[0].name == "growth-quantile"
+    for name in RULES:
+        assert store.get(name)[1] == PolicyInUse(name), "without digest and schema"
+    (default, shipped), (learned, alone) = store.get("default"), store.get("learned")
+    assert isinstance(default, Tenured)
+    assert isinstance(learned, MlpPolicy)
+    assert shipped.digest == alone.digest == load(artifact_path("default")).digest
+    assert (shipped.schema, shipped.tenure, alone.tenure) == (SCHEMA, "On", "")
+
+
+def test_what_the_package_brings_is_held_against_a_digest() -> None:
+    store = PolicyStore()
+    for name in ("default", "learned"):
+        digest = digest_of(store, name)
+        assert store.get(name, digest) == store.get(name)
+        reason, message = refused(store, name, NEWER.digest)
+        assert reason == "PolicyRefused"
+        assert message.startswith(f"spec.policy.digest: {name} of this version has {digest}; expected {NEWER.digest}")
+
+
+def test_a_mode_of_tenure_is_one_policy_for_all_who_ask_for_it(tmp_path: Path) -> None:
+    written(tmp_path / "mine.rlz", dumps(GOOD), 1)
+    store = PolicyStore(tmp_path)
+    for name, own in (("default", "On"), ("learned", ""), ("mine", "")):
+        found = {mode: store.get(name, None, mode) for mode in ("On", "Advisory", "Off", None)}
+        modes = {mode: in_use.tenure for mode, (_, in_use) in found.items()}
+        assert modes == {"On": "On", "Advisory": "Advisory", "Off": "", None: own}, name
+        assert len({in_use.digest for _, in_use in found.values()}) == 1, name
+        for mode, (policy, in_use) in found.items():
+            assert isinstance(policy, Tenured) == bool(in_use.tenure), name
+            assert store.get(name, None, mode)[0] is policy, name
+        assert found[own or "Off"][0] is found[None][0], "the mode that it is in anyhow"
+        constants = {repr(policy.tenure.rate) for policy, _ in found.values() if isinstance(policy, Tenured)}
+        assert len(constants) == 1, name
+
+
+def test_a_rule_has_no_say_to_earn() -> None:
+    store = PolicyStore()
+    assert store.get("hpa", None, "Off") == store.get("hpa")
+    with pytest.raises(PolicyRefused, match=r"spec.policy.tenure: hpa is a rule, and tenure is for learned") as caught:
+        store.get("hpa", None, "Advisory")
+    assert caught.value.note.reason == "PolicyRefused"
 
 
 def test_a_rule_has_no_digest() -> None:
@@ -137,7 +179,7 @@ def test_who_comes_first(tmp_path: Path) -> None:
                  Map("a", {"both.rlz": dumps(NEWER), "default.rlz": dumps(NEWER)})])  # fmt: skip
     store.refresh()
     assert digest_of(store, "hpa") == ""
-    assert digest_of(store, "default") == ""
+    assert digest_of(store, "default") != NEWER.digest
     assert digest_of(store, "mine") == GOOD.digest, "the folder"
     assert digest_of(store, "both") == NEWER.digest, "the ConfigMap whose name comes first"
     told = "\n".join(message for reason, message in store.notes() if reason == "PolicyPassedOver")

@@ -144,6 +144,22 @@ MISTAKES: dict[str, tuple[str, str]] = {
         "policy: {name: a, digest: sha256:AB}",
         "8: spec.policy.digest: sha256:AB is not allowed; expected sha256: and 64 hexadecimal digits in lower case",
     ),
+    "tenure-unquoted": (
+        "policy: {name: default, tenure: Off}",
+        '8: spec.policy.tenure: Off is a boolean to YAML; write "Off" in quotes',
+    ),
+    "tenure-unknown": (
+        "policy: {name: default, tenure: Maybe}",
+        "8: spec.policy.tenure: Maybe is not known; expected one of On, Advisory, Off",
+    ),
+    "tenure-of-a-server": (
+        "policy: {server: gpu, tenure: Advisory}",
+        "8: spec.policy.tenure: given beside server; expected name, since say is earned by a policy that decides here",
+    ),
+    "tenure-of-a-rule": (
+        "policy: {name: hpa, tenure: Advisory}",
+        "8: spec.policy.tenure: Advisory, and hpa is a rule; expected a learned policy in name, or leave tenure out",
+    ),
     "window": (
         "behavior: {scaleDown: {stabilizationWindowSeconds: 3601}}",
         "8: spec.behavior.scaleDown.stabilizationWindowSeconds: 3601 is out of bounds; expected 0 to 3600",

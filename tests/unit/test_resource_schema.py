@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlscaler import policies
 from rlscaler.custom_resource import (
     Resource,
     ResourceError,
@@ -212,6 +213,11 @@ BROKEN_RULES: dict[str, list[tuple[tuple[Any, ...], Any]]] = {
     seconds("0s", "1h"): [(("spec", "capacity", "startup"), "61m")],
     amount(NUMBER, "double(self) > 0.0 && double(self) < 1.0"): [(("spec", "metrics", "latency", "quantile"), "1.0")],
     "has(self.name) != has(self.server)": [(("spec", "policy", "server"), "a")],
+    "!has(self.tenure) || !has(self.server)": [(("spec", "policy"), {"server": "a", "tenure": "On"})],
+    "!has(self.tenure) || self.tenure == 'Off' || !has(self.name) || "
+    f"!(self.name in [{', '.join(map(repr, policies.RULES))}])": [
+        (("spec", "policy"), {"name": "hpa", "tenure": "Advisory"})
+    ],
     amount(QUANTITY, "quantity(string(self)).compareTo(quantity('0')) >= 0"): [
         (("spec", "behavior", "scaleUp", "tolerance"), -1)
     ],
