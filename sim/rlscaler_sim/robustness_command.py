@@ -43,8 +43,8 @@ def robustness(
       rlscaler robustness --traces recorded/ --jobs 2 --output out/robustness.json --markdown docs/robustness.md
     """
     from rlscaler.files import require_writable, write_text_atomically
-    from rlscaler_sim import conditions as known
     from rlscaler_sim import contenders, evaluation
+    from rlscaler_sim import robustness as known
     from rlscaler_sim.load import LoadError
     from rlscaler_sim.result import plain
 
