@@ -98,6 +98,7 @@ class Batch:
         self._features = {name: rows(array) for name, array in pool.features.items()}
         self._observed, self._rates, self._seen = rows(pool.observed()), rows(pool.rates), rows(pool.seen)
         self._start, self._needed, self._arrivals = own(pool.start), own(pool.mean_needed), own(pool.mean_arrivals)
+        self._known = own(np.isfinite(pool.features["level"]).argmax(axis=1))
         self._price, self._low, self._high = (
             own(np.array(np.broadcast_to(np.asarray(value, np.float64), (pool.loads,))))
             for value in (settings.objective.price, settings.min_replicas, settings.max_replicas)
@@ -150,7 +151,11 @@ class Batch:
         self.enter(rows)
         first = min(WARM_UP, self.pool.steps // 4)
         last = max(first + 1, self.pool.steps - self.episode - 1)
-        self.at[rows] = self.chance.integers(first, last, count)
+        at = self.chance.integers(first, last, count)
+        if self.pool.cold:  # a workload has replicas by the time of its first known load
+            early = xp.maximum(self.chance.integers(0, max(first, 1), count), self._known[self.load[rows]])
+            at = xp.where(self.chance.uniform(0.0, 1.0, count) < self.pool.cold, early, at)
+        self.at[rows] = at
         self.age[rows] = 0
         level = self._features["level"][self.load[rows] * self.pool.steps + self.at[rows]]
         target = self.chance.uniform(*START_TARGETS, count)

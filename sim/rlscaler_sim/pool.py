@@ -19,7 +19,7 @@ from rlscaler_sim.measure import measured
 from rlscaler_sim.noise import Noise
 
 WARM_UP = 240
-"""Decisions at the start of each load that no episode starts in, so that there is some history."""
+"""Decisions at the start of each load, an hour, in which episodes start only as far as a pool's `cold` has it."""
 
 IDLE = 0.05
 """Replicas that a load is taken to need at least, so that the cost of an idle one stays finite."""
@@ -34,7 +34,8 @@ class Pool:
     mean_needed: (P,) pod-seconds, and mean_arrivals: (P,) requests, of one step, on average over the load.
     config, settings: the worlds that serve the loads and what the autoscaler is told of them, as `prepare` was given
     them. levels: (P,) ascending, 0 to 1, how far each is from the standard world. rise: share of a training after
-    which all levels are open (see `opened`).
+    which all levels are open (see `opened`). cold: share of the episodes that start within the first WARM_UP decisions
+    of a load, when its history says little; the others start after it.
     """
 
     rates: np.ndarray
@@ -48,6 +49,7 @@ class Pool:
     settings: Settings
     levels: np.ndarray
     rise: float = 0.0
+    cold: float = 0.0
     _observed: np.ndarray | None = field(default=None, repr=False)
 
     def observed(self) -> np.ndarray:
@@ -121,13 +123,14 @@ def prepare(
     progress: Any = None,
     levels: Sequence[float] | None = None,
     rise: float = 0.0,
+    cold: float = 0.0,
 ) -> Pool:
     """Measure the loads as the world's metrics pipeline would, and compute the features of every step.
 
     Loads shorter than the longest are repeated. The over-dispersion is drawn here, so the world that serves the
     pool must draw none (`fano=1`). config, settings: fields are scalars, or have a value for each load, which then has
-    a world of its own; the interval is one. levels: ascending, see `Pool` (None: all 0). Raises ValueError where they
-    are not.
+    a world of its own; the interval is one. levels: ascending, see `Pool` (None: all 0). rise, cold: see `Pool`. Raises
+    ValueError where levels do not ascend.
     """
     count = len(loads)
     heights = np.zeros(count) if levels is None else np.asarray(levels, np.float64)
@@ -171,4 +174,5 @@ def prepare(
         settings=settings,
         levels=heights,
         rise=rise,
+        cold=cold,
     )

@@ -24,6 +24,7 @@ from rlscaler_training.apg import Config
 from rlscaler_training.devices import Device
 from rlscaler_training.learner import Outcome, StoppedError, Task
 from rlscaler_training.relaxation import Stretch
+from rlscaler_training.worlds import Ranges
 
 CPU = Device("cpu", "cpu")
 N, T = 24, 240
@@ -45,8 +46,9 @@ def each(value: float) -> Tensor:
 
 
 STRETCH = Stretch(
-    rates=torch.zeros(N, T, 5), needed=each(1.0), arrivals=each(1.0), capacity=each(10.0), startup=each(60.0),
-    slo=each(float(WORLD.slo_wait)), price=each(20.0), low=each(1.0), high=each(100.0), interval=15.0,
+    rates=torch.zeros(N, T, 5), needed=each(1.0), arrivals=each(1.0), capacity=each(10.0), believed=each(10.0),
+    startup=each(60.0), slo=each(float(WORLD.slo_wait)), price=each(20.0), low=each(1.0), high=each(100.0),
+    interval=15.0,
 )  # fmt: skip
 
 
@@ -99,27 +101,52 @@ def test_the_score_is_that_of_the_world(target: float) -> None:
     assert np.abs(relaxed / score - 1.0).mean() < 0.05
 
 
-def test_the_score_is_that_of_the_world_behind_the_whole_decision() -> None:
-    """Of the rule that networks correct, queues and what is ordered for them included, in the world of evaluations."""
-    names = ("spike", "on-off", "level-shift", "flash-crowd")
+def served(network: apg.Net) -> MlpPolicy:
+    """Return the policy of a network, in any situation at all."""
+    return MlpPolicy(export.artifact(
+        network, name="none", output="correction", scheme="headroom", provenance={}, scores={},
+        observations=np.random.default_rng(0).uniform(LOW, HIGH, (1000, len(LOW))).astype(np.float32),
+        parameters={"patience": 30.0},
+    ))  # fmt: skip
+
+
+def trained() -> apg.Net:
+    """Return the network of `learned`."""
+    arrays = learned().artifact.arrays
+    network = apg.Net(TINY.hidden, TINY.activation, learned().artifact.manifest["fields"])
+    with torch.no_grad():
+        for index, layer in enumerate(network.linears()):
+            layer.weight.copy_(torch.from_numpy(arrays[f"weight_{index}"].T.copy()))
+            layer.bias.copy_(torch.from_numpy(arrays[f"bias_{index}"].copy()))
+        network.mean.copy_(torch.from_numpy(arrays["mean"].copy()))
+        network.scale.copy_(torch.from_numpy(arrays["scale"].copy()))
+    return network
+
+
+@pytest.mark.parametrize("learning", [False, True], ids=["the rule", "a trained policy"])
+def test_the_score_is_that_of_the_world_behind_the_whole_decision(learning: bool) -> None:
+    """Within 3 %, queues and what is ordered for them included, in the world of evaluations.
+
+    (A trained policy on loads that are not foreign to it: where one is overloaded half of the time, its queues are 6 %
+    too short.)
+    """
+    names = ("spike", "level-shift", "flash-crowd", "random-walk" if learning else "on-off")
     drawn = [realise(scenarios.get(name).source, duration=4 * 3600.0, rng=generator(name, 1)) for name in names]
     made = apg.material(prepare(drawn, WORLD, SETTINGS, 5), torch.device("cpu"))
     load = torch.arange(len(names))[:, None].expand(-1, made.steps)
     at = torch.arange(made.steps)[None].expand(len(names), -1)
+    network = trained() if learning else apg.Net((4,), "silu")
     with torch.no_grad():
-        orders = apg.orders(made, None, load, at)
+        correction = apg.corrected(network, made.seen[load, at]) if learning else None
+        orders = apg.orders(made, correction, load, at)
         cost, late = relaxation.score(apg.part(made, load, at), orders, 0.05, made.known)
         alone = relaxation.for_backlog(apg.part(made, load, at), torch.full(load.shape, 1.0), made.demand, 3)
-    rule = MlpPolicy(export.artifact(
-        apg.Net((4,), "silu"), name="none", output="correction", scheme="headroom", provenance={}, scores={},
-        observations=np.random.default_rng(0).uniform(LOW, HIGH, (1000, len(LOW))).astype(np.float32),
-        parameters={"patience": 30.0},
-    ))  # fmt: skip
+    rule = served(network)
     # a pool numbers its loads, and draws by these names
     loads_ = [replace(each, name=f"{each.name}#{index}") for index, each in enumerate(drawn)]
     played = play(loads_, [Entrant("rule", rule, replace(SETTINGS, floor=True))], WORLD, SETTINGS, [5] * len(names))
-    np.testing.assert_allclose((cost + late).numpy(), played.score[0], rtol=0.1)
-    assert float((cost + late).mean()) == pytest.approx(float(played.score[0].mean()), rel=0.04)
+    np.testing.assert_allclose((cost + late).numpy(), played.score[0], rtol=0.05)
+    assert float((cost + late).mean()) == pytest.approx(float(played.score[0].mean()), rel=0.03)
     assert float(alone.max()) > 1.0
 
 
@@ -205,6 +232,42 @@ def test_a_run_that_was_cut_off_ends_as_if_it_never_was(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found.artifact.arrays[name], array)
     rows = [json.dumps(row) for row in runs.read_metrics(again.run.folder) if row["step"] != 57]
     assert rows == [json.dumps(row) for row in runs.read_metrics(whole.run.folder)]
+
+
+def test_worlds_open_as_the_curriculum_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No stretch is of a world that is not open yet; at the end all are met."""
+    found = loads.pools(("spike",), None, 1.0, 0, Ranges(worlds=6, rise=0.5))
+    config = replace(TINY, steps=20, batch=64, decisions=20)
+    met: list[int] = []
+
+    def orders(material: apg.Material, correction: Tensor, load: Tensor, at: Tensor) -> Tensor:
+        met.append(int(load.max()) + 1)
+        return plain(material, correction, load, at)
+
+    plain = apg.orders
+    run = runs.begin(tmp_path / "run", "apg", config, {})
+    monkeypatch.setattr(apg, "whole_score", lambda *_: torch.zeros(1))
+    monkeypatch.setattr(apg, "orders", orders)
+    apg.learn(Task("net", found, run, CPU, 3, {}), config)
+    opened = [found.train.opened(step / config.steps) for step in range(config.steps)]
+    assert opened[0] < opened[-1] == found.train.loads
+    assert all(many <= most for many, most in zip(met, opened, strict=True))
+    assert met[-1] == found.train.loads
+
+
+def test_the_decision_divides_by_the_capacity_that_it_believes_in() -> None:
+    """Where a replica serves less than that, as many requests/s are as many replicas to the decision, and late more."""
+    names = ("spike",)
+    drawn = [realise(scenarios.get(name).source, duration=2 * 3600.0, rng=generator(name, 1)) for name in names]
+    right, wrong = (
+        apg.material(prepare(drawn, replace(WORLD, capacity_per_replica=capacity), SETTINGS, 5), torch.device("cpu"))
+        for capacity in (10.0, 8.0)
+    )
+    np.testing.assert_array_equal(wrong.demand.numpy(), right.demand.numpy())
+    np.testing.assert_array_equal(wrong.seen.numpy(), right.seen.numpy())
+    assert wrong.whole.capacity.tolist() == [8.0]
+    assert wrong.whole.believed.tolist() == [10.0]
+    assert float(apg.whole_score(wrong, None)) > float(apg.whole_score(right, None))
 
 
 def test_an_untrained_network_is_the_rule() -> None:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -177,7 +178,7 @@ def test_the_rule_is_tuned_by_the_gradient_of_its_score(small: Corpus) -> None:
 def test_the_rule_of_the_relaxation_is_the_rule(small: Corpus) -> None:
     """The correction that stands for it leads to the replicas that it proposes, but for the backlog's."""
     material = apg.material(small.pool, torch.device("cpu"))
-    constants = {name: 0.1 * (index + 2) for index, name in enumerate(rule_gradient.TUNED)}
+    constants: dict[str, Any] = {name: 0.1 * (index + 2) for index, name in enumerate(rule_gradient.TUNED)}
     load, at = torch.zeros(1, 200, dtype=torch.int64), torch.arange(250, 450)[None]
     correction = rule_gradient.correction(torch.tensor(list(constants.values())), material, load, at)
     level, cheap = material.level[load, at].double(), material.cheap[load, at].double()

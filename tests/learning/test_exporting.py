@@ -19,6 +19,7 @@ from rlscaler.mlp import MlpPolicy
 from rlscaler.policies import from_artifact
 from rlscaler_training import checkpoints, finishing
 from rlscaler_training.checkpoints import CheckpointError
+from rlscaler_training.loads import VALIDATION_ENVS
 from served_artifacts import branching, network, table
 
 EPISODE = 40
@@ -73,6 +74,9 @@ def test_the_last_checkpoint_gives_the_artifact_that_training_ended_with(folder:
     for name, array in final.arrays.items():
         np.testing.assert_array_equal(made.arrays[name], array)
     assert made.manifest["scores"] == final.manifest["scores"] == told["scores"]
+    lived = (made.manifest["scores"].get("export") or {}).get("episodes")
+    assert (lived is None) is (learner == "q-learning"), "there is no network"
+    assert lived is None or (lived["decisions"], lived["ties"]) == (EPISODE * VALIDATION_ENVS, 0)
     provenance = made.manifest["provenance"]
     step = {"q-learning": 8, "evolve": 2}[learner]
     assert provenance.pop("checkpoint") == {"name": f"{step:012d}", "step": step} | {}

@@ -263,7 +263,7 @@ def test_the_artifact_decides_as_the_network_along_an_episode(tmp_path: Path) ->
 
     state = this.run.restore(best=True)
     assert state is not None
-    network = ppo_fast.ActorCritic(scheme("headroom").branches, TINY)
+    network = ppo_fast.ActorCritic(scheme("headroom").branches, TINY, material().fields)
     network.load_state_dict(state["kept"])
     observation = judge.reset(9)
     for _ in range(TINY.episode):

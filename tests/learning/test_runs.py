@@ -79,6 +79,22 @@ def test_only_the_newest_checkpoints_and_the_best_are_kept(tmp_path: Path) -> No
     assert run.restore(best=True) == {"value": 2}
 
 
+def test_seconds_of_all_processes_are_summed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the newest checkpoint, as what came after it is done again; a run that keeps none of them has none."""
+    now = [100.0]
+    monkeypatch.setattr(runs, "now", lambda: now[0])
+    run = runs.begin(tmp_path / "run", "none", Config(), {})
+    now[0] += 7.0
+    run.checkpoint(1, {"value": 1})
+    now[0] += 1000.0
+    again = runs.resume(run.folder)
+    now[0] += 5.0
+    assert again.seconds == pytest.approx(12.0)
+    again.checkpoint(2, {"value": 2})
+    (run.folder / runs.SPENT).unlink()
+    assert runs.resume(run.folder).seconds == pytest.approx(0.0)
+
+
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> None:
     """With all of them damaged the run says so; it never begins anew in silence."""
     run = begun(tmp_path)

@@ -22,6 +22,7 @@ from rlscaler.observation import NAMES
 from rlscaler_sim.batch import Batch
 from rlscaler_training.branching import Branching, artifact, exported
 from rlscaler_training.hyper import choice, setting, switch
+from rlscaler_training.inputs import with_extremes
 from rlscaler_training.learner import Outcome, Progress, StoppedError, Task, scored, untrained
 from rlscaler_training.loads import batches, elsewhere, progressed
 from rlscaler_training.replay import Replay, Step
@@ -266,7 +267,7 @@ def learn(task: Task, config: Config) -> Outcome:
     batch, twin, judge = batches(task.pools, BRANCHING.name, config.envs, config.episode, task.seed)
     varied = elsewhere(task.pools, BRANCHING.name, config.evaluation)
     rule = (CORRECTIONS.index(0.0), PATIENCES.index(HOLD))
-    learner = Learner(config, NAMES, BRANCHING.branches, rule, task.device.torch)
+    learner = Learner(config, task.pools.fields, BRANCHING.branches, rule, task.device.torch)
     each = config.envs * config.episode
     rounds = -(-config.steps // each)
     check(config, rounds)
@@ -316,7 +317,8 @@ def learn(task: Task, config: Config) -> Outcome:
             raise StoppedError
     learner.network.load_state_dict(kept)
     made = artifact(
-        learner.network, name=task.name, scheme=BRANCHING.name, observations=learner.replay.seen().cpu().numpy(),
-        provenance=task.provenance, scores={"validation_score": lowest, "rule": bar},
+        learner.network, name=task.name, scheme=BRANCHING.name,
+        observations=with_extremes(learner.replay.seen().cpu().numpy(), task.pools.train), provenance=task.provenance,
+        scores={"validation_score": lowest, "rule": bar},
     )  # fmt: skip
     return Outcome(artifact=made, steps=rounds * each)

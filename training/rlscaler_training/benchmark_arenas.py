@@ -13,7 +13,7 @@ import numpy as np
 from rlscaler import Settings
 from rlscaler.errors import UserError
 from rlscaler.policy import Policy
-from rlscaler_sim import contenders, evaluation, scenarios
+from rlscaler_sim import contenders, evaluation, patterns, scenarios
 from rlscaler_sim.contest import Entrant, play
 from rlscaler_sim.load import Load, generator, realise
 from rlscaler_sim.pool import prepare
@@ -22,7 +22,7 @@ from rlscaler_sim.scenarios import Scenario
 from rlscaler_sim.trace import Trace, TraceError, events_per_bucket, family, read_trace, trace_files
 from rlscaler_sim.tuner import FOLDS, folds_of
 from rlscaler_sim.world import WorldConfig
-from rlscaler_training import loads, worlds
+from rlscaler_training import augment, loads, worlds
 from rlscaler_training.loads import VALIDATION_SEED, Pools
 from rlscaler_training.worlds import Ranges
 
@@ -34,8 +34,15 @@ TEST = 20_000
 """Added to the seed for what is drawn in the test."""
 SCORED_FOLD = 0
 """Fold of the source families (see `tuner.folds_of`) that recorded load is scored on."""
-TRAINED_IN, SCORED_IN, LONGEST = 48, 16, 3.0
+TRAINED_IN, SCORED_IN, LONGEST = 96, 16, 3.0
 """Randomised worlds that are trained in beside standard ones, and scored in; hours of load of the latter at most."""
+WILD_SPREAD, WILD_SHARE = (0.2, 3.0), (0.03, 0.5)
+"""Of wild variants of recorded load: range of the deviation of a factor's logarithm, and of the time that one which
+comes and goes is there."""
+WILD_CORRELATION = (10.0, 300.0)
+"""Range of the seconds over which either holds."""
+REPLICAS = 25.0
+"""Replicas that the 95th percentile of a wild variant needs, as of every load here."""
 RULES = (CLAIRVOYANT, "hpa-tuned", "growth-quantile", "threshold", "constant", "churn", "random")
 """The contenders that learn nothing. growth-quantile is the rule that learned policies correct; the constants of all
 are those tuned on recorded load, with a trace's own source family held out."""
@@ -113,14 +120,36 @@ def _trace_pools(folder: str, fold: int, hours: float) -> Pools:
         return [realise(t, duration=hours * 3600.0, rng=generator(t.name, seed)) for t in mine]
 
     training, validation = drawn(train, fold), drawn(validate, fold + VALIDATION_SEED)
+    capacity = float(np.max(config.capacity_per_replica))
+    training += drawn(train, fold + 1) + [
+        wild(load, np.random.default_rng([fold, gated, index]), capacity, gated=bool(gated))
+        for gated in (0, 1) for index, load in enumerate(training)
+    ]  # fmt: skip
     return Pools(
-        train=prepare(training, config, settings, fold),
+        train=prepare(training, config, settings, fold, cold=loads.COLD),
         validation=prepare(validation, config, settings, fold + VALIDATION_SEED),
         config=config,
         settings=settings,
-        trained_on=tuple(load.name for load in training),
+        trained_on=tuple(dict.fromkeys(load.name for load in training)),
         validated_on=tuple(load.name for load in validation),
     )
+
+
+def wild(load: Load, rng: np.random.Generator, capacity: float, *, gated: bool) -> Load:
+    """Return a variant of the load that jumps about more than a recorded one, or that comes and goes (gated).
+
+    The recordings of some sources are calm, those of others are not; who met calm load alone is outside of its training
+    range on the others. capacity: requests/s of a replica.
+    """
+
+    def between(pair: tuple[float, float]) -> float:
+        return float(np.exp(rng.uniform(*np.log(pair))))
+
+    noise = patterns.ar1(rng, len(load.rates), load.tick, between(WILD_CORRELATION))
+    spread, share = between(WILD_SPREAD), between(WILD_SHARE)
+    there = noise > np.quantile(noise, 1.0 - share)
+    factor = there / share if gated else np.exp(spread * noise - 0.5 * spread * spread)
+    return augment.to_size(replace(load, rates=load.rates * factor.astype(np.float32)), REPLICAS, capacity)
 
 
 def traces(folder: str, seed: int, hours: float) -> Arena:
@@ -135,9 +164,10 @@ def traces(folder: str, seed: int, hours: float) -> Arena:
 
 
 def randomised(seed: int, hours: float) -> Arena:
-    """Return worlds drawn over whole ranges (`worlds`): some to train in, others to validate in, others to score in.
+    """Return worlds around the standard one (`worlds`): some to train in, others to validate in, others to score in.
 
-    The worlds of the test are the same for every seed, their load and noise are not.
+    Those of the test are of levels from 0.25 to 1, in the proportion of a training; they are the same for every seed,
+    their load and noise are not.
     """
     ranges = Ranges(worlds=TRAINED_IN)
     pools = loads.pools((), None, hours, seed, ranges)
@@ -146,7 +176,8 @@ def randomised(seed: int, hours: float) -> Arena:
     scenes = []
     for number in range(SCORED_IN):
         name = f"world-{number}"
-        world = worlds.drawn(np.random.default_rng([TEST, number]), 1.0, worlds.FAMILIES, ranges)
+        level = ((number + 1) / SCORED_IN) ** 0.5
+        world = worlds.drawn(np.random.default_rng([TEST, number]), level, worlds.FAMILIES, ranges)
         load = worlds.load(world, min(hours, LONGEST) * 3600.0, generator(name, TEST + seed))
         scenes.append(Scene((replace(load, name=name),), world.config, world.settings))
     return Arena(pools, tuple(scenes), TEST + seed)

@@ -244,14 +244,15 @@ def _words(setting: Mapping[str, Any]) -> list[str]:
     if best:
         table = setting["contenders"]
         ours, theirs = (table[best[kind]]["regret"]["value"] for kind in ("learner", "rule"))
-        figures = f"IQM regret {theirs:.2f} against {ours:.2f}"
         if theirs < ours:
             sure = "" if best["verdict"] == FAILS else ", though not beyond chance"
-            lines += ["", f"**A rule beats every learner here: {best['rule']}** (the best learner is {best['learner']};"
-                      f" {figures}{sure}; P(learner better){_bare(best['chance'])})."]  # fmt: skip
+            lines += ["", f"**A rule beats every learner here: {best['rule']}**, with an IQM regret of {theirs:.2f};"
+                      f" the best learner, {best['learner']}, has {ours:.2f}{sure}; P(learner"
+                      f" better){_bare(best['chance'])}."]  # fmt: skip
         else:
-            lines += ["", f"The best learner, {best['learner']}, is ahead of the best rule, {best['rule']} ({figures},"
-                      f" P(better){_bare(best['chance'])}: {_sure(best['verdict'])})."]  # fmt: skip
+            lines += ["", f"The best learner, {best['learner']}, with an IQM regret of {ours:.2f}, is ahead of the best"
+                      f" rule, {best['rule']}, with {theirs:.2f}; P(better){_bare(best['chance'])},"
+                      f" {_sure(best['verdict'])}."]  # fmt: skip
     for contender, row in setting["contenders"].items():
         if row["kind"] == "learner" and row["constant"]:
             what = ", ".join(f"{text} ({count})" for text, count in row["constant"].items())

@@ -12,7 +12,7 @@ The world is stepped by NumPy on the CPU, whatever the device.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -29,16 +29,17 @@ from rlscaler_sim.batch import Batch
 from rlscaler_training import export
 from rlscaler_training.export import Mlp
 from rlscaler_training.hyper import choice, setting
+from rlscaler_training.inputs import with_extremes
 from rlscaler_training.learner import Outcome, Progress, StoppedError, Task
 from rlscaler_training.loads import VALIDATION_ENVS, VALIDATION_SEED, elsewhere, progressed
 
 SCHEME = "headroom"
 FIELDS = (
     "rel_latest", "mean_5m", "max_5m", "noise_5m", "noise_1h", "trend", "trend_lean", "trend_cheap", "trend_cost",
-    "hour_cheap", "level_cheap", "quarter_mean", "quarter_high", "ahead_2", "versus_profile", "experience",
+    "hour_cheap", "level_cheap", "quarter_mean", "quarter_high", "ahead_2", "versus_profile",
     "size", "desired", "ready", "starting", "backlog", "busy", "startup_share",
 )  # fmt: skip
-"""What a candidate sees: few fields, as every weight more needs trials more."""
+"""What a candidate sees at most: few fields, as every weight more needs trials more."""
 LEAST_SCALE = 0.1
 """Least deviation that an input is divided by: what hardly varies in training must not be magnified elsewhere."""
 
@@ -63,18 +64,18 @@ class Config:
 # --- candidates
 
 
-def sizes(config: Config) -> tuple[int, ...]:
+def sizes(config: Config, inputs: int) -> tuple[int, ...]:
     """Return the widths of a candidate's layers, the first of its inputs and the last of its output."""
-    return (len(FIELDS), *(config.hidden if config.policy == "network" else ()), 1)
+    return (inputs, *(config.hidden if config.policy == "network" else ()), 1)
 
 
-def begun(config: Config, seed: int) -> np.ndarray:
+def begun(config: Config, inputs: int, seed: int) -> np.ndarray:
     """Return the weights (P,) that a search begins with: hidden layers as torch draws them, the last one 0.
 
     So the first centre corrects nothing, and is the rule.
     """
     rng = np.random.default_rng([seed, 0])
-    widths = list(pairwise(sizes(config)))
+    widths = list(pairwise(sizes(config, inputs)))
     parts = []
     for layer, (before, after) in enumerate(widths):
         bound = 0.0 if layer == len(widths) - 1 else 1.0 / math.sqrt(before)
@@ -82,10 +83,10 @@ def begun(config: Config, seed: int) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def layers(weights: np.ndarray, config: Config) -> list[tuple[np.ndarray, np.ndarray]]:
+def layers(weights: np.ndarray, config: Config, inputs: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the layers of C candidates (C, P): each its weights (C, in, out) and biases (C, 1, out), float32."""
     found, begin = [], 0
-    for before, after in pairwise(sizes(config)):
+    for before, after in pairwise(sizes(config, inputs)):
         middle, end = begin + before * after, begin + (before + 1) * after
         weight = weights[:, begin:middle].reshape(-1, before, after)
         found.append((weight.astype(np.float32), weights[:, None, middle:end].astype(np.float32)))
@@ -94,9 +95,9 @@ def layers(weights: np.ndarray, config: Config) -> list[tuple[np.ndarray, np.nda
 
 
 def corrections(weights: np.ndarray, inputs: np.ndarray, config: Config) -> np.ndarray:
-    """Return the corrections (C, S) of C candidates (C, P) for their normalised inputs (C, S, len(FIELDS))."""
+    """Return the corrections (C, S) of C candidates (C, P) for their normalised inputs (C, S, in)."""
     activation = ACTIVATIONS[config.activation]
-    *hidden, (last, bias) = layers(weights, config)
+    *hidden, (last, bias) = layers(weights, config, inputs.shape[2])
     for weight, offset in hidden:
         inputs = activation(np, inputs @ weight + offset)
     out: np.ndarray = (inputs @ last + bias)[:, :, 0]
@@ -220,8 +221,9 @@ def learn(task: Task, config: Config) -> Outcome:
     stretches = Batch(train, train.config, train.settings, scheme(SCHEME), config.stretches, span, task.seed)
     judge = Batch(judged, judged.config, judged.settings, scheme(SCHEME), VALIDATION_ENVS, span, task.seed)
     varied = elsewhere(task.pools, SCHEME, span)
-    columns = np.array([NAMES.index(name) for name in FIELDS])
-    sample = _seen_by_the_rule(stretches, span, task.seed)
+    fields = [name for name in FIELDS if name in task.pools.fields]
+    columns = np.array([NAMES.index(name) for name in fields])
+    sample = with_extremes(_seen_by_the_rule(stretches, span, task.seed), train)
     mean, scale = sample[:, columns].mean(axis=0), np.maximum(sample[:, columns].std(axis=0), LEAST_SCALE)
 
     def trial(batch: Batch, weights: np.ndarray, seed: int) -> Trial:
@@ -230,7 +232,8 @@ def learn(task: Task, config: Config) -> Outcome:
 
         return tried(batch, correct, len(weights), span, seed)
 
-    search, best, best_score = Search.at(begun(config, task.seed)), begun(config, task.seed), math.inf
+    best, best_score = begun(config, len(fields), task.seed), math.inf
+    search = Search.at(best.copy())
     if (state := task.run.restore()) is not None:
         centre, first, second, best = (state[name].numpy() for name in ("centre", "first", "second", "best"))
         search, best_score = Search(centre, first, second, int(state["generation"])), float(state["best_score"])
@@ -276,8 +279,8 @@ def learn(task: Task, config: Config) -> Outcome:
         for weights in (best, np.zeros_like(best))
     )
     made = export.artifact(
-        _network(best, mean, scale, config), name=task.name, output="correction", scheme=SCHEME, observations=sample,
-        provenance=task.provenance | {"algorithm": "evolve", "settings": asdict(config)},
+        _network(best, fields, mean, scale, config), name=task.name, output="correction", scheme=SCHEME,
+        observations=sample, provenance=task.provenance | {"algorithm": "evolve", "settings": asdict(config)},
         scores={"validation_score": final, "untrained_score": rule},
     )  # fmt: skip
     return Outcome(made, config.generations * 2 * config.pairs * config.stretches * span)
@@ -302,13 +305,15 @@ def _seen_by_the_rule(stretches: Batch, decisions: int, seed: int) -> np.ndarray
     return np.concatenate(seen)
 
 
-def _network(weights: np.ndarray, mean: np.ndarray, scale: np.ndarray, config: Config) -> Mlp:
+def _network(
+    weights: np.ndarray, fields: Sequence[str], mean: np.ndarray, scale: np.ndarray, config: Config
+) -> Mlp:  # fmt: skip
     """Return the candidate as a torch network, to be exported as every other."""
-    made = Mlp(FIELDS, sizes(config)[1:-1], 1, config.activation)
+    made = Mlp(fields, sizes(config, len(fields))[1:-1], 1, config.activation)
     with torch.no_grad():
         made.mean.copy_(torch.as_tensor(mean))
         made.scale.copy_(torch.as_tensor(scale))
-        for layer, (weight, bias) in zip(made.linears(), layers(weights[None], config), strict=True):
+        for layer, (weight, bias) in zip(made.linears(), layers(weights[None], config, len(fields)), strict=True):
             layer.weight.copy_(torch.as_tensor(weight[0].T.copy()))
             layer.bias.copy_(torch.as_tensor(bias[0, 0]))
     return made

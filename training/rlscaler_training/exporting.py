@@ -73,4 +73,5 @@ def from_checkpoint(folder: str | Path, which: str = checkpoints.LATEST) -> tupl
     if "settings" in stated:  # as the run was asked for, not as it was cut off here
         stated["settings"] = run.settings
     scores = made.manifest["scores"] | finishing.scores(world, made, asked.seed)
+    scores |= finishing.agreed(world, made, asked.seed)
     return finishing.changed(made, provenance=stated, scores=scores), step

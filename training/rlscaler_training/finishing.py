@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rlscaler.artifact import Artifact
+from rlscaler.errors import UserError
 from rlscaler_sim.scenario_file import SUFFIXES
-from rlscaler_training import learner, legacy, loads
+from rlscaler_training import episodes, learner, legacy, loads
 from rlscaler_training.learner import Score
 from rlscaler_training.legacy import Legacy
 from rlscaler_training.loads import Pools
@@ -48,6 +49,27 @@ def scores(world: Pools | Legacy, artifact: Artifact, seed: int) -> Mapping[str,
     if isinstance(world, Legacy):
         return legacy.verdict(artifact).told()
     return told(*judged(world, artifact, seed)) | elsewhere(world, artifact)
+
+
+def agreed(world: Pools | Legacy, artifact: Artifact, seed: int) -> dict[str, Any]:
+    """Return what is to be added to the manifest's scores: that the artifact decides as its network along episodes.
+
+    Those of the last evaluation. Nothing for what has no network. Raises UserError where they decide differently.
+    """
+    found = episodes.agreed(world, artifact, EPISODE, seed)
+    if found is None:
+        return {}
+    if not found.agree:
+        raise UserError(f"{artifact.name}: the exported network does not decide as the trained one along episodes: "
+                        f"{found}")  # fmt: skip
+    lived = {"decisions": found.rows, "ties": found.ties, "largest_difference": found.largest}
+    return {"export": {**artifact.manifest["scores"].get("export", {}), "episodes": lived}}
+
+
+def along_episodes(lived: Mapping[str, Any]) -> str:
+    """Return in words what `agreed` found."""
+    return (f"as exported it decides as trained in {lived['decisions']:,} decisions of whole episodes; "
+            f"{lived['ties']:,} differ, all within the margin of a tie")  # fmt: skip
 
 
 def judged(pools: Pools, artifact: Artifact, seed: int) -> tuple[Score, Score]:

@@ -80,6 +80,11 @@ class Legacy:
     seed: int
     inputs: Inputs = INPUTS
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields that networks learn from: all."""
+        return self.inputs.names
+
     def batches(self, envs: int, episode: int) -> tuple[LegacyBatch, None, LegacyBatch]:
         """Return environments to train in, no twin, and the one to validate in."""
         return LegacyBatch(envs, episode), None, LegacyBatch(1, episode)

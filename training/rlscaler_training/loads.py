@@ -21,12 +21,15 @@ from rlscaler_sim.scenarios import Scenario, ScenarioError
 from rlscaler_sim.trace import TraceError
 from rlscaler_sim.world import WorldConfig
 from rlscaler_training import splits, worlds
-from rlscaler_training.inputs import STANDARD, Inputs
+from rlscaler_training.inputs import STANDARD, Inputs, learnable
 from rlscaler_training.legacy import Legacy, LegacyBatch
 from rlscaler_training.worlds import Ranges, World
 
 SCALER_PARTS = ("guard", "policy", "rule")
 """What the autoscaler of environments remembers: all but the load's history, which the pool has."""
+COLD = 0.1
+"""Share of the training's episodes that start in a load's first hour: rare in a cluster, and then all the history says.
+Not tuned."""
 VALIDATION_ENVS = 64
 VALIDATION_SEED = 7_000
 ELSEWHERE, ELSEWHERE_SEED = 16, 11_000
@@ -75,6 +78,11 @@ class Pools:
     ranges: Ranges | None = None
     told: tuple[str, ...] = ()
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields of the observation that networks learn from (see `inputs.learnable`)."""
+        return learnable(self.train.steps * self.train.interval)
+
 
 def pools(
     names: Sequence[str],
@@ -105,7 +113,7 @@ def pools(
             train += _randomised(split.train, ranges, [((k + 1) / count) ** 0.5 for k in range(count)], seed)
             varied = _randomised(split.validation, ranges, [1.0] * ELSEWHERE, ELSEWHERE_SEED)
             elsewhere = _prepared(varied, hours, ELSEWHERE_SEED)
-        trained = _prepared(train, hours, seed, ranges.rise if ranges is not None else 0.0)
+        trained = _prepared(train, hours, seed, ranges.rise if ranges is not None else 0.0, COLD)
         validated = _prepared(validation, hours, seed + VALIDATION_SEED)
     except (TraceError, LoadError, ScenarioError, PatternError) as error:
         raise UserError(str(error)) from error
@@ -131,11 +139,12 @@ def _randomised(known: Sequence[Scenario], ranges: Ranges, levels: Sequence[floa
     return found
 
 
-def _prepared(drawn: Sequence[Drawn], hours: float, seed: int, rise: float = 0.0) -> Pool:
+def _prepared(drawn: Sequence[Drawn], hours: float, seed: int, rise: float = 0.0, cold: float = 0.0) -> Pool:
     """Return the pool of the loads of these worlds."""
     loads = [worlds.load(world, hours * 3600.0, generator(name, at)) for world, name, at in drawn]
     config, settings = worlds.conditions([world for world, _, _ in drawn])
-    return prepare(loads, config, settings, seed, levels=[world.level for world, _, _ in drawn], rise=rise)
+    levels = [world.level for world, _, _ in drawn]
+    return prepare(loads, config, settings, seed, levels=levels, rise=rise, cold=cold)
 
 
 def batches(found: Pools, actions: str, envs: int, episode: int, seed: int) -> tuple[Batch, Batch, Batch]:

@@ -176,8 +176,12 @@ def _loads(provenance: Mapping[str, Any], key: str) -> str:
 
 def _agreement(told: Mapping[str, Any]) -> str:
     rows, ties = told.get("observations"), told.get("ties")
-    return (f"NumPy decides as the trained network on {_short(rows)} observations; {_short(ties)} differ, all within "
-            f"the margin of a tie; outputs differ by up to {_short(told.get('largest_difference'))}")  # fmt: skip
+    found = (f"NumPy decides as the trained network on {_short(rows)} observations; {_short(ties)} differ, all within "
+             f"the margin of a tie; outputs differ by up to {_short(told.get('largest_difference'))}")  # fmt: skip
+    if isinstance(lived := told.get("episodes"), Mapping):
+        found += (f"; along whole episodes, in {_short(lived.get('decisions'))} decisions, "
+                  f"{_short(lived.get('ties'))} differ, all within that margin")  # fmt: skip
+    return found
 
 
 def _listed(scores: Mapping[str, Any], within: str = "") -> list[str]:
@@ -303,7 +307,7 @@ def _print_verified(found: "Sequence[Verified]") -> None:
         check = next((check for check in each.checks if check.name == name), None)
         return "-" if check is None else {True: "ok", False: "FAILED", None: "open"}[check.passed]
 
-    names = ("digest", "schema", "repeatable", "behaviour", "scores")
+    names = ("digest", "schema", "repeatable", "behaviour", "agreement", "scores")
     rows = [
         (
             each.path, each.kind or "-", number(each.score), number(each.untrained),
@@ -379,6 +383,8 @@ def export(source: str, checkpoint: str | None, output: str | None, onnx_file: s
         scores = ", ".join(_listed({name: value for name, value in told["scores"].items() if name != "export"}))
         click.echo(f"checkpoint: {told['checkpoint']}, after {told['step']:,} steps")
         click.echo(f"scores:     {scores}")
+        if (agreement := told["scores"].get("export")) is not None:
+            click.echo(f"agreement:  {_agreement(agreement)}")
         click.echo(f"artifact:   {told['artifact']}")
     if onnx_file:
         compared = told["compared"]

@@ -24,6 +24,7 @@ from rlscaler_sim.batch import Batch, Transition
 from rlscaler_training import export, learner
 from rlscaler_training.export import Mlp
 from rlscaler_training.hyper import choice, setting, switch
+from rlscaler_training.inputs import with_extremes
 from rlscaler_training.learner import Outcome, Progress, StoppedError, Task
 from rlscaler_training.loads import VALIDATION_ENVS, VALIDATION_SEED, Environments, elsewhere, progressed
 from rlscaler_training.runs import Run
@@ -80,11 +81,14 @@ class Config:
 class ActorCritic(nn.Module):
     """Policy and value, two networks that share only the normalisation of their inputs."""
 
-    def __init__(self, branches: Sequence[int], config: Config) -> None:
-        """Make them, orthogonal as detail 2 of the 37 has it; the policy begins close to no correction."""
+    def __init__(self, branches: Sequence[int], config: Config, fields: Sequence[str] = NAMES) -> None:
+        """Make them, orthogonal as detail 2 of the 37 has it; the policy begins close to no correction.
+
+        fields: of the observation, that both see.
+        """
         super().__init__()
-        self.actor = Mlp(NAMES, config.hidden, sum(branches), config.activation)
-        self.critic = Mlp(NAMES, config.hidden, 1, config.activation)
+        self.actor = Mlp(fields, config.hidden, sum(branches), config.activation)
+        self.critic = Mlp(fields, config.hidden, 1, config.activation)
         for network, gain in ((self.actor, 0.01), (self.critic, 1.0)):
             for layer in network.linears():
                 nn.init.orthogonal_(layer.weight, gain if layer is network.head else 2**0.5)
@@ -96,8 +100,8 @@ class ActorCritic(nn.Module):
                 begin += choices
 
     def inputs(self, observation: Tensor) -> Tensor:
-        """Return the normalised inputs of observations, in the order of the schema."""
-        return (observation - self.actor.mean) / self.actor.scale
+        """Return the normalised inputs of observations, which have all fields in the order of the schema."""
+        return (observation[:, self.actor.columns] - self.actor.mean) / self.actor.scale
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Return the policy's logits, those of all branches side by side."""
@@ -187,14 +191,14 @@ class Rollout:
     value: Tensor
 
     @staticmethod
-    def empty(steps: int, n: int, branches: Sequence[int], device: torch.device) -> "Rollout":
+    def empty(steps: int, n: int, branches: Sequence[int], inputs: int, device: torch.device) -> "Rollout":
         """Return one to be written into."""
 
         def new(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.zeros((steps, n, *shape), dtype=dtype, device=device)
 
         return Rollout(
-            inputs=new(len(NAMES)), mask=new(branches[0], dtype=torch.bool),
+            inputs=new(inputs), mask=new(branches[0], dtype=torch.bool),
             actions=new(len(branches), dtype=torch.int64), share=new(), reward=new(), cut=new(dtype=torch.bool),
             last=new(), value=torch.zeros((steps + 1, n), device=device),
         )  # fmt: skip
@@ -296,12 +300,14 @@ PARTS = ("policy_loss", "value_loss", "entropy", "divergence")
 class Learner:
     """Networks, optimiser and what is known of returns; `update` learns from one rollout."""
 
-    def __init__(self, branches: Sequence[int], config: Config, device: torch.device, seed: int) -> None:
+    def __init__(
+        self, branches: Sequence[int], config: Config, device: torch.device, seed: int, fields: Sequence[str] = NAMES
+    ) -> None:
         """Make them anew; the state of torch's own random numbers is left as it was."""
         self.config, self.branches, self.device = config, tuple(branches), device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.network = ActorCritic(self.branches, config).to(device)
+            self.network = ActorCritic(self.branches, config, fields).to(device)
         fused = device.type in ("cpu", "cuda")
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.rate, eps=1e-5, fused=fused)
         self.returns = Returns(config.gamma)
@@ -417,9 +423,11 @@ def train(
     report: Callable[[Progress], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
     elsewhere: Environments | None = None,
+    fields: Sequence[str] = NAMES,
 ) -> Trained:
     """Learn in `envs`, judge in `judge` (and `elsewhere`, which chooses nothing); return what was judged best.
 
+    fields: of the observation, that the networks see.
     Goes on from the run's newest checkpoint. Deterministic with the seed on a processor. Raises StoppedError where
     `stop` says so (the last checkpoint stays), NotFiniteError where training came to numbers that are none.
     """
@@ -427,8 +435,8 @@ def train(
     stretch_steps = rollouts * config.horizon * envs.n
     stretches = -(-config.steps // stretch_steps)
     steps = stretches * stretch_steps
-    found = Learner(envs.scheme.branches, config, device, seed)
-    rollout = Rollout.empty(config.horizon, envs.n, envs.scheme.branches, device)
+    found = Learner(envs.scheme.branches, config, device, seed, fields)
+    rollout = Rollout.empty(config.horizon, envs.n, envs.scheme.branches, len(fields), device)
     state = run.restore()
     if state is None:
         sample = met(envs, None, min(WARM_UP, config.episode), seed, device)
@@ -497,7 +505,7 @@ def learn(task: Task, config: Config) -> Outcome:
     trained = train(
         envs, twin, judge, config,
         run=task.run, device=device, seed=task.seed, report=task.report, stop=task.stop,
-        elsewhere=elsewhere(task.pools, config.actions, config.episode, envs.like),
+        elsewhere=elsewhere(task.pools, config.actions, config.episode, envs.like), fields=task.pools.fields,
     )  # fmt: skip
     progressed(1.0, envs)  # what is seen in all worlds is the range that the policy may decide in
     seen = [met(envs, network, config.episode, task.seed, device) for network in (None, trained.network)]
@@ -506,7 +514,7 @@ def learn(task: Task, config: Config) -> Outcome:
         name=task.name,
         output="choices",
         scheme=config.actions,
-        observations=np.concatenate(seen),
+        observations=with_extremes(np.concatenate(seen), task.pools.train),
         provenance=task.provenance,
         scores={
             "validation_score": trained.score.total,

@@ -7,6 +7,7 @@
     RUN/checkpoints/       STEP.pt, the newest few, and best.pt
     RUN/events/            TensorBoard events, where tensorboard is installed
     RUN/policy.rlz         the artifact
+    RUN/spent.json         seconds of training until the newest checkpoint, of all processes together
     RUN/report.json        the outcome; with it the run is complete
     RUN/lock               held while a process trains the run
 
@@ -22,7 +23,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,7 +48,12 @@ from rlscaler_training.run_record import read_metrics as read_metrics
 
 KEPT = 3
 """Checkpoints that are kept beside the best one."""
-CHECKPOINTS, EVENTS = "checkpoints", "events"
+CHECKPOINTS, EVENTS, SPENT = "checkpoints", "events", "spent.json"
+
+
+def now() -> float:
+    """Return seconds of a clock that never goes back."""
+    return time.monotonic()
 
 
 class NotFiniteError(UserError):
@@ -56,7 +64,7 @@ class NotFiniteError(UserError):
 class Run:
     """One run's folder while it is written. Made by `begin` or `resume`.
 
-    step: of the checkpoint that it goes on from, 0 for a fresh one.
+    step: of the checkpoint that it goes on from, 0 for a fresh one. earlier: seconds of training until then.
     """
 
     folder: Path
@@ -64,12 +72,19 @@ class Run:
     settings: dict[str, Any]
     arguments: dict[str, Any]
     step: int = 0
+    earlier: float = 0.0
+    _began: float = field(default_factory=lambda: now(), repr=False)
     _events: Any = field(default=None, repr=False)
 
     @property
     def policy(self) -> Path:
         """Where the artifact goes."""
         return self.folder / POLICY
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far, those before the checkpoint that it went on from among them."""
+        return self.earlier + now() - self._began
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         """Write down what was measured after so many steps.
@@ -121,6 +136,7 @@ class Run:
         for old in self._checkpoints()[:-KEPT]:
             old.unlink(missing_ok=True)
         self._save_arrays()
+        write_text_atomically(self.folder / SPENT, json.dumps({"seconds": round(self.seconds, 3)}) + "\n")
 
     def _checkpoints(self) -> list[Path]:
         return sorted((self.folder / CHECKPOINTS).glob("[0-9]*.pt"))
@@ -215,6 +231,8 @@ def resume(folder: str | Path) -> Run:
     run = opened(folder)
     if (run.folder / REPORT).exists():
         raise UserError(f"{run.folder}: the run is complete; 'rlscaler report {run.folder}' shows it")
+    with suppress(OSError, ValueError, KeyError, TypeError):  # how long it took decides nothing
+        run.earlier = float(json.loads((run.folder / SPENT).read_text(encoding="utf-8"))["seconds"])
     return run
 
 

@@ -30,7 +30,9 @@ from rlscaler.observation import NAMES
 from rlscaler_sim.batch import Batch
 from rlscaler_training import export, loads
 from rlscaler_training.export import Mlp
+from rlscaler_training.inputs import with_extremes
 from rlscaler_training.learner import Outcome, Progress, StoppedError, Task
+from rlscaler_training.legacy import Legacy
 from rlscaler_training.loads import Environments
 
 SURVEY = 256
@@ -44,11 +46,15 @@ class Envs(VecEnv):
     reward (see `q_learning.train`). None: the reward as it is. low, high: (F,) range of all observations so far.
     """
 
-    def __init__(self, batch: Environments, twin: Environments | None, mean: np.ndarray, scale: np.ndarray) -> None:
-        """Wrap them. mean, scale: (F,) float32."""
-        self.batch, self.twin, self.mean, self.scale = batch, twin, mean, scale
-        self.render_mode = None
+    def __init__(
+        self, batch: Environments, twin: Environments | None, mean: np.ndarray, scale: np.ndarray,
+        columns: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
+        """Wrap them. mean, scale: (F,) float32. columns: (in,) of the fields that networks see (None: all)."""
         width = len(mean)
+        self.columns = np.arange(width) if columns is None else columns
+        self.batch, self.twin, self.mean, self.scale = batch, twin, mean[self.columns], scale[self.columns]
+        self.render_mode = None
         self.observation = np.zeros((batch.n, width), np.float32)
         branches = batch.scheme.branches
         space: gymnasium.Space[Any] = (
@@ -56,7 +62,7 @@ class Envs(VecEnv):
             if len(branches) == 1
             else gymnasium.spaces.MultiDiscrete(np.array(branches))
         )
-        seen = gymnasium.spaces.Box(-np.inf, np.inf, (width,), np.float32)
+        seen = gymnasium.spaces.Box(-np.inf, np.inf, (len(self.columns),), np.float32)
         super().__init__(batch.n, seen, space)
         self.low, self.high = np.full(width, np.inf, np.float32), np.full(width, -np.inf, np.float32)
         self.middle = np.tile(middle(branches), (batch.n, 1)).reshape(batch.n, *(() if len(branches) == 1 else (-1,)))
@@ -66,7 +72,7 @@ class Envs(VecEnv):
         """Return observations (N, F) as the networks see them, and note their range."""
         np.minimum(self.low, observation.min(axis=0), out=self.low)
         np.maximum(self.high, observation.max(axis=0), out=self.high)
-        normal: np.ndarray = (observation - self.mean) / self.scale
+        normal: np.ndarray = (observation[:, self.columns] - self.mean) / self.scale
         return normal
 
     def begin(self, seed: int) -> None:
@@ -368,7 +374,8 @@ def copied(layers: Sequence[nn.Module], envs: Envs, activation: str, names: Sequ
     """Return the layers of a trained network as one that can be exported, its inputs normalised as in training."""
     linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
     hidden = [layer.out_features for layer in linears[:-1]]
-    network = Mlp(names, hidden, linears[-1].out_features, activation, names)
+    fields = [names[int(column)] for column in envs.columns]
+    network = Mlp(fields, hidden, linears[-1].out_features, activation, names)
     with torch.no_grad():
         for mine, theirs in zip(network.linears(), linears, strict=True):
             mine.weight.copy_(theirs.weight)
@@ -393,7 +400,8 @@ def learned(
     inputs = task.world.inputs
     sample = survey(batch, task.seed + 3)
     mean, scale = sample.mean(axis=0), np.maximum(sample.std(axis=0), 1e-2)
-    envs = Envs(batch, twin if config.twin else None, mean.astype(np.float32), scale.astype(np.float32))
+    columns = np.array([inputs.names.index(name) for name in task.world.fields])
+    envs = Envs(batch, twin if config.twin else None, mean.astype(np.float32), scale.astype(np.float32), columns)
     plan = Plan(config.steps, config.evaluate_every, config.checkpoint_every, config.patience, config.episode)
     with own_generators(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="You are trying to run PPO on the GPU", category=UserWarning)
@@ -421,13 +429,13 @@ def learned(
             raise
         network = overseer.copied()
         network.load_state_dict(overseer.watch.best)
-    bounds = np.stack([envs.low, envs.high])
+    seen = np.concatenate([sample, np.stack([envs.low, envs.high])])
     artifact = export.artifact(
         network,
         name=task.name,
         output="choices",
         scheme=batch.scheme.name,
-        observations=np.concatenate([sample, bounds]),
+        observations=seen if isinstance(task.world, Legacy) else with_extremes(seen, task.world.train),
         provenance=task.provenance,
         scores={"best_score": overseer.watch.best_score},
         inputs=inputs,

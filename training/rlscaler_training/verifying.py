@@ -20,6 +20,7 @@ from rlscaler.container import MANIFEST, show
 from rlscaler.errors import UserError
 from rlscaler.policies import from_artifact
 from rlscaler.policy import Policy
+from rlscaler.table import KIND as TABLE
 from rlscaler_training import run_record
 
 SCORE, UNTRAINED = "validation_score", "untrained_score"
@@ -123,9 +124,41 @@ def verified(path: Path, traces: str | None = None, *, scores: bool = True) -> V
 
 
 def _with_scores(out: Verified, made: Artifact, traces: str | None, wanted: bool) -> Verified:
+    if made.manifest["kind"] != TABLE:
+        out.checks.append(agreeing(made, traces, along=wanted))
     if wanted:
         out.checks.append(rescored(made, traces))
     return out
+
+
+def agreeing(made: Artifact, traces: str | None, *, along: bool) -> Check:
+    """Return whether NumPy decides as torch does with the artifact's weights: on observations drawn from its training
+    range, and along the episodes that it was validated in, where these can be had and `along` says so."""
+    try:
+        from rlscaler_training import episodes, finishing
+
+        alone = made.manifest["parameters"].get("environment") is not None
+        parts = {} if alone else {"observations": episodes.sampled(made)}
+        left = "not along episodes"
+        if along:
+            world, why = _validated_in(made, traces)
+            left = f"not along episodes: {why}"
+            if world is not None:
+                seed = made.manifest["provenance"]["asked"]["seed"]
+                parts["decisions of whole episodes"] = episodes.agreed(world, made, finishing.EPISODE, seed)
+    except ModuleNotFoundError as error:
+        if (missing := missing_extra("verify", error)) is None:
+            raise
+        return Check("agreement", None, f"not compared again: {missing.message}")
+    except UserError as error:
+        return Check("agreement", None, f"not compared again: {error}")
+    found = {name: part for name, part in parts.items() if part is not None}
+    if not found:
+        return Check("agreement", None, f"not compared again: {left}")
+    told = "; ".join(f"{part.rows:,} {name}, {part.ties:,} tied, outputs within {part.largest:.1e}" if part.agree else
+                     f"{name}: {part}" for name, part in found.items())  # fmt: skip
+    lived = "decisions of whole episodes" in found
+    return Check("agreement", all(part.agree for part in found.values()), told + ("" if lived else f"; {left}"))
 
 
 def _digest(path: Path, made: Artifact) -> Check:
@@ -166,20 +199,13 @@ def rescored(made: Artifact, traces: str | None) -> Check:
     def left(why: object) -> Check:
         return Check("scores", None, f"not measured again: {why}")
 
-    asked = provenance.get("asked")
-    if why := _unusable(asked, provenance):
-        return left(why)
-    if asked["traces"] and traces is None:
-        return left(f"it is of recorded load ({asked['traces']}); name its folder by --traces")
     try:
-        recorded = traces if asked["traces"] else None
-        world = _world(json.dumps(asked | {"name": "any", "decisions": [], "traces": recorded}))
+        world, why = _validated_in(made, traces)
+        if world is None:
+            return left(why)
         from rlscaler_training import finishing
-        from rlscaler_training.loads import Pools
 
-        if isinstance(world, Pools) and list(world.validated_on) != provenance["validated_on"]:
-            return left(f"{traces or 'this version'} has other load than it was validated on")
-        found = {key: number for key, value in finishing.scores(world, made, asked["seed"]).items()
+        found = {key: number for key, value in finishing.scores(world, made, provenance["asked"]["seed"]).items()
                  if (number := run_record.number(value)) is not None}  # fmt: skip
     except ModuleNotFoundError as error:
         if (missing := missing_extra("verify", error)) is None:
@@ -199,6 +225,26 @@ def rescored(made: Artifact, traces: str | None) -> Check:
         told += "; the untrained rule differs too, so the world or the load is another one"
     here, there = version_of("rlscaler"), provenance.get("version")
     return Check("scores", False, told + (f" (exported by version {there}, this is {here})" if here != there else ""))
+
+
+def _validated_in(made: Artifact, traces: str | None) -> tuple[Any, str]:
+    """Return what an artifact was validated in, or None and why that cannot be had.
+
+    Raises UserError, and ModuleNotFoundError without the learning stack.
+    """
+    provenance = made.manifest["provenance"]
+    asked = provenance.get("asked")
+    if why := _unusable(asked, provenance):
+        return None, why
+    if asked["traces"] and traces is None:
+        return None, f"it is of recorded load ({asked['traces']}); name its folder by --traces"
+    recorded = traces if asked["traces"] else None
+    world = _world(json.dumps(asked | {"name": "any", "decisions": [], "traces": recorded}))
+    from rlscaler_training.loads import Pools
+
+    if isinstance(world, Pools) and list(world.validated_on) != provenance["validated_on"]:
+        return None, f"{traces or 'this version'} has other load than it was validated on"
+    return world, ""
 
 
 def _unusable(asked: Any, provenance: Mapping[str, Any]) -> str:
