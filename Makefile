@@ -8,7 +8,7 @@ COMPARE ?= hpa,hpa-tuned,keda
 run := $(PYTHON) scripts/environment.py run
 test := $(PYTHON) scripts/environment.py test
 
-.PHONY: help dry-run test lint format bench bench-sim bench-training bench-cluster benchmark side-by-side constraints docs results
+.PHONY: help dry-run test lint format bench bench-sim bench-training bench-cluster benchmark side-by-side constraints docs results robustness default-policy
 
 help: ## Show what there is to do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r target text; do \
@@ -62,5 +62,11 @@ TRACES ?= ../shared/traces
 benchmark: ## Compare the learners with the rules, and write docs/benchmark.md (an hour; goes on where it was cut off)
 	@$(test) rlscaler benchmark $(if $(wildcard $(TRACES)),--traces $(TRACES)) --output docs/benchmark.json --markdown docs/benchmark.md $(ARGS)
 
-results: ## Score everyone on the recorded loads of TRACES, and write docs/results.md (takes some ten minutes)
-	@$(run) rlscaler evaluate --traces $(TRACES) --seeds 5 --for 7d --jobs 2 --output out/results.json --markdown docs/results.md $(ARGS)
+results: ## Score everyone on the recorded loads of TRACES, and write docs/results.md (half an hour)
+	@$(run) rlscaler evaluate --policy default --policy learned --traces $(TRACES) --seeds 3 --for 4d --jobs 2 --output docs/results.json --markdown docs/results.md $(ARGS)
+
+robustness: ## Score the default policy where the world is not as it is told, and write docs/robustness.md
+	@$(run) rlscaler robustness --policy default --policy learned --traces $(TRACES) --for 2d --jobs 2 --output docs/robustness.json --markdown docs/robustness.md $(ARGS)
+
+default-policy: ## Train the default policy from scratch, into the package (half an hour)
+	@$(test) python scripts/default_policy.py --traces $(TRACES) --work out/default $(ARGS)

@@ -4,6 +4,7 @@
 """
 
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -11,11 +12,16 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from rlscaler_operator import conflicts, events
 from rlscaler_operator.clock import SystemClock
 from rlscaler_operator.condition_reasons import MEANINGS
 from rlscaler_operator.telemetry import Telemetry
+from rlscaler_sim.score_statistics import interval
+from rlscaler_sim.summary_table import ranked
 from rlscaler_training import worlds
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,10 +85,49 @@ def ranges() -> str:
     return table(("value", "standard", "at level 1", "what and why"), rows)
 
 
+def results() -> str:
+    """Return the regrets over recorded load that docs/results.json holds, and the differences that count."""
+    found = json.loads((ROOT / "docs" / "results.json").read_text(encoding="utf-8"))
+    headline = [each for each in found["traces"] if each["headline"]]
+    rows = []
+    for name in ranked(found["summary"]):
+        row = found["summary"][name]
+        cells = [row.get(f"{how}_{what}") for what in ("regret", "regret_own") for how in ("median", "mean", "worst")]
+        worse = "-" if name == "clairvoyant" else str(row["traces_worse_than_hpa_own"])
+        rows.append((f"`{name}`", *("-" if cell is None else f"{cell:.2f}" for cell in cells), worse))
+    head = ("contender", "regret, median", "mean", "worst", "regret_own, median", "mean", "worst", "worse than hpa-own")
+    facts = found["world"]
+    text = (
+        f"{len(headline)} headline traces of {len(found['traces'])}, {facts['seconds'] / 86400:g} days and"
+        f" {facts['seeds']} seeds of each: `{found['command']}`.\n\n{table(head, rows)}\n"
+        "Mean of regret_own that one has less than another, on the same draws (90 % over source families):\n\n"
+    )
+    pairs = (
+        ("default", "growth-quantile"),
+        ("default", "tenure"),
+        ("default", "learned"),
+        ("learned", "growth-quantile"),
+    )
+    return text + table(("", "less by", "better on"), (_paired(headline, *pair) for pair in pairs))
+
+
+def _paired(headline: list[dict[str, Any]], one: str, other: str) -> tuple[str, str, str]:
+    """Return by how much the first has less regret_own than the second, in words."""
+    own = [{c["name"]: c["regret_own"] for c in each["contenders"]} for each in headline]
+    told = [(each[other] - each[one], trace["family"]) for each, trace in zip(own, headline, strict=True)
+            if each[one] is not None and each[other] is not None]  # fmt: skip
+    gain = np.array([difference for difference, _ in told])
+    low, high = interval(
+        gain, [name for _, name in told], lambda values: float(values.mean()), np.random.default_rng(0)
+    )
+    spread = f"{gain.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+    return f"`{one}` than `{other}`", spread, f"{(gain > 0.0).sum()} of {len(gain)}"
+
+
 PARTS: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "docs" / "cluster.md": {"owners": owners, "conditions": conditions, "events": told, "metrics": metrics},
     ROOT / "docs" / "training.md": {"worlds": ranges},
-    ROOT / "README.md": {"dry-run": dry_run},
+    ROOT / "README.md": {"dry-run": dry_run, "results": results},
 }
 """What is made, by the document that holds it."""
 
