@@ -44,6 +44,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ALL = "all"
 SEED = 2_000
 """Seed of the training load, above those of evaluations."""
+TOLD = ("traces", *(f"{how}_{what}" for what in ("regret", "regret_own") for how in ("median", "mean", "worst")))
+"""What the manifest tells of an evaluation."""
 log = logging.getLogger("default_policy")
 
 
@@ -141,13 +143,15 @@ def tuned(table: dict[str, Any], found: dict[str, dict[str, float]], command: st
 
 
 def scored(made: Artifact, results: dict[str, Any]) -> Artifact:
-    """Return the artifact with what an evaluation has found of it, and of whom it is compared with."""
-    wanted = (DEFAULT, "learned", "tenure", SPARE_RULE, "hpa-own")
-    told = {"command": results["command"]} | {
-        name: results["summary"][name] for name in wanted if name in results["summary"]
+    """Return the artifact with what an evaluation has found of it, and of the rule that it has to be better than."""
+    told = {
+        name: {key: round(row[key], 3) for key in TOLD if row.get(key) is not None}
+        for name, row in results["summary"].items()
+        if name in (DEFAULT, SPARE_RULE)
     }
     manifest = {key: value for key, value in made.manifest.items() if key != "digest"}
-    manifest["scores"] = {**manifest["scores"], "leave_family_out": told}
+    manifest["scores"] = {**manifest["scores"], "leave_family_out": {"command": results["command"], **told}}
+    manifest["provenance"] = {**manifest["provenance"], "version": version_of("rlscaler")}
     return Artifact(manifest=manifest, arrays=made.arrays)
 
 
