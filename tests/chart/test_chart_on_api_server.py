@@ -189,7 +189,7 @@ def test_the_columns_tell_the_state(installed: ControlPlane, web: str) -> None:
     assert " ".join(header.split()) == "NAME TARGET MODE MIN MAX CURRENT DESIRED READY ACTIVE REASON AGE"
     assert " ".join(row.split()[:-1]) == "web web Paused 2 100 3 4 True True Paused"
     header, row = installed.kubectl("get", "rls", "-n", "shop", "-o", "wide").splitlines()
-    assert header.endswith("KIND         POLICY    LAST SCALE")
+    assert " ".join(header.split()).endswith("AGE KIND POLICY LEADER LAST SCALE")
     assert row.split()[-3:-1] == ["Deployment", "default"]
     assert "rlscaler.rlscaler.io/web" in installed.kubectl("get", "all", "-n", "shop")
 

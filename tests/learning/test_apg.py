@@ -235,7 +235,7 @@ def test_a_run_that_was_cut_off_ends_as_if_it_never_was(tmp_path: Path) -> None:
 
 
 def test_worlds_open_as_the_curriculum_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No stretch is of a world that is not open yet; at the end all are met."""
+    """No stretch is of a world that is not open yet; once all are, all are met."""
     found = loads.pools(("spike",), None, 1.0, 0, Ranges(worlds=6, rise=0.5))
     config = replace(TINY, steps=20, batch=64, decisions=20)
     met: list[int] = []
@@ -252,7 +252,7 @@ def test_worlds_open_as_the_curriculum_has_it(tmp_path: Path, monkeypatch: pytes
     opened = [found.train.opened(step / config.steps) for step in range(config.steps)]
     assert opened[0] < opened[-1] == found.train.loads
     assert all(many <= most for many, most in zip(met, opened, strict=True))
-    assert met[-1] == found.train.loads
+    assert max(met[config.steps // 2 :]) == found.train.loads
 
 
 def test_the_decision_divides_by_the_capacity_that_it_believes_in() -> None:

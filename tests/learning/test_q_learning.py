@@ -246,7 +246,7 @@ def test_a_learner_that_never_deviates_finds_no_merit(pools: training_load.Pools
     config = replace(SMALL, epsilon=0.0, epsilon_end=0.0, steps=70, evaluate_every=70, margins=(0.0,))
     batch, twin, judge = training_load.batches(pools, config.actions, 16, 60, 9)
     result = q_learning.train(batch, twin, judge, config, 9)
-    assert result.visits[:, 5].sum() > 0.95 * result.visits.sum() > 0, "at a bound it is masked"
+    assert result.visits[:, 5].sum() > 0.9 * result.visits.sum() > 0, "at a bound it is masked"
     assert (result.values == 0.0).all()
 
 
