@@ -242,11 +242,15 @@ def test_training_on_the_simulator_is_the_same_to_the_bit(pools: training_load.P
 
 
 def test_a_learner_that_never_deviates_finds_no_merit(pools: training_load.Pools) -> None:
-    """It meets the load that its twin meets, at the same moments, so all differences are exactly nothing."""
+    """It meets the load that its twin meets, at the same moments, so all differences are exactly nothing.
+
+    But for cold starts, where the middle action is often masked, and the mask makes it deviate.
+    """
+    pools = replace(pools, train=replace(pools.train, cold=0.0))
     config = replace(SMALL, epsilon=0.0, epsilon_end=0.0, steps=70, evaluate_every=70, margins=(0.0,))
     batch, twin, judge = training_load.batches(pools, config.actions, 16, 60, 9)
     result = q_learning.train(batch, twin, judge, config, 9)
-    assert result.visits[:, 5].sum() > 0.9 * result.visits.sum() > 0, "at a bound it is masked"
+    assert result.visits[:, 5].sum() > 0.95 * result.visits.sum() > 0, "at a bound it is masked"
     assert (result.values == 0.0).all()
 
 

@@ -46,6 +46,8 @@ HOPELESS = 4.0
 """Score of orders made with the next minute known, above which there is more work than replicas."""
 ROWS = 8
 """Loads that are scored whole at once."""
+NEIGHBOURS = 16
+"""Loads, of about one start-up, that a batch is drawn from at least."""
 SAMPLED = 5
 """One observation of so many tells the mean and the scale of the inputs."""
 
@@ -321,10 +323,12 @@ def _copied(network: Mlp) -> dict[str, Tensor]:
 
 
 def alike(material: Material, loads: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw so many of the first loads, (count,), all of the start-up of one of them: each stretch has a lead as long as
-    the longest start-up beside it, and is computed in vain until then."""
+    """Draw so many of the first loads, (count,), all of about the start-up of one of them: each stretch has a lead as
+    long as the longest start-up beside it, and is computed in vain until then."""
     startup = material.whole.startup[:loads].cpu().numpy()
-    return rng.choice(np.flatnonzero(startup == startup[rng.integers(loads)]), count)
+    apart = np.abs(startup - startup[rng.integers(loads)])
+    nearest = np.argsort(apart, kind="stable")[: max(NEIGHBOURS, int((apart == 0.0).sum()))]
+    return rng.choice(nearest, count)
 
 
 def _step(
