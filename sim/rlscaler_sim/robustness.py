@@ -47,7 +47,7 @@ CONDITIONS: dict[str, Condition] = {
     "startup-30s": Condition("pods start in 30 s", {"startup": 30.0}),
     "startup-120s": Condition("pods start in 120 s", {"startup": 120.0}),
     "startup-600s": Condition("pods start in 10 minutes", {"startup": 600.0}),
-    "interval-5s": Condition("a decision every 5 s", {"interval": 5.0}),
+    "interval-6s": Condition("a decision every 6 s", {"interval": 6.0}),
     "interval-60s": Condition("a decision every 60 s", {"interval": 60.0}),
     "capacity-0.7": Condition("a replica serves 0.7 of what is stated", world={"capacity_per_replica": 7.0}),
     "capacity-1.4": Condition("a replica serves 1.4 of what is stated", world={"capacity_per_replica": 14.0}),

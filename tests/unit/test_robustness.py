@@ -24,7 +24,7 @@ CHANGED = {
     "startup-30s": ({"startup"}, {"startup"}),
     "startup-120s": ({"startup"}, {"startup"}),
     "startup-600s": ({"startup"}, {"startup"}),
-    "interval-5s": ({"interval"}, {"interval", "window"}),
+    "interval-6s": ({"interval"}, {"interval", "window"}),
     "interval-60s": ({"interval"}, {"interval", "window"}),
     "capacity-0.7": (set(), {"capacity_per_replica"}),
     "capacity-1.4": (set(), {"capacity_per_replica"}),
