@@ -66,7 +66,7 @@ results: ## Score everyone on the recorded loads of TRACES, and write docs/resul
 	@$(run) rlscaler evaluate --policy default --policy learned --traces $(TRACES) --seeds 3 --for 4d --jobs 2 --output docs/results.json --markdown docs/results.md $(ARGS)
 
 robustness: ## Score the default policy where the world is not as it is told, and write docs/robustness.md
-	@$(run) rlscaler robustness --policy default --policy learned --traces $(TRACES) --for 2d --jobs 2 --output docs/robustness.json --markdown docs/robustness.md $(ARGS)
+	@$(run) rlscaler robustness --policy default --policy learned --traces $(TRACES) --for 6h --jobs 2 --output docs/robustness.json --markdown docs/robustness.md $(ARGS)
 
 default-policy: ## Train the default policy from scratch, into the package (half an hour)
 	@$(test) python scripts/default_policy.py --traces $(TRACES) --work out/default $(ARGS)

@@ -3,12 +3,15 @@
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rlscaler.errors import UserError
 from rlscaler_sim.commands import Seconds, known_policy, progress_bar, read_traces
+
+if TYPE_CHECKING:
+    from rlscaler_sim.evaluation import Scored
 
 
 @click.command()
@@ -73,7 +76,7 @@ def robustness(
     page = known.markdown(found, shlex.join(words))
     if output:
         told = {
-            name: {"summary": evaluation.summary(scored), "traces": [asdict(each) for each in scored]}
+            name: {"summary": evaluation.summary(scored), "traces": [_figures(each) for each in scored]}
             for name, scored in found.items()
         }
         result = plain({"command": shlex.join(words), "conditions": told})
@@ -81,6 +84,12 @@ def robustness(
     if markdown:
         write_text_atomically(markdown, page)
     click.echo(page, nl=False)
+
+
+def _figures(scored: "Scored") -> dict[str, Any]:
+    """Return what is kept of a trace."""
+    figures = {c.name: [c.score, c.regret] for c in scored.contenders}
+    return {"trace": scored.trace, "headline": scored.headline, "score_and_regret": figures}
 
 
 def _names(text: str) -> tuple[str, ...]:
