@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from command_line import WEB, install, mistakes, run
+from command_line import WEB, mistakes, run, stand_in
 from prometheus_server import PrometheusServer
 
 INTERVAL = 15
@@ -56,10 +56,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrometheusS
 
 @pytest.fixture(autouse=True)
 def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "installed").mkdir()
-    install(tmp_path / "installed")
-    monkeypatch.syspath_prepend(str(tmp_path / "installed"))
-    monkeypatch.chdir(tmp_path)
+    stand_in(tmp_path, monkeypatch)
 
 
 def resource(query: str) -> str:

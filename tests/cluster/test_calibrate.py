@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from command_line import WEB, install, mistakes, run
+from command_line import WEB, mistakes, run, stand_in
 from prometheus_server import PrometheusServer
 from rlscaler import profile as profiles
 
@@ -53,10 +53,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrometheusS
 
 @pytest.fixture(autouse=True)
 def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "installed").mkdir()
-    install(tmp_path / "installed")
-    monkeypatch.syspath_prepend(str(tmp_path / "installed"))
-    monkeypatch.chdir(tmp_path)
+    stand_in(tmp_path, monkeypatch)
     text = Path(WEB).read_text()
     for asked, query in (
         ("sum by (deployment) (rate(http_requests_total{namespace='shop'}[1m]))", "rps"),

@@ -24,6 +24,14 @@ def install(folder: Path) -> None:
     (info / "entry_points.txt").write_text("\n".join(["[rlscaler.commands]", *commands]))
 
 
+def stand_in(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Stand in a folder, with the project's commands installed in one below it."""
+    (folder / "installed").mkdir()
+    install(folder / "installed")
+    patch.syspath_prepend(str(folder / "installed"))
+    patch.chdir(folder)
+
+
 @contextmanager
 def working_in(factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Stand in a fresh folder, with the project's commands installed in another."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from command_line import WEB, install, mistakes, run
+from command_line import WEB, mistakes, run, stand_in
 from rlscaler import profile as profiles
 from rlscaler.custom_resource import load_resources
 from rlscaler.manifest_edit import with_capacity
@@ -34,10 +34,7 @@ def written(name: str, values: Any) -> str:
 
 @pytest.fixture(autouse=True)
 def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "installed").mkdir()
-    install(tmp_path / "installed")
-    monkeypatch.syspath_prepend(str(tmp_path / "installed"))
-    monkeypatch.chdir(tmp_path)
+    stand_in(tmp_path, monkeypatch)
     for name, values in (("load", LOAD), ("use", USE), ("asked", ASKED), ("ready", READY)):
         written(f"{name}.csv", values)
 
