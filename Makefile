@@ -23,11 +23,12 @@ dry-run: ## Set up, then try examples/web.yaml in the simulator beside well-know
 test: ## Set up with the learning stack and the tools, then run the tests
 	@$(test) python -m pytest -n 2 --dist loadfile --durations=25 $(ARGS)
 
+# mypy joins types in the order of its sets, so that one seed of the hashes is one verdict.
 lint: ## Check style, types (mypy and pyright) and the import rules; all are run, whichever fails
 	@status=0; \
 	$(test) python -m ruff check . || status=1; \
 	$(test) python -m ruff format --check . || status=1; \
-	$(test) python -m mypy || status=1; \
+	$(test) env PYTHONHASHSEED=0 python -m mypy || status=1; \
 	$(test) env PYRIGHT_PYTHON_IGNORE_WARNINGS=1 python -m pyright || status=1; \
 	$(test) python -c "from importlinter.cli import lint_imports_command as run; run()" --no-logo || status=1; \
 	exit $$status

@@ -114,8 +114,7 @@ def _growth(
         count = part.stop - part.start
         found = history.completed(np, np.ascontiguousarray(recent[part]), np.ascontiguousarray(classes[part]),
                                   _repeated(half, count), _repeated(usable, count), interval)  # fmt: skip
-        for target, array in zip((grown, valid, kinds), found, strict=True):
-            target[part] = array[:, horizon]
+        grown[part], valid[part], kinds[part] = (array[:, horizon] for array in found)
     return grown, valid, kinds, codes
 
 
