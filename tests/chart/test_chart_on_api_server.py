@@ -153,9 +153,13 @@ def test_the_definition_is_served_as_it_is_made(installed: ControlPlane) -> None
 
 
 def test_explain_tells_every_field(installed: ControlPlane, tmp_path: Path) -> None:
+    def published() -> bool:  # the API server publishes a definition's schema some time after it serves its resources
+        return "apis/rlscaler.io/v1alpha1" in installed.kubectl("get", "--raw", "/openapi/v3")
+
     def explain(path: str) -> str:
         return installed.kubectl("explain", f"rls.{path}", "--cache-dir", str(tmp_path))  # of before the installation
 
+    wait_until(published, "the schema of rlscalers in the API server's OpenAPI")
     told = explain("spec.onMetricLoss")
     assert "enum: Hold, Replicas, ReplicasIfHigher, ReplicasIfLower" in told
     assert "is held until\n    then. A duration: 500ms, 15s, 1m30s or 2h. Default: 3m." in told

@@ -15,11 +15,15 @@ from installed_operator import Release
 from load_exporter import Exporter
 from processes import wait_until
 from prometheus_server import PrometheusServer
+from rlscaler_operator.reporting import WRITES_EVERY
 from shop import condition, events, replicas, status
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 TARGETS = [{"group": "media.example.com", "version": "v1", "kind": "EncoderPool", "plural": "encoderpools"}]
+
+SAID = 10.0 + 2 * WRITES_EVERY
+"""Seconds within which a status shows a change, where it changes so often that its writes have to wait."""
 
 pytestmark = pytest.mark.components("kubernetes", "kwok", "helm", "prometheus")
 
@@ -144,10 +148,10 @@ def test_force_and_pause_are_obeyed_at_once(shop: Shop) -> None:
     cluster, exporter, _ = shop
     cluster.kubectl("annotate", "rls", "web", "-n", "shop", "rlscaler.io/force-replicas=133")
     wait_until(lambda: replicas(cluster, "shop", "web") == 133, "force-replicas is not obeyed", 10.0)
-    wait_until(lambda: status(cluster, "shop", "web").get("mode") == "Forced", "it is not said", 10.0)
+    wait_until(lambda: status(cluster, "shop", "web").get("mode") == "Forced", "it is not said", SAID)
     cluster.kubectl("annotate", "rls", "web", "-n", "shop", "rlscaler.io/paused=true")
     cluster.kubectl("annotate", "rls", "web", "-n", "shop", "rlscaler.io/force-replicas-")
-    wait_until(lambda: status(cluster, "shop", "web").get("mode") == "Paused", "the pause is not said", 10.0)
+    wait_until(lambda: status(cluster, "shop", "web").get("mode") == "Paused", "the pause is not said", SAID)
     exporter.rate("http_requests_total", 2000.0, namespace="shop", deployment="web")
     time.sleep(3.0)
     assert replicas(cluster, "shop", "web") == 133
