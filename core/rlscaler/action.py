@@ -26,7 +26,10 @@ HOLD = 30.0
 
 
 def headroom_proposal(view: View, correction: Array, patience: Array | None = None) -> Proposal:
-    """Return level x e^(cheapest headroom + correction) + backlog / (capacity x DRAIN), correction (N,) in logs."""
+    """Return level x e^(cheapest headroom + correction) + backlog / (capacity x DRAIN).
+
+    correction: (N,) in logs, or (M, 1) for M corrections of all N at once, which gives replicas (M, N).
+    """
     xp, f = view.xp, view.features
     level = xp.astype(f["level"], xp.float64)
     headroom = QUANTUM * xp.round((f["trend_cheap"] + correction) / QUANTUM)
@@ -69,14 +72,11 @@ class Scheme:
         if self.name == "step":
             stay = xp.ones((n,), dtype=xp.bool, device=device)
             return xp.stack([view.current > low, stay, view.current < high], axis=1)
-        counts = [
-            headroom_proposal(view, xp.full((n,), c, dtype=xp.float64, device=device)).replicas for c in CORRECTIONS
-        ]
-        all_counts = xp.stack([xp.where(xp.isnan(c), 0.0, c) for c in counts], axis=1)
-        above = all_counts[:, :-1] >= high[:, None]
-        below = all_counts[:, 1:] <= low[:, None]
-        free = xp.ones((n, 1), dtype=xp.bool, device=device)
-        return xp.concat([free, ~above], axis=1) & xp.concat([~below, free], axis=1)
+        counts = headroom_proposal(view, xp.asarray(np.array(CORRECTIONS), device=device)[:, None]).replicas
+        counts = xp.where(xp.isnan(counts), 0.0, counts)
+        free = xp.ones((1, n), dtype=xp.bool, device=device)
+        allowed = xp.concat([free, counts[:-1, :] < high]) & xp.concat([counts[1:, :] > low, free])
+        return allowed.T
 
 
 STEP = Scheme("step", (3,))

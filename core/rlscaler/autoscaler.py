@@ -234,10 +234,11 @@ class Autoscaler:
     def _remember(self, rows: np.ndarray, time: np.ndarray, load: np.ndarray) -> None:
         load = np.where((load >= 0) & np.isfinite(load), load, np.nan)
         intervals = self._settings["interval"][rows]
-        for interval in np.unique(intervals):
-            mine = intervals == interval
-            settings = taken(self._settings, rows[mine])
-            history.record(np, self._history, rows[mine], time[mine], load[mine], settings, float(interval))
+        for interval, same in _alike(intervals):
+            for begin in range(0, len(same), _BLOCK):
+                mine = same[begin : begin + _BLOCK]
+                settings = taken(self._settings, rows[mine])
+                history.record(np, self._history, rows[mine], time[mine], load[mine], settings, interval)
 
     def remember(self, snapshot: Snapshot, rows: Any = None) -> State:
         """Take in the snapshot's load and return the features of the rows (None: all live rows)."""
@@ -249,16 +250,18 @@ class Autoscaler:
     def _features(self, rows: np.ndarray, time: np.ndarray) -> State:
         intervals = self._settings["interval"][rows]
         out: State = {}
-        for interval in np.unique(intervals):
-            same = np.flatnonzero(intervals == interval)
+        for interval, same in _alike(intervals):
             for begin in range(0, len(same), _BLOCK):
                 mine = same[begin : begin + _BLOCK]
                 settings = taken(self._settings, rows[mine])
-                part = _features.features(np, self._history, rows[mine], time[mine], settings, float(interval))
+                part = _features.features(np, self._history, rows[mine], time[mine], settings, interval)
                 if len(mine) == len(rows):
                     return part
+                if not out:
+                    out = {name: np.empty((len(rows), *a.shape[1:]), np.float32) for name, a in part.items()}
+                place = slice(begin, begin + len(mine)) if len(same) == len(rows) else mine
                 for name, array in part.items():
-                    out.setdefault(name, np.zeros((len(rows), *array.shape[1:]), np.float32))[mine] = array
+                    out[name][place] = array
         return out
 
     def view(self, snapshot: Snapshot, rows: Any = None, features: Mapping[str, Array] | None = None) -> View:
@@ -404,3 +407,10 @@ class Autoscaler:
                 text = f"saved with policy {about['policy']!r}, whose state another policy cannot take"
                 raise ValueError(f"{path}: {text} ({problem})") from problem
         return scaler
+
+
+def _alike(intervals: np.ndarray) -> list[tuple[float, np.ndarray]]:
+    """Return each interval, and the positions that have it."""
+    if len(intervals) and (intervals == intervals[0]).all():
+        return [(float(intervals[0]), np.arange(len(intervals)))]
+    return [(float(interval), np.flatnonzero(intervals == interval)) for interval in np.unique(intervals)]

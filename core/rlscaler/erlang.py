@@ -14,6 +14,8 @@ from rlscaler.arrays import Array
 _TAIL = (0.319381530, -0.356563782, 1.781477937, -1.821255978, 1.330274429)
 _HALF_LOG_TAU = 0.9189385332046727
 _LARGEST_EXPONENT = 600.0
+_NEAR = 0.02
+"""Spare share of the servers below which the coefficients are taken from their series."""
 _BISECTIONS = 11
 """Enough for every workload of up to 40,000 replicas: the searched range is 6 sqrt(offered) + 20 servers."""
 
@@ -33,7 +35,8 @@ def _tail_polynomial(size: Array) -> Array:
     t = 1.0 / (1.0 + 0.2316419 * size)
     total = _TAIL[4] * t
     for coefficient in (_TAIL[3], _TAIL[2], _TAIL[1], _TAIL[0]):
-        total = (total + coefficient) * t
+        total += coefficient
+        total *= t
     return total
 
 
@@ -44,32 +47,35 @@ def wait_probability(xp: Any, servers: Array, offered: Array) -> Array:
     more. Float64 of one shape; 1 where the offered load reaches the servers.
     """
     stable = offered < servers
-    c = xp.where(stable, servers, xp.ones_like(servers))
-    rho = xp.where(stable, xp.clip(offered / c, 1e-9, 1.0 - 1e-9), 0.5 * xp.ones_like(servers))
+    c = xp.where(stable, servers, 1.0)
+    rho = xp.where(stable, xp.clip(offered / c, 1e-9, 1.0 - 1e-9), 0.5)
     spare = 1.0 - rho
-    # eta^2 / 2 = rho - 1 - ln(rho); near full use the difference cancels, so it is summed from its series
-    # there.
-    series = 1.0 + spare * (2 / 3 + spare * (1 / 2 + spare * (2 / 5 + spare * (1 / 3 + spare * (2 / 7)))))
-    near = spare < 0.02
-    half = xp.where(near, 0.5 * spare * spare * series, -spare - xp.log(rho))
-    eta = -xp.sqrt(2.0 * half)
-    c0 = xp.where(
-        near,
-        -1 / 3 + eta * (1 / 12 + eta * (-2 / 135 + eta * (1 / 864))),
-        -1.0 / spare - 1.0 / eta,
-    )
-    c1 = xp.where(
-        near,
-        -1 / 540 + eta * (-1 / 288 + eta * (25 / 12096)),
-        1.0 / eta**3 + 1.0 / spare**3 - 1.0 / spare**2 + 1.0 / (12.0 * spare),
-    )
-    stirling = 1.0 + 1.0 / (12.0 * c) + 1.0 / (288.0 * c * c)
-    alpha = -eta * xp.sqrt(c)
-    exponent = xp.clip(0.5 * alpha * alpha, 0.0, _LARGEST_EXPONENT)
+    wide = xp.maximum(spare, _NEAR)
+    # eta^2 / 2 = rho - 1 - ln(rho), eta < 0; `root` is -eta. Powers are products: pow() of a negative base is slow.
+    root = xp.sqrt(2.0 * (-wide - xp.log(xp.minimum(rho, 1.0 - _NEAR))))
+    inverse, gap = 1.0 / root, 1.0 / wide
+    c0 = inverse - gap
+    c1 = gap * gap * gap - inverse * inverse * inverse - gap * gap + gap / 12.0
+    near = spare < _NEAR
+    if bool(xp.any(near)):
+        root[near], c0[near], c1[near] = _near_full_use(xp, spare[near])
+    stirling = 1.0 + (1.0 / 12.0 + 1.0 / 288.0 / c) / c
+    rooted = xp.sqrt(c)
+    alpha = root * rooted
+    exponent = xp.minimum(0.5 * alpha * alpha, _LARGEST_EXPONENT)
     mills = xp.exp(exponent + _HALF_LOG_TAU) - _tail_polynomial(alpha)
-    blocked = 1.0 + stirling * (xp.sqrt(c) * mills + c0 + c1 / c)
+    blocked = 1.0 + stirling * (rooted * mills + c0 + c1 / c)
     waits = 1.0 / (rho + spare * blocked)
-    return xp.where(stable, xp.where(offered > 0.0, waits, xp.zeros_like(waits)), xp.ones_like(waits))
+    return xp.where(stable, xp.where(offered > 0.0, waits, 0.0), 1.0)
+
+
+def _near_full_use(xp: Any, spare: Array) -> tuple[Array, Array, Array]:
+    """Return -eta, c0 and c1 from their series, as the differences cancel near full use."""
+    series = 1.0 + spare * (2 / 3 + spare * (1 / 2 + spare * (2 / 5 + spare * (1 / 3 + spare * (2 / 7)))))
+    root = spare * xp.sqrt(series)
+    c0 = -1 / 3 - root * (1 / 12 + root * (2 / 135 + root * (1 / 864)))
+    c1 = -1 / 540 + root * (1 / 288 + root * (25 / 12096))
+    return root, c0, c1
 
 
 def late_share(xp: Any, servers: Array, offered: Array, service_times: Array) -> Array:

@@ -18,6 +18,8 @@ AHEAD = 8
 """Points of the seasonal profile that are told, half a reaction time apart."""
 SOURCES = ("hour", "sixhours", "daylong", "weeklong", "trend", "level")
 """Histograms whose statistics are told: four windows, and those of the present class of trend and of level."""
+TREND = (30.0, 180.0)
+"""Seconds of the means that the trend compares."""
 UPPER_SIGMA = 1.3
 
 
@@ -29,19 +31,23 @@ def label(seconds: float) -> str:
 
 
 def _profile_at(xp: Any, state: State, rows: Array, time: Array) -> Array:
-    """Return (N, ...) the usual load (requests/s) at `time` (N, ...): the week's profile, else the day's, else NaN."""
+    """Return (N, P) the usual load (requests/s) at `time` (N, P): the week's profile, else the day's, else NaN.
+
+    The times of a row ascend.
+    """
     where = time / history.QUARTER_SECONDS - 0.5
     low = xp.floor(where)
     share = xp.astype(where - low, xp.float32)
     low = xp.astype(low, xp.int64)
-    expand = rows[:, None] if time.ndim == 2 else rows
-
-    def value(index: Array) -> Array:
-        week = state["week"][expand, index % history.QUARTERS_WEEK]
-        day = state["day"][expand, index % history.QUARTERS_DAY]
-        return xp.where(xp.isnan(week), day, week)
-
-    before, after = value(low), value(low + 1)
+    # All points of a row lie within a few quarter-hours: these are looked up once, and the points among them.
+    first, line = low[:, :1], xp.arange(low.shape[0], device=getattr(time, "device", None))[:, None]
+    place = low - first
+    width = int(xp.max(place)) + 2 if time.shape[0] else 2
+    quarters = first + xp.arange(width, device=getattr(time, "device", None))[None, :]
+    week = state["week"][rows[:, None], quarters % history.QUARTERS_WEEK]
+    day = state["day"][rows[:, None], quarters % history.QUARTERS_DAY]
+    usual = xp.where(xp.isnan(week), day, week)
+    before, after = usual[line, place], usual[line, place + 1]
     before = xp.where(xp.isnan(before), after, before)
     after = xp.where(xp.isnan(after), before, after)
     return before + share * (after - before)
@@ -125,6 +131,12 @@ def seasonal(xp: Any, state: State, rows: Array, time: Array, settings: State) -
     return then, later, _profile_at(xp, state, rows, points)
 
 
+def _mean(xp: Any, array: Array, count: int) -> Array:
+    """Return the mean of the first columns of (R, K)."""
+    some = array[:, :count]
+    return xp.sum(some, axis=1) / some.shape[1]
+
+
 def told(xp: Any, past: Past, interval: float) -> State:
     """Return the features, see `features`."""
     hour = history.slots(3600.0, interval)
@@ -140,13 +152,10 @@ def told(xp: Any, past: Past, interval: float) -> State:
     out["rel_latest"] = logs[:, 0] - base
     for lag in LAGS:
         out[f"lag_{label(lag)}"] = logs[:, count(lag)] - base
-
-    def mean(span: float) -> Array:
-        return xp.log(xp.mean(recent[:, : count(span)], axis=1) + 0.5)
-
+    means = {span: xp.log(_mean(xp, recent, count(span)) + 0.5) for span in (*TREND, *SPANS)}
     for span in SPANS:
-        out[f"mean_{label(span)}"] = mean(span) - base
-    out["trend"] = mean(30.0) - mean(180.0)
+        out[f"mean_{label(span)}"] = means[span] - base
+    out["trend"] = means[TREND[0]] - means[TREND[1]]
     begin, high, low = 0, None, None
     for span in EXTREMES:
         if count(span) > begin:
@@ -159,7 +168,7 @@ def told(xp: Any, past: Past, interval: float) -> State:
     steps = logs[:, :-1] - logs[:, 1:]
     squares = steps * steps
     for name, span in (("noise_5m", 300.0), ("noise_1h", 3600.0)):
-        out[name] = xp.sqrt(xp.mean(squares[:, : count(span)], axis=1))
+        out[name] = xp.sqrt(_mean(xp, squares, count(span)))
 
     code = xp.where(past.code < 0, growth.TRENDS // 2, past.code)
     row = xp.arange(code.shape[0], device=getattr(code, "device", None))

@@ -29,6 +29,10 @@ PRICES = (20.0, 40.0, 200.0)
 LEAST_WAIT = 0.1
 """Share of the objective's latency that a request may always wait, however long it takes itself."""
 _PATIENCE = ("peak", "next")
+_BLOCK = 512
+"""Rows that are decided at once: few enough that what lies between their candidates stays in the cache."""
+_COLUMN = (slice(None), None)
+"""Each row beside itself: (N,) becomes (N, 1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +67,15 @@ class Hedge:
     prior: Sequence[float] | None = None
     name: str = "hedge"
     size: int = field(init=False, default=0)
+    _at_once: Sequence[Rule | None] = field(init=False, default=(), repr=False, compare=False)
+    _alike: bool = field(init=False, default=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Count the candidates."""
+        """Count the candidates, and see which families answer for all of their members at once."""
         self.size = sum(len(family.constants) for family in self.families) + len(self.others)
+        self._at_once = [_at_once(family) for family in self.families]
+        values = [value for family in self.families for each in family.constants for value in each.values()]
+        self._alike = not any(np.ndim(value) for value in (*values, self.rate, self.half_life, self.doubt))
 
     def state(self, n: int) -> State:
         """Return the memory of n workloads.
@@ -99,23 +108,46 @@ class Hedge:
         Of the means at all PRICES up to the objective's it is the largest, so that a stricter objective, by which other
         candidates would lead, never orders less.
         """
-        xp, state = view.xp, dict(state)
+        xp, n = view.xp, view.demand.shape[0]
+        state, before = dict(state), state["orders"]
+        if xp is np and self._alike and n > _BLOCK:
+            replicas, asked, known, state = self._in_blocks(view, state)
+        else:
+            replicas, asked, known = self._decided(view, state)
+        state["orders"] = lengthened(xp, before, asked, known)
+        return Proposal(replicas=replicas), state
+
+    def _in_blocks(self, view: View, state: State) -> tuple[Array, Array, Array, State]:
+        """Return what `_decided` does, and the memory but for the orders, made of some rows at a time."""
+        n = view.demand.shape[0]
+        replicas, asked, known = np.empty(n), np.empty((n, self.size), np.int16), np.empty(n, bool)
+        after: State = {}
+        for begin in range(0, n, _BLOCK):
+            rows = slice(begin, begin + _BLOCK)
+            part = {name: array[rows] for name, array in state.items()}
+            replicas[rows], asked[rows], known[rows] = self._decided(_part(view, rows, view.current[rows]), part)
+            for name, array in part.items():
+                if name != "orders":
+                    after.setdefault(name, np.empty((n, *array.shape[1:]), array.dtype))[rows] = array
+        return replicas, asked, known, after
+
+    def _decided(self, view: View, state: State) -> tuple[Array, Array, Array]:
+        """Return the proposal (N,), the orders (N, K) int16 that are to be remembered, and where (N,) they are known.
+
+        All of the memory but the orders is brought up to date, in place on `state`.
+        """
+        xp = view.xp
         _charge(view, state, self.half_life)
         orders = self._orders(view, state)
         known = xp.all(xp.isfinite(orders), axis=1)
         orders = xp.where(known[:, None], orders, 0.0)
-        whole = xp.clip(xp.ceil(orders - 1e-6 * xp.clip(orders, 1.0, None)), 0.0, MOST)
-        last = state["orders"][:, :, :1]
-        newest = xp.where(known[:, None, None], xp.astype(whole, xp.int16)[:, :, None], last)
-        before = xp.where(last < 0, newest, state["orders"][:, :, :-1])
-        state["orders"] = xp.concat([newest, before], axis=2)
         price = view.settings["price"]
         mixed = xp.sum(self.weights(xp, state, PRICES[0]) * orders, axis=1)
         for stricter in PRICES[1:]:
             if bool(xp.any(asked := price >= stricter)):
                 more = xp.sum(self.weights(xp, state, stricter) * orders, axis=1)
                 mixed = xp.where(asked, xp.maximum(mixed, more), mixed)
-        return Proposal(replicas=xp.where(known, mixed, float("nan"))), state
+        return xp.where(known, mixed, float("nan")), counted(xp, orders), known
 
     def condensed(self, state: State, settings: Mapping[str, Array]) -> State:
         """Return the memory with those orders alone that a charge looks at, which is most of it left out.
@@ -164,8 +196,12 @@ class Hedge:
             wanted.append(xp.reshape(proposal.replicas, (n, count)))
             held.append(xp.reshape(hold, (n, count)))
 
-        for family in self.families:
+        for family, rule in zip(self.families, self._at_once, strict=True):
             count = len(family.constants)
+            if rule is not None:
+                take(rule.propose(_part(view, _COLUMN, current[:, begin : begin + count]), {})[0], count)
+                begin += count
+                continue
             rows = xp.reshape(xp.broadcast_to(xp.arange(n)[:, None], (n, count)), (-1,))
             mine = xp.reshape(current[:, begin : begin + count], (-1,))
             take(family.rule(**_spread(family.constants, n)).propose(_part(view, rows, mine), {})[0], count)
@@ -189,20 +225,15 @@ def _charge(view: View, state: State, half_life: Any) -> None:
     """Charge each candidate for the interval that the newest reading tells of, in place."""
     xp, settings = view.xp, view.settings
     interval, capacity = settings["interval"], settings["capacity_per_replica"][:, None]
-    first, behind = _reach(xp, settings)
-    width = int(xp.max(first + behind)) + 1
-    first, behind, place = first[:, None, None], behind[:, None, None], xp.arange(width, dtype=xp.float64)
-    orders = xp.astype(state["orders"][:, :, :width], xp.float64)
-    ready = xp.min(xp.where((place >= first) & (place <= first + behind), orders, xp.inf), axis=2)
-    billed = xp.sum(xp.where(place == first, orders, 0.0), axis=2)
+    ready, billed = _stood(xp, state["orders"], *_reach(xp, settings))
     told = xp.isfinite(view.demand) & (ready[:, 0] >= 0.0)
     each = told[:, None]
     need, ready = xp.where(told, view.demand, 0.0)[:, None], xp.where(each, ready, 1.0)
     concurrency = settings["concurrency"][:, None]
     before = xp.astype(state["waiting"], xp.float64)
-    after = xp.clip(before + (need - ready) * interval[:, None], 0.0, None)
+    after = xp.maximum(before + (need - ready) * interval[:, None], 0.0)
     latency = settings["latency"][:, None]
-    allowed = xp.clip(latency - concurrency / capacity, LEAST_WAIT * latency, None)
+    allowed = xp.maximum(latency - concurrency / capacity, LEAST_WAIT * latency)
     share = _late(xp, before, after, need, ready, concurrency, capacity, allowed, interval[:, None])
     keep = 2.0 ** (-interval / half_life)
     for name, new in (("cost", billed), ("late", need * share)):
@@ -211,6 +242,25 @@ def _charge(view: View, state: State, half_life: Any) -> None:
     state["waiting"] = xp.where(each, xp.astype(after, xp.float32), state["waiting"])
     state["demand"] = xp.where(told, keep * state["demand"] + need[:, 0], state["demand"])
     state["known"] = xp.where(told, keep * state["known"] + interval, state["known"])
+
+
+def _stood(xp: Any, orders: Array, first: Array, behind: Array) -> tuple[Array, Array]:
+    """Return (N, K) float64 the replicas that were ready and those that were billed. orders, first, behind: see below.
+
+    Ready is the least order that may still start, and of those `behind` it; billed is the first of them.
+    """
+    low, high = int(first[0]), int(first[0] + behind[0])
+    if bool(xp.all((first == low) & (behind == high - low))):
+        ready = billed = orders[:, :, low]
+        for age in range(low + 1, high + 1):
+            ready = xp.minimum(ready, orders[:, :, age])
+    else:
+        place = xp.arange(int(xp.max(first + behind)) + 1, dtype=xp.float64)
+        least, most = first[:, None, None], (first + behind)[:, None, None]
+        seen = orders[:, :, : place.shape[0]]
+        ready = xp.min(xp.where((place >= least) & (place <= most), seen, MOST), axis=2)
+        billed = xp.sum(xp.where(place == least, seen, 0), axis=2)
+    return xp.astype(ready, xp.float64), xp.astype(billed, xp.float64)
 
 
 def _reach(xp: Any, settings: Mapping[str, Array]) -> tuple[Array, Array]:
@@ -239,11 +289,11 @@ def _late(
     that much of a backlog is left out, and the mean of the steady state's exponential is taken without it.
     """
     scatter = xp.sqrt(need * interval / capacity)
-    most = xp.clip(allowed * ready + scatter, 1e-9, None)
+    most = xp.maximum(allowed * ready + scatter, 1e-9)
     low, high = xp.minimum(before, after), xp.maximum(before, after)
-    stuck = xp.clip((high - most) / xp.clip(high - low, 1e-9, None), 0.0, 1.0)
-    servers = xp.clip(ready * concurrency, 1.0, None) + 0.0 * need
-    counted = xp.clip(1.0 - 0.5 * allowed / interval, 0.5, None)
+    stuck = xp.clip((high - most) / xp.maximum(high - low, 1e-9), 0.0, 1.0)
+    servers = xp.maximum(ready * concurrency, 1.0) + 0.0 * need
+    counted = xp.maximum(1.0 - 0.5 * allowed / interval, 0.5)
     offered = xp.minimum(need * counted * concurrency + 0.0 * servers, servers)
     times = allowed * capacity / concurrency + 0.0 * servers
     calm = xp.where(offered < servers, erlang.late_share(xp, servers, offered, times), 0.0)
@@ -266,6 +316,38 @@ def _kept(xp: Any, state: State, time: Array, asked: Array, hold: Array) -> Arra
         state[f"{name}_age"] = xp.astype(age, xp.float32)
     state["seen_time"] = time + 0.0
     return found
+
+
+def counted(xp: Any, orders: Array) -> Array:
+    """Return the orders rounded up, as int16, which is the form in which they are kept."""
+    raised = xp.ceil(orders - 1e-6 * xp.maximum(orders, 1.0))
+    return xp.astype(xp.clip(raised, 0.0, MOST), xp.int16)
+
+
+def lengthened(xp: Any, before: Array, newest: Array, known: Array) -> Array:
+    """Return the orders (N, K, ORDERS) with the newest ones (N, K) first; where these are unknown, the last ones again.
+
+    The first orders of all are taken to have stood for ever.
+    """
+    last = before[:, :, 0]
+    if not bool(xp.all(known)):
+        newest = xp.where(known[:, None], newest, last)
+    after = xp.empty(before.shape, dtype=before.dtype, device=getattr(before, "device", None))
+    # Each row's orders move up by one: so does all that lies in one piece, which is one copy and not one for each row.
+    xp.reshape(after, (-1,))[1:] = xp.reshape(before, (-1,))[:-1]
+    after[:, :, 0] = newest
+    if bool(xp.any(fresh := last < 0)):
+        after[fresh] = newest[fresh][:, None]
+    return after
+
+
+def _at_once(family: Family) -> Rule | None:
+    """Return the rule with (K,) constants, one for each member, where it answers (N, 1) rows for all of them."""
+    values = [value for each in family.constants for value in each.values()]
+    if not getattr(family.rule, "BROADCASTS", False) or any(value is None or np.ndim(value) for value in values):
+        return None
+    names = family.constants[0] if family.constants else {}
+    return family.rule(**{name: np.array([each[name] for each in family.constants], np.float64) for name in names})
 
 
 def _spread(constants: Sequence[Mapping[str, Any]], n: int) -> dict[str, np.ndarray]:

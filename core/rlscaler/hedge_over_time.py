@@ -12,7 +12,7 @@ import numpy as np
 
 from rlscaler import hedge as _hedge
 from rlscaler.arrays import State
-from rlscaler.hedge import MOST, ORDERS, PRICES, Hedge
+from rlscaler.hedge import ORDERS, PRICES, Hedge
 from rlscaler.network_policy import NetworkPolicy
 from rlscaler.observation import LOAD_FIELDS
 from rlscaler.policy import View
@@ -123,19 +123,11 @@ class _Ran:
             view = self._view(np.clip(place, 0, self.total - 1), current, facts)
             orders = self.hedge._orders(view, state)
             known: np.ndarray = np.all(np.isfinite(orders), axis=1)
-            last = state["orders"][:, :, :1]
-            newest = np.where(known[:, None, None], _whole(np.where(known[:, None], orders, 0.0))[:, :, None], last)
-            before = np.where(last < 0, newest, state["orders"][:, :, :-1])
-            state["orders"] = np.concatenate([newest, before], axis=2)
+            counted = _hedge.counted(np, np.where(known[:, None], orders, 0.0))
+            state["orders"] = _hedge.lengthened(np, state["orders"], counted, known)
             if offset >= 0:
                 self.found[lanes, step] = orders
         return state
-
-
-def _whole(orders: np.ndarray) -> np.ndarray:
-    """Return the orders in the form in which they are kept, int16."""
-    whole: np.ndarray = np.clip(np.ceil(orders - 1e-6 * np.clip(orders, 1.0, None)), 0.0, MOST).astype(np.int16)
-    return whole
 
 
 def _same(a: State, b: State) -> np.ndarray:
@@ -158,7 +150,7 @@ def _followed(hedge: Hedge, demand: np.ndarray, orders: np.ndarray, known: np.nd
     first, behind = (int(each[0]) for each in _hedge._reach(np, settings))
     steps, size = orders.shape
     last = np.maximum.accumulate(np.where(known, np.arange(steps), 0))
-    kept = _whole(orders)[last].astype(np.float64)
+    kept = _hedge.counted(np, orders)[last].astype(np.float64)
     # a charge sees the orders of the ticks before; what came before the first order is taken as that
     padded = np.concatenate([np.repeat(kept[:1], ORDERS, axis=0), kept[:-1]])
     aged = [padded[ORDERS - 1 - age : ORDERS - 1 - age + steps] for age in range(first, first + behind + 1)]

@@ -148,8 +148,9 @@ def usual_level(xp: Any, usual: Array, level: Array, known: Array, interval: flo
 
 def classify(xp: Any, recent: Array, level: Array, usual: Array, half: Array, interval: float) -> Array:
     """Return the class of the moment, trend + TRENDS * level class, (N,) int64, from samples newest first (N, K)."""
-    fast = xp.mean(recent[:, : slots(30.0, interval)], axis=1)
-    slow = xp.mean(recent[:, : slots(180.0, interval)], axis=1)
+    short, long = slots(30.0, interval), slots(180.0, interval)
+    fast = xp.sum(recent[:, :short], axis=1) / short
+    slow = xp.sum(recent[:, :long], axis=1) / long
     trend = xp.log((fast + half) / (slow + half))
     ratio = (level + half) / (usual + half)
     kind = xp.zeros(level.shape, dtype=xp.int64, device=getattr(level, "device", None))

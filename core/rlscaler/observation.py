@@ -92,6 +92,8 @@ STATE_FIELDS = (
 )
 FIELDS = LOAD_FIELDS + STATE_FIELDS
 NAMES = tuple(f.name for f in FIELDS)
+_SOURCES = [(f.name, int(f.name[6:]) - 1 if f.name.startswith("ahead_") else None) for f in LOAD_FIELDS]
+"""Where the value of each of LOAD_FIELDS is: its name among the features, or its place in `ahead`."""
 LOW = np.array([f.low for f in FIELDS], np.float32)
 HIGH = np.array([f.high for f in FIELDS], np.float32)
 
@@ -109,18 +111,22 @@ def observe(view: View, load: Array | None = None) -> Array:
 
 def observe_load(xp: Any, features: Mapping[str, Array]) -> Array:
     """Return the columns that the load alone makes, (N, len(LOAD_FIELDS)) float32, as in `observe`."""
-    columns = [
-        features["ahead"][:, int(field.name[6:]) - 1] if field.name.startswith("ahead_") else features[field.name]
-        for field in LOAD_FIELDS
-    ]
+    ahead = features["ahead"]
+    columns = [features[name] if place is None else ahead[:, place] for name, place in _SOURCES]
     return _bounded(xp, columns, slice(0, len(LOAD_FIELDS)))
 
 
 def _bounded(xp: Any, columns: list[Array], which: slice) -> Array:
-    device = getattr(columns[0], "device", None)
-    matrix = xp.stack([xp.astype(column, xp.float32) for column in columns], axis=1)
-    matrix = xp.where(xp.isnan(matrix), 0.0, matrix)
-    return xp.clip(matrix, xp.asarray(LOW[which], device=device), xp.asarray(HIGH[which], device=device))
+    """Return the columns side by side, (N, columns) float32 within their bounds, 0 where unknown."""
+    device, n = getattr(columns[0], "device", None), columns[0].shape[0]
+    if xp is np:
+        flat = np.concatenate(columns, dtype=np.float32, casting="same_kind")
+    else:
+        flat = xp.concat([xp.astype(column, xp.float32) for column in columns])
+    low, high = (xp.asarray(bound[which], device=device)[:, None] for bound in (LOW, HIGH))
+    matrix = xp.reshape(xp.where(xp.isnan(flat), 0.0, flat), (len(columns), n))
+    matrix = xp.minimum(xp.maximum(matrix, low), high)
+    return xp.reshape(xp.reshape(matrix.T, (-1,)), (n, len(columns)))
 
 
 def _observe_state(view: View) -> Array:

@@ -41,7 +41,10 @@ class Picked(Mapping[str, Array]):
 
     def __init__(self, arrays: Mapping[str, Array], rows: Array) -> None:
         """Pick `rows` (indices, repetition allowed; or a single index, without its axis) of every array."""
-        self._arrays, self._rows = arrays, rows
+        self._arrays: Mapping[str, Array] = arrays
+        self._rows: Array = rows
+        if isinstance(arrays, Picked) and _listed(rows) and _listed(arrays._rows):
+            self._arrays, self._rows = arrays._arrays, arrays._rows[rows]  # one pick of each array instead of two
         self._seen: State = {}
 
     def __getitem__(self, name: str) -> Array:
@@ -57,3 +60,7 @@ class Picked(Mapping[str, Array]):
     def __len__(self) -> int:
         """Return the number of arrays."""
         return len(self._arrays)
+
+
+def _listed(rows: Array) -> bool:
+    return isinstance(rows, np.ndarray) and rows.ndim == 1 and rows.dtype.kind == "i"

@@ -1,6 +1,7 @@
 """Where the environments of a batch take their random numbers from: NumPy's generator, or one on a torch device."""
 
 import math
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -76,3 +77,24 @@ class TorchChance:
                 parts = drawn.split(sizes)
                 result |= {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
         return result
+
+
+class Twice:
+    """What another source gives for half of the environments, once more for the other half."""
+
+    def __init__(self, of: Chance, xp: Any) -> None:
+        """Take the numbers from `of`, whose library is `xp`."""
+        self.of, self._xp = of, xp
+
+    def integers(self, low: int, high: int, size: int) -> Array:
+        """See `Chance`; size: even."""
+        return self._xp.concat([self.of.integers(low, high, size // 2)] * 2)
+
+    def uniform(self, low: float, high: float, size: int) -> Array:
+        """See `Chance`; size: even."""
+        return self._xp.concat([self.of.uniform(low, high, size // 2)] * 2)
+
+    def draws(self, params: world.Params) -> State:
+        """See `Chance`."""
+        drawn = self.of.draws(replace(params, n=params.n // 2))
+        return {name: self._xp.concat([array] * 2, axis=-1) for name, array in drawn.items()}

@@ -28,6 +28,8 @@ class Growth:
         "drain": Parameter(15.0, 2.0, 120.0, True, "seconds within which the backlog is to be drained"),
         "hold": Parameter(15.0, 0.0, 120.0, False, "seconds to keep replicas before lowering them"),
     }
+    BROADCASTS: ClassVar[bool] = True
+    """Constants (K,) and a view of (N, 1) make proposals (N, K)."""
     peak: Any = PARAMETERS["peak"].default
     latest: Any = PARAMETERS["latest"].default
     cheap: Any = PARAMETERS["cheap"].default

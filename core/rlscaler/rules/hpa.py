@@ -156,6 +156,8 @@ class Hpa:
         "tolerance": Parameter(0.1, 0.0, 0.2, False, "share of the target by which nothing changes"),
         "hold": Parameter(0.0, 0.0, 300.0, False, "scale-down stabilisation, seconds"),
     }
+    BROADCASTS: ClassVar[bool] = True
+    """Constants (K,) and a view of (N, 1) make proposals (N, K)."""
     target: Any = PARAMETERS["target"].default
     name: str = "hpa"
     tolerance: Any = None
