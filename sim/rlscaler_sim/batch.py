@@ -4,7 +4,7 @@ What learners train on. The environments of `env` are thin wrappers of it, and t
 dry-run and cluster: the same view, observation, action scheme and guard.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from rlscaler.observation import observe
 from rlscaler.policy import View
 from rlscaler.rows import Picked
 from rlscaler_sim import world
-from rlscaler_sim.chance import Chance, NumpyChance, TorchChance
+from rlscaler_sim.chance import Chance, NumpyChance, TorchChance, Twice
 from rlscaler_sim.device_scaler import DeviceScaler
 from rlscaler_sim.pool import WARM_UP, Pool, settings_of, varied
 
@@ -32,6 +32,7 @@ class Transition:
 
     observation: (N, F) float32, of the new episode where `truncated`. last: (N, F) the observation that the ended
     step led to. reward: float64. cost, late: the two parts of -reward, billed over needed and price x late share.
+    twin: reward of each environment's twin (see `Batch`), None where there are none.
     """
 
     observation: Array
@@ -41,6 +42,7 @@ class Transition:
     cost: Array
     late: Array
     replicas: Array
+    twin: Array | None = None
 
 
 class Batch:
@@ -66,12 +68,16 @@ class Batch:
         episode: int,
         seed: int,
         like: Array = None,
+        *,
+        twin: Sequence[int] | None = None,
     ) -> None:
         """Start `n` environments with episodes of at most `episode` steps.
 
         config, settings: those that the pool was prepared with, of one behaviour. like: a tensor on whose device all
-        of it lives, load, world, guard and random numbers (None: NumPy); what comes out are tensors then. Raises
-        ValueError where no step could be made.
+        of it lives, load, world, guard and random numbers (None: NumPy); what comes out are tensors then. twin: choice
+        of each branch that a second copy of every environment takes at every step, under the same load, noise and
+        resets; what it earns is `Transition.twin`, and nothing else is told of it. Raises ValueError where no step
+        could be made.
         """
         for name, value, least in (("n", n, 1), ("episode", episode, 1), ("steps of the pool", pool.steps, 2)):
             if value < least:
@@ -83,10 +89,15 @@ class Batch:
         self._varied = varied(self.config, settings)
         if self._varied and isinstance(settings.behavior, Sequence):
             raise ValueError("behavior is given for each load; expected one for all")
+        self._rows = n if twin is None else 2 * n
         # constants of the loads where these differ, of the environments where not
-        self._worlds = world.compiled(self.config, pool.loads if self._varied else n, like=like)
+        self._worlds = world.compiled(self.config, pool.loads if self._varied else self._rows, like=like)
         self.params = self._worlds
         device = getattr(like, "device", None)
+        self._twin: Array | None = None
+        if twin is not None:
+            choices = twin[0] if len(scheme.branches) == 1 else list(twin)
+            self._twin = xp.asarray(np.full((n, *np.shape(choices)), choices, np.int64), device=device)
 
         def own(array: Any) -> Array:
             return array if like is None else xp.asarray(np.ascontiguousarray(array), device=device)
@@ -94,7 +105,7 @@ class Batch:
         def rows(array: np.ndarray) -> Array:
             return own(array.reshape(-1, *array.shape[2:]))
 
-        self._places = xp.arange(n, device=device)
+        self._places = xp.arange(self._rows, device=device)
         self._features = {name: rows(array) for name, array in pool.features.items()}
         self._observed, self._rates, self._seen = rows(pool.observed()), rows(pool.rates), rows(pool.seen)
         self._start, self._needed, self._arrivals = own(pool.start), own(pool.mean_needed), own(pool.mean_arrivals)
@@ -115,12 +126,14 @@ class Batch:
             self.scaler = self.autoscaler(self.load)
         else:
             self.chance = TorchChance(seed, self.like)
-            self.scaler = DeviceScaler(self.settings, self.n, self.like, self.pool.loads if self._varied else 0)
+            self.scaler = DeviceScaler(self.settings, self._rows, self.like, self.pool.loads if self._varied else 0)
+        if self._twin is not None:
+            self.chance = Twice(self.chance, self.xp)
         self.enter()
         self.state = world.initial(self.params, 1.0)
         self._begin(self._places)
         observation = self._look()
-        self.last_view = self.view
+        self.last_view = self.seen_view
         return observation
 
     def autoscaler(self, loads: np.ndarray) -> Autoscaler:
@@ -131,7 +144,7 @@ class Batch:
     @property
     def price(self) -> Array:
         """Price of the share of late requests in each environment, (N,)."""
-        return self._price[self.load]
+        return self._price[self.load[: self.n]]
 
     def enter(self, rows: Array = None) -> None:
         """Put the environments into the worlds of their loads; rows: those whose load is new (None: all)."""
@@ -165,7 +178,7 @@ class Batch:
         several = xp.ones_like(self.params.capacity)
         several[rows] = xp.astype(replicas, xp.float32)
         fresh = world.initial(self.params, several)
-        self.state = fresh if count == self.n else world.replaced(self.params, self.state, fresh, rows)
+        self.state = fresh if count == self._rows else world.replaced(self.params, self.state, fresh, rows)
         self.scaler.reset(rows)
 
     def _look(self) -> Array:
@@ -175,11 +188,15 @@ class Batch:
         seen = self._seen[moment]
         reading = replace(world.readings(self.params, self.state, time, self.xp.isfinite(seen)), load=seen)
         self.view: View = self.scaler.view(reading, features=Picked(self._features, moment))
-        return observe(self.view, self._observed[moment])
+        self.seen_view = self.view
+        if self._twin is not None:
+            moment = moment[: self.n]
+            self.seen_view = _first(self.view, self.n, Picked(self._features, moment))
+        return observe(self.seen_view, self._observed[moment])
 
     def mask(self) -> Array:
         """Return the allowed actions of the present observation, (N, actions) bool."""
-        return self.scheme.mask(self.view)
+        return self.scheme.mask(self.seen_view)
 
     def step(self, actions: Any) -> Transition:
         """Decide by `actions`, (N,) int64 or (N, branches), and let the world run for one interval.
@@ -193,6 +210,8 @@ class Batch:
                 raise ValueError(
                     f"an action is {actions.min()} or {actions.max()}; expected 0 to below {self.scheme.branches}"
                 )
+        if self._twin is not None:
+            actions = self.xp.concat([actions, self._twin])
         return self.advance(self.scaler.settle(self.view, self.scheme.propose(self.view, actions)))
 
     def advance(self, decided: Decisions) -> Transition:
@@ -202,24 +221,38 @@ class Batch:
         drawn = self.chance.draws(self.params)
         self.state, out = world.step(self.params, self.state, xp.astype(decided.replicas, xp.float32), rates, drawn)
         cost = out.billed / self._needed[self.load]
-        late = self.price * out.late / self._arrivals[self.load]
+        late = self._price[self.load] * out.late / self._arrivals[self.load]
         self.at += 1
         self.age += 1
-        last, self.last_view = self._look(), self.view
+        last, self.last_view = self._look(), self.seen_view
         truncated = (self.age >= self.episode) | (self.at >= self.pool.steps - 1)
         observation = last
         if bool(truncated.any()):
             if self._varied and isinstance(self.scaler, Autoscaler):  # which writes its settings in place
-                told = {name: array.copy() for name, array in self.view.settings.items()}
-                self.last_view = replace(self.view, settings=told)
+                told = {name: array.copy() for name, array in self.seen_view.settings.items()}
+                self.last_view = replace(self.seen_view, settings=told)
             self._begin(xp.nonzero(truncated)[0])
             observation = self._look()
+        reward, n = -(cost + late), self.n
         return Transition(
             observation=observation,
             last=last,
-            reward=-(cost + late),
-            truncated=truncated,
-            cost=cost,
-            late=late,
-            replicas=decided.replicas,
+            reward=reward[:n],
+            truncated=truncated[:n],
+            cost=cost[:n],
+            late=late[:n],
+            replicas=decided.replicas[:n],
+            twin=None if self._twin is None else reward[n:],
         )
+
+
+def _first(view: View, n: int, features: Mapping[str, Array]) -> View:
+    """Return the view of the first n rows; features: of these."""
+    return replace(
+        view,
+        settings={name: array[:n] for name, array in view.settings.items()},
+        snapshot={name: array[:n] for name, array in view.snapshot.items()},
+        features=features,
+        demand=view.demand[:n],
+        current=view.current[:n],
+    )

@@ -120,7 +120,7 @@ def begun(folder: Path, config: Config) -> runs.Run:
 
 
 def learned(folder: Path, config: Config, **more: Any) -> ppo_fast.Trained:
-    return ppo_fast.train(Queue(256), None, Queue(256), config, run=begun(folder, config), device=CPU, seed=1, **more)
+    return ppo_fast.train(Queue(256), Queue(256), config, run=begun(folder, config), device=CPU, seed=1, **more)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_another_seed_is_another_run(tmp_path: Path) -> None:
 def test_the_artifact_decides_as_the_network_along_an_episode(tmp_path: Path) -> None:
     """Choices are the same but for ties, and the score is the one that is in the manifest."""
     this = task(tmp_path / "run", TINY)
-    _, _, judge = ppo_fast.environments(this, TINY)
+    _, judge = ppo_fast.environments(this, TINY)
     outcome = ppo_fast.learn(this, TINY)
     policy = MlpPolicy(outcome.artifact)
     score = learner.scored(judge, outcome.artifact, TINY.episode, this.seed + loads.VALIDATION_SEED)
@@ -278,7 +278,7 @@ def test_numbers_that_are_none_stop_training(tmp_path: Path) -> None:
     run = begun(tmp_path / "run", SMALL)
     config = replace(SMALL, normalise_return=False)
     with pytest.raises(NotFiniteError, match="is nan at step 32768"):
-        ppo_fast.train(Queue(256, broken=True), None, Queue(256), config, run=run, device=CPU, seed=1)
+        ppo_fast.train(Queue(256, broken=True), Queue(256), config, run=run, device=CPU, seed=1)
     newest = run.newest()
     assert newest is not None
     assert newest.stem.endswith("000")

@@ -100,6 +100,22 @@ def test_steps_agree(pool: Any, scheme: Scheme, monkeypatch: pytest.MonkeyPatch)
     assert ended >= 2 * N
 
 
+def test_twins_meet_the_same_luck_on_a_device(pool: Any) -> None:
+    """A whole number of vectors of environments, so that twice as many of them are rounded alike."""
+    found, about = pool
+    many, like = 64, torch.zeros(1)
+    with_twins = Batch(found, found.config, about, HEADROOM, many, EPISODE, 3, like, twin=[4])
+    alone, other = (Batch(found, found.config, about, HEADROOM, many, EPISODE, 3, like) for _ in range(2))
+    generator = torch.Generator().manual_seed(5)
+    for _ in range(EPISODE + 5):
+        actions = torch.randint(0, 11, (many,), generator=generator)
+        done, expected = with_twins.step(actions), alone.step(actions)
+        torch.testing.assert_close(done.twin, other.step(torch.full((many,), 4)).reward)
+        torch.testing.assert_close(done.reward, expected.reward)
+        torch.testing.assert_close(done.observation, expected.observation)
+        torch.testing.assert_close(with_twins.mask(), alone.mask())
+
+
 def test_the_devices_own_luck_is_reproducible_and_of_the_same_kind(pool: Any) -> None:
     """The same seed gives the same episodes, another gives others, and the draws have the moments that NumPy's have."""
     found, about = pool

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rlscaler import Objective, Settings
-from rlscaler.action import HEADROOM
+from rlscaler.action import HEADROOM, SCHEMES, Scheme
 from rlscaler_sim import batch as batches
 from rlscaler_sim import patterns, world
 from rlscaler_sim.batch import Batch
@@ -193,6 +193,28 @@ def test_the_mask_of_an_ended_episode_is_of_its_own_world(pool: Pool) -> None:
     assert (together.load != before).any()
     np.testing.assert_array_equal(together.last_view.settings["max_replicas"], SETTINGS.max_replicas[before])
     np.testing.assert_array_equal(together.view.settings["max_replicas"], SETTINGS.max_replicas[together.load])
+
+
+@pytest.mark.parametrize("of", SCHEMES.values(), ids=SCHEMES)
+def test_twins_are_a_batch_of_their_own_that_takes_one_choice(pool: Pool, of: Scheme) -> None:
+    """And who has twins goes on as one who has none: of what they do, only what they earn is seen."""
+    always = [choices - 1 for choices in of.branches]
+    with_twins = Batch(pool, CONFIG, SETTINGS, of, ROWS, EPISODE, seed=9, twin=always)
+    alone, other = (Batch(pool, CONFIG, SETTINGS, of, ROWS, EPISODE, seed=9) for _ in range(2))
+    np.testing.assert_array_equal(with_twins.reset(4), alone.reset(4))
+    other.reset(4)
+    rng = np.random.default_rng(2)
+    for _ in range(STEPS):
+        np.testing.assert_array_equal(with_twins.mask(), alone.mask())
+        actions = rng.integers(0, of.branches, (ROWS, len(of.branches)))
+        theirs = np.broadcast_to(always, actions.shape)
+        if len(of.branches) == 1:
+            actions, theirs = actions[:, 0], theirs[:, 0]
+        done, expected = with_twins.step(actions), alone.step(actions)
+        np.testing.assert_array_equal(done.twin, other.step(theirs).reward)
+        for name in ("observation", "last", "reward", "truncated", "cost", "late", "replicas"):
+            np.testing.assert_array_equal(getattr(done, name), getattr(expected, name), err_msg=name)
+        assert expected.twin is None
 
 
 def test_loads_open_in_the_order_of_their_levels() -> None:

@@ -177,7 +177,7 @@ def _ppo_fast(seconds: float, seed: int, folder: Path, best: Best) -> int:
     run = runs.begin(folder, "ppo-fast", config, {"benchmark": "legacy", "seed": seed})
     envs, judge = Environments(config.envs), Environments(1)
     try:
-        found = ppo_fast.train(envs, None, judge, config, run=run, device=torch.device("cpu"), seed=seed)
+        found = ppo_fast.train(envs, judge, config, run=run, device=torch.device("cpu"), seed=seed)
     finally:
         run.close()
     network = found.network

@@ -2,7 +2,8 @@
 
 Read from top to bottom: the settings, the networks, a rollout, the update, the loop. Thousands of environments are
 one batch of arrays; nothing is copied or called for each. On CUDA the world, the guard and the random numbers live on
-the device beside the networks (`Batch(like=...)`), elsewhere the world runs on NumPy.
+the device beside the networks (`Batch(like=...)`), elsewhere the world runs on NumPy, and the gradient of tanh networks
+is written out (`ppo_gradient`).
 
 The details follow "The 37 implementation details of PPO" (Huang et al. 2022). Training goes in stretches of one
 episode: each begins with fresh environments and random numbers that follow from the seed and its number alone, so a
@@ -27,6 +28,7 @@ from rlscaler_training.hyper import choice, setting, switch
 from rlscaler_training.inputs import with_extremes
 from rlscaler_training.learner import Outcome, Progress, StoppedError, Task
 from rlscaler_training.loads import VALIDATION_ENVS, VALIDATION_SEED, Environments, elsewhere, progressed
+from rlscaler_training.ppo_gradient import Gradient
 from rlscaler_training.runs import Run
 
 MANY, FEW = 65_536, 1024
@@ -101,7 +103,8 @@ class ActorCritic(nn.Module):
 
     def inputs(self, observation: Tensor) -> Tensor:
         """Return the normalised inputs of observations, which have all fields in the order of the schema."""
-        return (observation[:, self.actor.columns] - self.actor.mean) / self.actor.scale
+        found = observation.index_select(1, self.actor.columns)
+        return found.sub_(self.actor.mean).div_(self.actor.scale)
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Return the policy's logits, those of all branches side by side."""
@@ -217,16 +220,10 @@ def acted(envs: Environments, actions: Tensor) -> Transition:
 
 
 def collect(
-    network: ActorCritic,
-    envs: Environments,
-    twin: Environments | None,
-    observation: Tensor,
-    into: Rollout,
-    generator: torch.Generator,
+    network: ActorCritic, envs: Environments, observation: Tensor, into: Rollout, generator: torch.Generator
 ) -> Tensor:
-    """Fill a rollout and return the observation after it. twin: environments whose earnings rewards count from."""
+    """Fill a rollout and return the observation after it. Rewards count from what twins earn, where there are any."""
     device, branches = observation.device, envs.scheme.branches
-    middle = torch.tensor([neutral(branches)], device=device).expand(envs.n, -1)
     for at in range(len(into.reward)):
         with torch.no_grad():
             inputs = network.inputs(observation)
@@ -237,12 +234,13 @@ def collect(
             into.share[at], into.value[at] = log_share(shares, actions), network.value(inputs)
         done = acted(envs, actions)
         reward = tensor(done.reward, device)
-        into.reward[at] = reward if twin is None else reward - tensor(acted(twin, middle).reward, device)
+        into.reward[at] = reward if done.twin is None else reward - tensor(done.twin, device)
         into.cut[at] = tensor(done.truncated, device)
         observation = tensor(done.observation, device)
         if bool(done.truncated.any()):
+            ended = into.cut[at].nonzero()[:, 0]
             with torch.no_grad():
-                into.last[at] = network.value(network.inputs(tensor(done.last, device)))
+                into.last[at, ended] = network.value(network.inputs(tensor(done.last, device)[ended]))
     with torch.no_grad():
         into.value[-1] = network.value(network.inputs(observation))
     return observation
@@ -258,6 +256,11 @@ def advantages(reward: Tensor, value: Tensor, last: Tensor, cut: Tensor, gamma: 
         carried = surprise[at] + kept[at] * carried
         out[at] = carried
     return out
+
+
+def standardised(advantage: Tensor) -> Tensor:
+    """Return the advantages of a minibatch with mean 0 and deviation 1."""
+    return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
 
 
 def loss(
@@ -280,7 +283,7 @@ def loss(
     ahead = log_share(shares, actions) - share
     ratio = ahead.exp()
     if config.normalise_advantage:
-        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+        advantage = standardised(advantage)
     policy = torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1.0 - config.clip, 1.0 + config.clip)).mean()
     now = network.value(inputs)
     error = (now - target) ** 2
@@ -314,6 +317,9 @@ class Learner:
         self._loss: Callable[..., tuple[Any, Tensor]] = loss
         if config.compile == "on" or (config.compile == "auto" and device.type == "cuda"):
             self._loss = torch.compile(loss, mode="reduce-overhead" if device.type == "cuda" else None)
+        self._gradient: Gradient | None = None
+        if device.type == "cpu" and config.compile != "on" and config.activation == "tanh" and config.hidden:
+            self._gradient = Gradient(self.network.actor, self.network.critic, self.branches, FORBIDDEN)
 
     def state(self) -> dict[str, Any]:
         """Return what there is to remember between two stretches."""
@@ -325,6 +331,26 @@ class Learner:
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.returns = Returns(self.config.gamma, **state["returns"])
+
+    def _descent(self, flat: Sequence[Tensor], rows: Tensor) -> Tensor:
+        """Leave the clipped gradient of a minibatch with the parameters, and return the parts of its loss.
+
+        flat: what `loss` takes, of the whole rollout. rows: the minibatch's.
+        """
+        if self._gradient is None:
+            whole, parts = self._loss(self.network, self.config, self.branches, *(part[rows] for part in flat))
+            self.optimiser.zero_grad(set_to_none=True)
+            whole.backward()
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient)
+            return parts
+        inputs, mask, actions, share, advantage, target, value = flat
+        advantage = advantage.index_select(0, rows)
+        if self.config.normalise_advantage:
+            advantage = standardised(advantage)
+        self._gradient.begin()
+        parts = self._gradient.add(self.config, rows, inputs, mask, actions, share, advantage, target, value)
+        self._gradient.clip(self.config.gradient)
+        return parts
 
     def update(self, rollout: Rollout, generator: torch.Generator, share: float) -> dict[str, float]:
         """Learn from a rollout; share: of the learning rate. Return the mean of each of PARTS."""
@@ -347,10 +373,7 @@ class Learner:
             before = told.clone()
             order: Any = torch.randperm(total, generator=generator, device=self.device)
             for rows in order.split(size):
-                whole_loss, parts = self._loss(self.network, config, self.branches, *(part[rows] for part in flat))
-                self.optimiser.zero_grad(set_to_none=True)
-                whole_loss.backward()
-                nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient)
+                parts = self._descent(flat, rows)
                 self.optimiser.step()
                 told += parts
                 count += 1
@@ -413,7 +436,6 @@ class Trained:
 
 def train(
     envs: Environments,
-    twin: Environments | None,
     judge: Environments,
     config: Config,
     *,
@@ -463,17 +485,15 @@ def train(
             run.checkpoint(at, whole, best=better)
         if stretch == stretches:
             break
-        progressed(stretch / stretches, envs, twin)
+        progressed(stretch / stretches, envs)
         env_seed, own_seed = seeds(seed, stretch)
         generator = torch.Generator(device=device).manual_seed(own_seed)
         observation = tensor(envs.reset(env_seed), device)
-        if twin is not None:
-            twin.reset(env_seed)
         found.returns.total = torch.zeros(0)
         for number in range(rollouts):
             if stop():
                 raise StoppedError(f"stopped at step {at + number * config.horizon * envs.n:,}")
-            observation = collect(found.network, envs, twin, observation, rollout, generator)
+            observation = collect(found.network, envs, observation, rollout, generator)
             share = 1.0 - (stretch + number / rollouts) / stretches if config.anneal else 1.0
             told = found.update(rollout, generator, share)
             done = at + (number + 1) * config.horizon * envs.n
@@ -484,26 +504,26 @@ def train(
     return Trained(found.network, best, steps)
 
 
-def environments(task: Task, config: Config) -> tuple[Batch, Batch | None, Batch]:
-    """Return environments to train in, their twin, and those to validate in, on the device where it is CUDA's."""
+def environments(task: Task, config: Config) -> tuple[Batch, Batch]:
+    """Return environments to train in, with twins, and those to validate in, on the device where it is CUDA's."""
     device = task.device.torch
     like = torch.zeros(1, device=device) if device.type == "cuda" else None
     count = config.envs or (FEW if like is None else MANY)
     pools, of = task.pools, scheme(config.actions)
 
-    def made(pool: Any, n: int) -> Batch:
-        return Batch(pool, pool.config, pool.settings, of, n, config.episode, task.seed, like)
+    def made(pool: Any, n: int, twin: Sequence[int] | None = None) -> Batch:
+        return Batch(pool, pool.config, pool.settings, of, n, config.episode, task.seed, like, twin=twin)
 
-    twin = made(pools.train, count) if config.twin else None
-    return made(pools.train, count), twin, made(pools.validation, VALIDATION_ENVS)
+    twin = neutral(of.branches) if config.twin else None
+    return made(pools.train, count, twin), made(pools.validation, VALIDATION_ENVS)
 
 
 def learn(task: Task, config: Config) -> Outcome:
     """Train by the task, going on from its run's checkpoint, and return the artifact of the best validation."""
-    envs, twin, judge = environments(task, config)
+    envs, judge = environments(task, config)
     device = task.device.torch
     trained = train(
-        envs, twin, judge, config,
+        envs, judge, config,
         run=task.run, device=device, seed=task.seed, report=task.report, stop=task.stop,
         elsewhere=elsewhere(task.pools, config.actions, config.episode, envs.like), fields=task.pools.fields,
     )  # fmt: skip
