@@ -162,6 +162,18 @@ def test_the_chain_is_judged_link_by_link() -> None:
     assert "- dqn > q-learning: does not hold; P(better) 0.00" in page
 
 
+def test_a_small_negative_figure_is_not_a_negative_zero() -> None:
+    summary = told(rows(LEVELS | {"ppo": 1.0 - 1e-9, "q-learning": -1e-9}))
+    setting = summary["settings"]["classic"]
+    for row in setting["contenders"].values():
+        row["regret"] |= {"value": -1e-9, "low": -1e-9, "high": -1e-9}
+        row |= dict.fromkeys(("score", "cost", "late"), -1e-9)
+    summary["settings"]["legacy"] = setting
+    said = report.markdown(summary) + "\n".join(report.spoken(summary))
+    assert "0.00 [0.00, 0.00]" in said
+    assert "-0.0" not in said
+
+
 def test_what_was_not_run_cannot_be_told() -> None:
     levels = {name: level for name, level in LEVELS.items() if name != "dqn"}
     setting = told(rows(levels))["settings"]["classic"]

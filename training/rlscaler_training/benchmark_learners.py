@@ -56,7 +56,7 @@ BUDGETS: dict[str, Budget] = {
     "ppo-fast": Budget("steps", 50_000, 245_760, 1, False, lambda n: {"evaluate_every": max(1, n // 245_760 // 4)}),
     "bdq": Budget("steps", 8000, 30_720, 1, True,
                   lambda n: {"evaluate_every": max(1, n // 15_360 // 4), "checkpoint_every": 1_000_000}),
-    "apg": Budget("steps", 35, 8, 5760, False, lambda n: {"evaluate_every": -(-n // 4)}),
+    "apg": Budget("steps", 25, 8, 5760, False, lambda n: {"evaluate_every": -(-n // 4)}),
     "evolve": Budget("generations", 2.0, 2, 245_760, True, lambda n: {"evaluate_every": -(-n // 4)}),
 }  # fmt: skip
 """What each learner of the benchmark may spend, in the order of the tables."""

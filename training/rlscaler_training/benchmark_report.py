@@ -246,12 +246,12 @@ def _words(setting: Mapping[str, Any]) -> list[str]:
         ours, theirs = (table[best[kind]]["regret"]["value"] for kind in ("learner", "rule"))
         if theirs < ours:
             sure = "" if best["verdict"] == FAILS else ", though not beyond chance"
-            lines += ["", f"**A rule beats every learner here: {best['rule']}**, with an IQM regret of {theirs:.2f};"
-                      f" the best learner, {best['learner']}, has {ours:.2f}{sure}; P(learner"
+            lines += ["", f"**A rule beats every learner here: {best['rule']}**, with an IQM regret of {theirs:z.2f};"
+                      f" the best learner, {best['learner']}, has {ours:z.2f}{sure}; P(learner"
                       f" better){_bare(best['chance'])}."]  # fmt: skip
         else:
-            lines += ["", f"The best learner, {best['learner']}, with an IQM regret of {ours:.2f}, is ahead of the best"
-                      f" rule, {best['rule']}, with {theirs:.2f}; P(better){_bare(best['chance'])},"
+            lines += ["", f"The best learner, {best['learner']}, with an IQM regret of {ours:z.2f}, is ahead of the"
+                      f" best rule, {best['rule']}, with {theirs:z.2f}; P(better){_bare(best['chance'])},"
                       f" {_sure(best['verdict'])}."]  # fmt: skip
     for contender, row in setting["contenders"].items():
         if row["kind"] == "learner" and row["constant"]:
@@ -286,8 +286,8 @@ def _bare(chance: Mapping[str, float] | None) -> str:
 
 def _interval(found: Mapping[str, float]) -> str:
     """Return a value with its interval, if there are runs enough for one."""
-    between = f" [{found['low']:.2f}, {found['high']:.2f}]" if found["runs"] >= LEAST_RUNS else ""
-    return f"{found['value']:.2f}{between}"
+    between = f" [{found['low']:z.2f}, {found['high']:z.2f}]" if found["runs"] >= LEAST_RUNS else ""
+    return f"{found['value']:z.2f}{between}"
 
 
 def _chance(link: Mapping[str, Any]) -> str:
@@ -311,8 +311,8 @@ def _table(setting: Mapping[str, Any]) -> list[str]:
             label += f" ({MEANING[contender]})"
         cells = [
             label, str(row["runs"]), _interval(row["regret"]),
-            _number(row["score"], ".3f"), _number(row["cost"], ".3f"),
-            "-" if row["late"] is None else f"{100 * row['late']:.2f} %",
+            _number(row["score"], "z.3f"), _number(row["cost"], "z.3f"),
+            "-" if row["late"] is None else f"{100 * row['late']:z.2f} %",
             *(_bare(row[key]).strip() if row.get(key) else "-"
               for key in (f"better_than_{other}", f"better_than_{second}")),
             "-" if row.get("outside") is None else f"{row['outside']:.0%}",
@@ -341,7 +341,7 @@ def _published(setting: Mapping[str, Any]) -> list[str]:
         words = [said[name]] if name in said else []
         if row["kind"] == "learner" and row["constant"]:
             words.append("here constant: " + ", ".join(f"{text} ({n})" for text, n in row["constant"].items()))
-        mine = "-" if row["score"] is None else f"{-row['score']:.2f}"
+        mine = "-" if row["score"] is None else f"{-row['score']:z.2f}"
         theirs = f"{legacy.PUBLISHED[name]:.2f}" if name in legacy.PUBLISHED else "-"
         lines.append(f"| {name} | {mine} | {theirs} | {'; '.join(words)} |")
     return lines
@@ -359,7 +359,7 @@ def spoken(told: Mapping[str, Any]) -> list[str]:
             row = known[contender]
             regret = _interval(row["regret"])
             spent = f"{_number(row.get('seconds'), ',.0f'):>8} {_number(row.get('steps_per_s'), ',.0f'):>13}"
-            lines.append(f"  {contender:<16} {row['runs']:>4}  {regret:<20} {_number(row['score'], '6.2f')} {spent}")
+            lines.append(f"  {contender:<16} {row['runs']:>4}  {regret:<20} {_number(row['score'], 'z6.2f')} {spent}")
         lines.append("")
     return lines
 

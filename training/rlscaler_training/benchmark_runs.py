@@ -31,7 +31,8 @@ from rlscaler_training.benchmark_learners import BUDGETS, Watched, kept, trained
 SETTINGS = {
     "classic": "the six classic patterns, trained on other draws of them",
     "worlds": "randomised worlds, trained and scored in others of the same ranges",
-    "traces": "recorded traces; a third of the source families is scored on, and neither trained nor validated on",
+    "traces": "recorded traces, trained on them and on wild variants of them (`benchmark_arenas.wild`); a third of the"
+    " source families is scored on, and neither trained nor validated on",
     "legacy": "the environment of earlier work, its published trace",
 }
 """The settings and what each is."""
