@@ -7,10 +7,13 @@ said of it.
 
 import json
 import shlex
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 from rlscaler.errors import UserError
 
@@ -20,9 +23,36 @@ if TYPE_CHECKING:
 RUN = "runs/benchmark"
 USUAL = {"budget": 20.0, "seeds": 10}
 QUICK = {"budget": 3.0, "seeds": 2}
+OTHERS = {"tictactoe": ("tictactoe_command", "Rollouts in other processes, beside published figures.")}
+"""Benchmark -> its module, whose command has its name, and its line of help."""
 
 
-@click.command()
+class Benchmarks(click.Group):
+    """The comparison of learners, with the other benchmarks as commands; a module is imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return their names."""
+        return list(OTHERS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command of a benchmark."""
+        if cmd_name not in OTHERS:
+            return None
+        command: click.Command = getattr(import_module(f"rlscaler_training.{OTHERS[cmd_name][0]}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write them, without importing any."""
+        with formatter.section("Other benchmarks"):
+            formatter.write_dl([(name, about) for name, (_, about) in OTHERS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return those and the options that begin with `incomplete`, without importing any."""
+        found = [CompletionItem(name, help=about) for name, (_, about) in OTHERS.items() if name.startswith(incomplete)]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
+
+
+@click.group(cls=Benchmarks, invoke_without_command=True, subcommand_metavar="[BENCHMARK ...]")
 @click.option("--budget", type=click.FloatRange(0.01, 86_400.0),
               help=f"Seconds of each training on one thread, turned into steps by each learner's pace.  "
               f"[default: {USUAL['budget']:g}]")  # fmt: skip
@@ -45,10 +75,11 @@ QUICK = {"budget": 3.0, "seeds": 2}
 @click.option("--markdown", "page", type=click.Path(), metavar="FILE.md", help="Write the page.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@click.pass_context
 def benchmark(
-    budget: float | None, seeds: int | None, settings: str | None, only: str | None, traces: str | None,
-    hours: float | None, jobs: int, folder: str, quick: bool, output: str | None, page: str | None, as_json: bool,
-    quiet: bool,
+    context: click.Context, /, budget: float | None, seeds: int | None, settings: str | None, only: str | None,
+    traces: str | None, hours: float | None, jobs: int, folder: str, quick: bool, output: str | None, page: str | None,
+    as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Compare the learners with the rules, honestly.
 
@@ -61,7 +92,14 @@ def benchmark(
       rlscaler benchmark --quick
       rlscaler benchmark --output docs/benchmark.json --markdown docs/benchmark.md
       rlscaler benchmark --settings classic --only ppo,dqn,q-learning,threshold --budget 120
+      rlscaler benchmark tictactoe --workers 1 2 4 8 12
     """
+    if context.invoked_subcommand is not None:
+        for parameter in context.command.params:
+            if context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE:
+                raise UserError(f"{parameter.opts[0]} stands before {context.invoked_subcommand}; "
+                                "options of another benchmark go after its name")  # fmt: skip
+        return
     from rlscaler.files import require_writable, write_text_atomically
     from rlscaler_training import benchmark_report as report
     from rlscaler_training import benchmark_runs as runs
