@@ -44,7 +44,8 @@ def columns(fields: Sequence[str], group: str) -> np.ndarray:
 class BranchingNetwork:
     """The parts of `parts`, each some layers with an activation after every one but the last of value and branches.
 
-    fields: names of the inputs. mean, scale: (in,) float32; inputs are (x - mean) / scale, within FARTHEST.
+    fields: names of the inputs. mean, scale: (in,) float32; inputs are (x - mean) / scale, within FARTHEST. block: rows
+    of a matrix product.
     """
 
     fields: Sequence[str]
@@ -52,6 +53,7 @@ class BranchingNetwork:
     activation: str
     mean: np.ndarray
     scale: np.ndarray
+    block: int = BLOCK
 
     def __call__(self, xp: Any, inputs: Array) -> Array:
         """Return Q (N, choices of all branches side by side) float32 of the inputs (N, in) float32.
@@ -66,11 +68,12 @@ class BranchingNetwork:
         layers = {part: [(own(w), own(b)) for w, b in found] for part, found in self.layers.items()}
         where = {part: own(columns(self.fields, part)) for part in (*ENCODED, "trunk")}
         n = inputs.shape[0]
-        padding = -n % BLOCK
+        padding = -n % self.block
         x = xp.clip((inputs - own(self.mean)) / own(self.scale), -FARTHEST, FARTHEST)
         if padding:
             x = xp.concat([x, xp.zeros((padding, x.shape[1]), dtype=x.dtype, device=device)], axis=0)
-        done = [self._block(xp, x[begin : begin + BLOCK], layers, where) for begin in range(0, n + padding, BLOCK)]
+        begins = range(0, n + padding, self.block)
+        done = [self._block(xp, x[begin : begin + self.block], layers, where) for begin in begins]
         if not done:
             width = sum(found[-1][1].shape[0] for part, found in self.layers.items() if part.startswith("branch_"))
             return xp.zeros((0, width), dtype=xp.float32, device=device)

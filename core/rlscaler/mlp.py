@@ -43,7 +43,7 @@ one number, the correction of the log headroom."""
 class Network:
     """Layers of y = x W + b with an activation between them. weights: (in, out) float32. biases: (out,) float32.
 
-    mean, scale: (in,) float32; inputs are (x - mean) / scale.
+    mean, scale: (in,) float32; inputs are (x - mean) / scale. block: rows of a matrix product.
     """
 
     weights: Sequence[np.ndarray]
@@ -51,6 +51,7 @@ class Network:
     activation: str
     mean: np.ndarray
     scale: np.ndarray
+    block: int = BLOCK
 
     def __call__(self, xp: Any, inputs: Array) -> Array:
         """Return the outputs (N, out) float32 of the inputs (N, in) float32; a row's do not depend on the others."""
@@ -60,7 +61,7 @@ class Network:
             return array if xp is np else xp.asarray(array, device=device)
 
         n = inputs.shape[0]
-        padding = -n % BLOCK
+        padding = -n % self.block
         x = (inputs - own(self.mean)) / own(self.scale)
         if padding:
             x = xp.concat([x, xp.zeros((padding, x.shape[1]), dtype=x.dtype, device=device)], axis=0)
@@ -68,8 +69,8 @@ class Network:
         last = len(self.weights) - 1
         weights, biases = [own(w) for w in self.weights], [own(b) for b in self.biases]
         activation = ACTIVATIONS[self.activation]
-        for begin in range(0, n + padding, BLOCK):
-            y = x[begin : begin + BLOCK]
+        for begin in range(0, n + padding, self.block):
+            y = x[begin : begin + self.block]
             for index, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
                 y = xp.matmul(y, weight) + bias
                 if index < last:

@@ -295,7 +295,7 @@ def _python_rule(check: Any, *needs: str, blames: str) -> Rule:
     return Rule("", "", check, needs, blames)
 
 
-def _source(*, basic: dict[str, Any] | None, tls: dict[str, Any] | None, **values: Any) -> dict[str, Any]:
+def written(*, basic: dict[str, Any] | None, tls: dict[str, Any] | None, **values: Any) -> dict[str, Any]:
     """Return the arguments of `SourceConfig` that were written, but for the name."""
     flat = values | (basic or {}) | (tls or {})
     return {name: value for name, value in flat.items() if value is not None}
@@ -327,29 +327,34 @@ TLS = Block(
     ),
 )
 
+ACCESS: Final = (
+    Field("bearerTokenFile", SecretFile(), "File that holds a bearer token; read again when it changes."),
+    Field("basic", BASIC, "HTTP basic authentication."),
+    Field("tls", TLS, "What an https:// url needs beside public certificates."),
+    Field("headers", Headers(), "Headers of each request, such as X-Scope-OrgID."),
+    Field("headerFiles", Headers(files=True), "Headers whose values are secrets, by the files that hold them."),
+)
+ACCESS_RULES: Final = (
+    _python_rule(_identities, "bearer_token_file", "basic", blames="basic"),
+    _python_rule(_authorized_twice, "headers", "header_files", "bearer_token_file", "basic", blames="headerFiles"),
+    _python_rule(_tls_unused, "tls", "url", blames="tls"),
+)
+"""How a server lets somebody in: the fields of anything that has a URL, and what must hold between them."""
+
 URL = Url()
 
 SOURCE = Block(
     (
         Field("url", URL, "What stands before /api/v1.", required=True),
         Field("timeout", Amount(DURATION, 0.1, 120), "Time for a whole call. Left out: 3s."),
-        Field("bearerTokenFile", SecretFile(), "File that holds a bearer token; read again when it changes."),
-        Field("basic", BASIC, "HTTP basic authentication."),
-        Field("tls", TLS, "What an https:// url needs beside public certificates."),
-        Field("headers", Headers(), "Headers of each request, such as X-Scope-OrgID."),
-        Field("headerFiles", Headers(files=True), "Headers whose values are secrets, by the files that hold them."),
+        *ACCESS,
         Field("queryParameters", TextMap(32, 1024), "Sent with each query, such as dedup of Thanos. Not for secrets."),
         Field("maxBytes", Amount(QUANTITY, 1024, 2**32), "Larger answers are refused. Left out: 64Mi."),
         Field("maxSeries", Whole(1, 1_000_000), "Answers with more series are refused. Left out: 20000."),
         Field("acceptPartial", Flag(), "Take answers that the server itself calls incomplete. Left out: false."),
     ),
-    _source,
-    rules=(
-        _python_rule(_parameters_wrong, "query_parameters", blames="queryParameters"),
-        _python_rule(_identities, "bearer_token_file", "basic", blames="basic"),
-        _python_rule(_authorized_twice, "headers", "header_files", "bearer_token_file", "basic", blames="headerFiles"),
-        _python_rule(_tls_unused, "tls", "url", blames="tls"),
-    ),
+    written,
+    rules=(_python_rule(_parameters_wrong, "query_parameters", blames="queryParameters"), *ACCESS_RULES),
 )
 
 

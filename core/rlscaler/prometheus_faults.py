@@ -55,11 +55,11 @@ class SourceError(Exception):
 class Faults:
     """Makes the errors of one source."""
 
-    def __init__(self, config: SourceConfig, credentials: str) -> None:
-        """Take the configuration; credentials: the fields and files that hold them, as text."""
+    def __init__(self, config: SourceConfig, credentials: str, kind: str = "source") -> None:
+        """Take the configuration; credentials: the fields and files that hold them. kind: what sentences call it."""
         parts = urlsplit(config.url)
         self._config, self._credentials = config, credentials
-        self._at = f"source {config.name} ({parts.scheme}://{parts.netloc})"  # the path may hold a token
+        self._at = f"{kind} {config.name} ({parts.scheme}://{parts.netloc})"  # the path may hold a token
 
     def error(self, reason: Reason, rest: str) -> SourceError:
         """Return an error whose sentence goes on after the source's name."""

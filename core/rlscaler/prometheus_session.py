@@ -129,10 +129,26 @@ class DeadlineSession(requests.Session):
         else:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
             send = functools.partial(self._send, "POST", target, headers, text.encode("ascii"))
+        return self._answered(send)
+
+    def ask(self, url: str, body: bytes, content_type: str) -> Answer:
+        """Return the answer to a POST of bytes to a server that changes nothing by it; as `request` else."""
+        self._turn.answer = None
+        self._turn.keys = keys = self.credentials.keys()
+        headers = {
+            "Accept": content_type,
+            "Accept-Encoding": "identity",
+            "Content-Type": content_type,
+            "User-Agent": "rlscaler",
+            **keys.headers,
+        }
+        return self._answered(functools.partial(self._send, "POST", url.removeprefix(self._origin), headers, body))
+
+    def _answered(self, send: Callable[[], urllib3.BaseHTTPResponse]) -> Answer:
         try:
             response = send()
         except (urllib3.exceptions.ProtocolError, urllib3.exceptions.SSLError) as error:
-            # A connection that was kept may have been closed by the server just now; queries change nothing, so ask
+            # A connection that was kept may have been closed by the server just now; a question changes nothing, so ask
             # once more.
             if not any(isinstance(cause, _CUT_OFF) for cause in error.args):
                 raise

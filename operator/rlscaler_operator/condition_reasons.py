@@ -33,6 +33,15 @@ _DATA = (
     ("NegativeValue", "The query returns a number below zero."),
     ("UnitSlip", "The query returns a number of another unit, such as a percentage for a share."),
 )
+_SERVER = (
+    ("ServerTimeout", "The inference server of spec.policy.server did not answer in time."),
+    ("ServerUnreachable", "The inference server cannot be connected to."),
+    ("ServerOverloaded", "The inference server answers that it is too busy."),
+    ("ServerError", "The inference server, or a proxy before it, answers with an error of its own."),
+    ("ServerUnauthorized", "The inference server refuses the operator's credentials."),
+    ("ServerBadAnswer", "The inference server's answer is not whole: another shape, NaN, or no answer at all."),
+    ("ServerOtherPolicy", "The inference server does not serve the policy or the digest that is asked for."),
+)
 _OWNERS = (
     ("OwnedByHPA", "A HorizontalPodAutoscaler scales the same target; rlscaler writes nothing."),
     ("OwnedByScaledObject", "A KEDA ScaledObject scales the same target; rlscaler writes nothing."),
@@ -91,8 +100,12 @@ MEANINGS: tuple[Meaning, ...] = (
         "PolicyRefused",
         "The policy asked for is refused; another one decides.",
     ),
+    *(
+        Meaning("FallbackActive", "True", reason, f"{meaning[:-1]}; the local policy decides.")
+        for reason, meaning in _SERVER
+    ),
     Meaning("Conflict", "False", "NoConflict", "Nobody else scales the target."),
     Meaning("Conflict", "Unknown", "Pending", "The target has not been seen yet."),
     *(Meaning("Conflict", "True", reason, meaning) for reason, meaning in _OWNERS),
 )
-"""Every reason that the operator itself gives; what an inference server or another API says may add to them."""
+"""Every reason that the operator itself gives; what another API says may add to them."""

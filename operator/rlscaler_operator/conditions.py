@@ -326,6 +326,9 @@ def _fallback(account: Account) -> Finding | None:
         last = resource is not None and _asked_for(account.policy, resource)
         which = f"The last good one, {_policy(account.policy)}," if last else f"Meanwhile {_policy(account.policy)}"
         return Finding("True", problem.reason, f"{text} {which} decides.")
+    if account.server_problem is not None and account.policy is not None:
+        text = _joined(_told(account.server_problem, "spec.policy.server"), {})
+        return Finding("True", account.server_problem.reason, f"{text} Meanwhile {_policy(account.policy)} decides.")
     if resource is None or decision is None:
         return None
     bits = decision.bits

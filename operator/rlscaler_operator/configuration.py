@@ -1,10 +1,11 @@
-"""The operator's configuration file: where load comes from, and which custom kinds may be scaled.
+"""The operator's configuration file: where load comes from, which custom kinds may be scaled, and who else decides.
 
-YAML with three fields, all optional:
+YAML with four fields, all optional:
 
     sources: {default: {url: "http://prometheus.monitoring:9090"}}   # see rlscaler.prometheus_config
     targets: [{group: argoproj.io, version: v1alpha1, kind: Rollout, plural: rollouts}]
     history: 168h                                                    # past load that is read back
+    servers: {gpu: {url: "http://decisions.rlscaler:8000"}}          # inference servers, see `inference_config`
 
 Reading is strict and tells all problems at once. The file may change under a running operator (a ConfigMap's mount
 swaps a link): a good one is taken, a bad one is told and the last good one stays (`Watched`).
@@ -23,6 +24,7 @@ from rlscaler.resource_fields import LABEL_NAME, OBJECT_NAME
 from rlscaler.resource_schema import Block, Field
 from rlscaler.resource_values import BAD, DURATION, Amount, Place, Problem, Report, Text, TooManyProblems, wrong_kind
 from rlscaler.yaml_nodes import Node, YamlError, documents
+from rlscaler_operator.inference_config import SERVERS, ServerConfig
 from rlscaler_operator.model import Note
 
 LARGEST = 2**20
@@ -32,7 +34,7 @@ HISTORY = 7 * 24 * 3600.0
 MOST_TARGETS = 64
 BUILT_IN: Final = (("apps", "Deployment"), ("apps", "StatefulSet"), ("apps", "ReplicaSet"))
 """Group and kind of what is watched without being asked for."""
-_FILE = "the operator's configuration: sources, targets, history"
+_FILE = "the operator's configuration: sources, targets, history, servers"
 
 
 class CustomTarget(NamedTuple):
@@ -46,11 +48,12 @@ class CustomTarget(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
-    """What the file says. history: seconds of past load that are read back at start."""
+    """What the file says. history: seconds of past load that are read back at start. servers: of spec.policy.server."""
 
     sources: Mapping[str, SourceConfig] = field(default_factory=dict)
     targets: tuple[CustomTarget, ...] = ()
     history: float = HISTORY
+    servers: Mapping[str, ServerConfig] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,7 @@ CONFIGURATION = Block(
             Amount(DURATION, 3600.0, 31 * 24 * 3600.0),
             f"Past load that is read back at start. Left out: {duration_text(HISTORY)}.",
         ),
+        Field("servers", SERVERS, "Inference servers by name, for spec.policy.server."),
     ),
     _configuration,
 )

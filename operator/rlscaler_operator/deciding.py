@@ -24,6 +24,8 @@ from rlscaler.policies import SPARE_RULE, load_policy
 from rlscaler.policy import Policy, Proposal, View
 from rlscaler.reasons import Reason
 from rlscaler.rows import taken
+from rlscaler.served import Rows, rows_of
+from rlscaler.served import joined as joined_rows
 from rlscaler.settings import Settings, joined
 from rlscaler.standing import Standing, standings
 from rlscaler.tenured import Tenured
@@ -82,6 +84,15 @@ class _Pool:
             log.warning("policy %s begins with an empty memory: %s", self.in_use.name, problem)
             return None
         return memory
+
+
+class Served(NamedTuple):
+    """What an inference server proposes for one workload, and by which policy; see `rlscaler.served.Answers`."""
+
+    replicas: float
+    patience: float
+    trained: bool
+    policy: str
 
 
 class Admission(NamedTuple):
@@ -249,10 +260,12 @@ class Decider:
         targets: Mapping[Key, Target],
         *,
         live: bool = True,
+        served: Mapping[Key, Served] | None = None,
     ) -> dict[Key, Decision]:
         """Decide for the workloads of `time`, each at its own decision time, in seconds.
 
-        live: False for ticks that are decided again: nothing is learned or compared then.
+        live: False for ticks that are decided again: nothing is learned or compared then. served: what an inference
+        server proposes for some of them, in place of their policy, which goes on remembering all the same.
         """
         due: dict[int, list[Key]] = {}
         for key in time:
@@ -260,8 +273,31 @@ class Decider:
         found: dict[Key, Decision] = {}
         for pool in self._pools:
             if keys := due.get(id(pool)):
-                found |= self._decided(pool, keys, time, readings, targets, live)
+                found |= self._decided(pool, keys, time, readings, targets, live, served or {})
         return found
+
+    def questions(
+        self, time: Mapping[Key, float], readings: Mapping[Key, Readings], targets: Mapping[Key, Target]
+    ) -> tuple[list[Key], Rows]:
+        """Return what a server has to be asked to decide for the workloads of `time`, and for which of them.
+
+        Those with nothing to decide by are left out. To look twice at one tick, here and in `decide`, changes nothing:
+        a history takes in one sample for each.
+        """
+        due: dict[int, list[Key]] = {}
+        for key in time:
+            due.setdefault(id(self._home[key]), []).append(key)
+        found: list[Key] = []
+        parts: list[Rows] = []
+        for pool in self._pools:
+            if keys := due.get(id(pool)):
+                rows, snapshot = _snapshot(pool, keys, time, readings, targets)
+                view = pool.scaler.view(snapshot, rows)
+                asked = rows_of(view)
+                known = np.flatnonzero(np.isfinite(view.demand) & np.isfinite(view.current))
+                found += [keys[i] for i in known.tolist()]
+                parts.append(Rows(asked.features[known], asked.numbers[known]))
+        return found, joined_rows(parts)
 
     def _decided(
         self,
@@ -271,29 +307,31 @@ class Decider:
         readings: Mapping[Key, Readings],
         targets: Mapping[Key, Target],
         live: bool,
+        served: Mapping[Key, Served],
     ) -> dict[Key, Decision]:
-        rows = np.array([pool.rows[key] for key in keys], np.int64)
-        read = {name: np.array([getattr(readings[key], name) for key in keys]) for name in _READINGS}
-        counts = np.array([(targets[key].ready, targets[key].starting, targets[key].desired) for key in keys], float)
-        snapshot = Snapshot(
-            time=np.array([time[key] for key in keys]), ready=counts[:, 0], starting=counts[:, 1], desired=counts[:, 2],
-            **read,
-        )  # fmt: skip
+        rows, snapshot = _snapshot(pool, keys, time, readings, targets)
         if live:
             self._estimates.record(keys, asdict(snapshot))
             self._learn(pool, keys)
         view = pool.scaler.view(snapshot, rows)
         proposal, error = self._proposed(pool, view, rows)
+        elsewhere = np.array([key in served for key in keys])
+        if elsewhere.any():
+            proposal = _with_served(proposal, elsewhere, [served.get(key) for key in keys])
         made = pool.scaler.settle(view, proposal, rows)
         if live:
             self._compare(pool, keys, view)
         if live and self.recorder is not None:
-            self.recorder.take(keys, pool.in_use, view, made)
+            self.recorder.take(
+                keys, pool.in_use, view, made, {key: served[key].policy for key in keys if key in served}
+            )
         self._time |= zip(keys, made.time.tolist(), strict=True)
         settings, coverage = pool.scaler.settings(rows), pool.scaler.known_seconds(rows)
         learning = self._estimates.sentences(keys, settings["interval"])
         standing = self._standings(pool, keys, rows, settings["price"])
-        reasons = _with_bounds(made, settings) if isinstance(pool.policy, Tenured) else made.reasons
+        reasons = made.reasons
+        if isinstance(pool.policy, Tenured):
+            reasons = np.where(elsewhere, reasons, _with_bounds(made, settings))
         return {
             key: Decision(
                 time=float(made.time[i]),
@@ -305,9 +343,9 @@ class Decider:
                 capacity=float(settings["capacity_per_replica"][i]),
                 startup=float(settings["startup"][i]),
                 coverage=float(coverage[i]),
-                error=error,
+                error="" if elsewhere[i] else error,
                 learning=learning[i],
-                standing=standing[i],
+                standing=None if elsewhere[i] else standing[i],
             )
             for i, key in enumerate(keys)
         }
@@ -403,6 +441,11 @@ class Decider:
         """Return empty rows beside those of workloads, for a past that is older than what these know."""
         return Attic({key: self._settings[key] for key in keys if key in self._home}, self.home)
 
+    def in_use(self, key: Key) -> PolicyInUse | None:
+        """Return the local policy of a workload, None where it is not decided here."""
+        pool = self._home.get(key)
+        return None if pool is None else pool.in_use
+
     def home(self, key: Key) -> tuple[Autoscaler, int] | None:
         """Return the autoscaler that decides for a workload and its row, None where there is none."""
         pool = self._home.get(key)
@@ -413,6 +456,44 @@ class Decider:
         for key in keys:
             pool = self._home[key]
             pool.scaler.write_failed([pool.rows[key]])
+
+
+def _snapshot(
+    pool: _Pool,
+    keys: Sequence[Key],
+    time: Mapping[Key, float],
+    readings: Mapping[Key, Readings],
+    targets: Mapping[Key, Target],
+) -> tuple[np.ndarray, Snapshot]:
+    """Return the rows of workloads of a pool, and what is known of them now."""
+    rows = np.array([pool.rows[key] for key in keys], np.int64)
+    read = {name: np.array([getattr(readings[key], name) for key in keys]) for name in _READINGS}
+    counts = np.array([(targets[key].ready, targets[key].starting, targets[key].desired) for key in keys], float)
+    snapshot = Snapshot(
+        time=np.array([time[key] for key in keys]), ready=counts[:, 0], starting=counts[:, 1], desired=counts[:, 2],
+        **read,
+    )  # fmt: skip
+    return rows, snapshot
+
+
+def _with_served(proposal: Proposal, elsewhere: np.ndarray, served: Sequence[Served | None]) -> Proposal:
+    """Return the proposal with that of a server where there is one. elsewhere: where, (N,) bool."""
+
+    def mixed(values: Any, name: str, otherwise: Any) -> np.ndarray:
+        own = np.full(len(served), otherwise) if values is None else np.asarray(values)
+        theirs = [otherwise if each is None else getattr(each, name) for each in served]
+        return np.where(elsewhere, np.array(theirs, own.dtype), own)
+
+    def only_own(values: Any) -> np.ndarray | None:
+        return None if values is None else np.where(elsewhere, np.zeros_like(values), values)
+
+    return Proposal(
+        replicas=mixed(proposal.replicas, "replicas", np.nan),
+        patience=mixed(proposal.patience, "patience", 0.0),
+        trained=mixed(proposal.trained, "trained", True),
+        reasons=only_own(proposal.reasons),
+        tolerated=only_own(proposal.tolerated),
+    )
 
 
 def _same(pool: _Pool, policy: Policy, in_use: PolicyInUse) -> bool:

@@ -13,13 +13,19 @@ from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from rlscaler.policy import Proposal
+from rlscaler.resource_objects import Spec
+from rlscaler.served import answers_of
 from rlscaler_operator import accounts, conflicts
 from rlscaler_operator.clock import Clock
 from rlscaler_operator.collecting import Collector
-from rlscaler_operator.deciding import Admission, Decider
+from rlscaler_operator.deciding import Admission, Decider, Served
 from rlscaler_operator.fleet import Fleet
+from rlscaler_operator.inference import Reply, Servers
 from rlscaler_operator.ledger import Ledger, chosen
-from rlscaler_operator.model import Account, Key, Note, Readings, Target, TargetKey, Workload
+from rlscaler_operator.model import Account, Key, Note, PolicyInUse, Readings, Target, TargetKey, Workload
 from rlscaler_operator.policy_store import PolicyStore
 from rlscaler_operator.queries import Group, group_of
 from rlscaler_operator.reporting import Reporter
@@ -33,6 +39,8 @@ SLICE = 100
 """Workloads that are taken in or decided at a stretch: thousands come at once when a process begins."""
 ROUND = 0.02
 """Seconds that a round takes at least: hundreds of watch events and due groups a second need no round each."""
+ASKED_SHARE = 0.5
+"""Part of the interval for which a decision waits for an inference server, however long its time-out is."""
 IDLE = 1.0
 """Seconds after which the loop looks around though nothing has happened."""
 
@@ -52,9 +60,11 @@ class Leader:
         telemetry: Telemetry,
         clock: Clock,
         watched: frozenset[tuple[str, str]],
+        servers: Servers | None = None,
     ) -> None:
-        """Take the parts. watched: group and kind of all targets that are watched."""
+        """Take the parts. watched: group and kind of all targets that are watched. servers: None for none."""
         self.watched = watched
+        self.servers = servers if servers is not None else Servers()
         self.fleet, self.collector, self.store = fleet, collector, store
         self.actuator, self.reporter, self.telemetry, self.clock = actuator, reporter, telemetry, clock
         self.decider = Decider()
@@ -66,6 +76,7 @@ class Leader:
         self._resting = False
         self._collecting: set[Group] = set()
         self._collected: dict[Key, tuple[float, Readings]] = {}
+        self._asking: set[Key] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def ticks(self) -> None:
@@ -199,8 +210,10 @@ class Leader:
 
     def _admission(self, workload: Workload, ledger: Ledger) -> Admission:
         assert workload.resource is not None
-        policy, ledger.in_use = chosen(self.store, workload.resource.spec.policy, ledger)
-        return Admission(workload.key, workload.resource, policy, ledger.in_use)
+        policy, in_use = chosen(self.store, workload.resource.spec.policy, ledger, self.servers)
+        if ledger.server is None or ledger.in_use is None or ledger.in_use.name != ledger.server:
+            ledger.in_use = in_use  # where a server decided last, it is told until the next decision
+        return Admission(workload.key, workload.resource, policy, in_use)
 
     def _put(self, admissions: Sequence[Admission]) -> None:
         for each in admissions:
@@ -210,18 +223,23 @@ class Leader:
         self.decider.put_all(admissions)
         for each in admissions:
             spec = each.resource.spec
-            self.decider.compare(each.key, spec.mode == "Shadow")
+            # Shadow's own replicas are those of the policy here, which tell nothing of one that decides elsewhere.
+            self.decider.compare(each.key, spec.mode == "Shadow" and spec.policy.server is None)
             self.roster.place(each.key, group_of(spec), self.clock.now())
 
     def policies_changed(self, names: Iterable[str]) -> None:
-        """Ask the store again for the workloads whose policy is one of these, and for those that were refused."""
+        """Ask the store again for the workloads whose policy is one of these, and for those that were refused.
+
+        For those of an inference server as well, whose name or local policy may be another one now.
+        """
         named = set(names)
         changed: list[tuple[Workload, Ledger]] = []
         for key, workload in self.fleet.workloads.items():
             ledger = self.ledgers.get(key)
             if workload.resource is None or ledger is None:
                 continue
-            if ledger.policy_problem is not None or workload.resource.spec.policy.name in named:
+            wanted = workload.resource.spec.policy
+            if ledger.policy_problem is not None or wanted.server is not None or wanted.name in named:
                 changed.append((workload, ledger))
         failed = self._admit(changed)
         for workload, ledger in changed:
@@ -303,19 +321,95 @@ class Leader:
         All at a stretch, so that what is written has the count that the decision saw as its precondition.
         """
         collected = {key: self._collected.pop(key) for key in keys}
+        elsewhere = {key for key in collected if self._is_decided(key) and self.ledgers[key].server is not None}
+        if elsewhere:
+            self._ask({key: collected.pop(key) for key in elsewhere})
+        self._conclude(collected)
+
+    def _ask(self, collected: dict[Key, tuple[float, Readings]]) -> None:
+        """Ask inference servers about workloads, one request for each; they are decided when it is answered, or late.
+
+        The others wait for none of it. Readings of one that is being asked about are left out.
+        """
+        self.telemetry.late(len(collected.keys() & self._asking))
+        parties: dict[tuple[str, str | None], list[Key]] = {}
+        for key in collected.keys() - self._asking:
+            spec, server = self._spec(key), self.ledgers[key].server
+            if spec is not None and server is not None and self.target(key) is not None:
+                parties.setdefault((server, spec.policy.digest), []).append(key)
+        for (server, digest), keys in sorted(parties.items(), key=str):
+            self._asking |= set(keys)
+            self._start(self._asked(server, digest, {key: collected[key] for key in sorted(keys)}))
+
+    def _spec(self, key: Key) -> Spec | None:
+        workload = self.fleet.workloads.get(key)
+        return None if workload is None or workload.resource is None else workload.resource.spec
+
+    async def _asked(self, server: str, digest: str | None, collected: dict[Key, tuple[float, Readings]]) -> None:
+        """Decide by what a server proposes, or by the local policy where it proposes nothing that can be used."""
+        try:
+            found: dict[Key, Served] = {}
+            reply: Reply | Note = Note("ServerError", f"spec.policy.server: what is asked of {server} cannot be made; "
+                                                      f"the operator's log says more")  # fmt: skip
+            try:
+                keys, reply = await self._replied(server, digest, collected)
+                if isinstance(reply, Reply):
+                    each = reply.answers
+                    values = zip(each.replicas.tolist(), each.patience.tolist(), each.trained.tolist(), strict=True)
+                    found = {key: Served(*value, reply.policy) for key, value in zip(keys, values, strict=True)}
+            except Exception:
+                log.exception("server %s: a defect of rlscaler; the local policy decides", server)
+            self._conclude(collected, found, reply)
+        finally:
+            self._asking -= collected.keys()
+
+    async def _replied(
+        self, server: str, digest: str | None, collected: Mapping[Key, tuple[float, Readings]]
+    ) -> tuple[list[Key], Reply | Note]:
+        line = self.servers.get(server)
+        if line is None:
+            return [], Note("ServerUnreachable", f"server {server} is no longer in the operator's configuration")
+        readings = {key: found for key, (_, found) in collected.items()}
+        targets = {key: target for key in collected if (target := self.target(key)) is not None}
+        keys, rows = self.decider.questions({key: collected[key][0] for key in targets}, readings, targets)
+        if not keys:
+            return [], Reply(answers_of(Proposal(replicas=np.zeros(0))), server, "", "")
+        patience = min(ASKED_SHARE * float(spec.interval) for key in keys if (spec := self._spec(key)) is not None)
+        return keys, await line.ask(rows, digest, patience)
+
+    def _conclude(
+        self,
+        collected: Mapping[Key, tuple[float, Readings]],
+        served: Mapping[Key, Served] | None = None,
+        reply: Reply | Note | None = None,
+    ) -> None:
+        """Decide for some whose readings are there. served: what a server proposes, reply: what it answered."""
         began = self.clock.monotonic()
         due = {key: at for key, (at, _) in collected.items() if self._is_decided(key)}
         readings = {key: collected[key][1] for key in due}
         targets = {key: target for key in due if (target := self.target(key)) is not None}
-        decisions = self.decider.decide(due, readings, targets)
+        more: dict[str, Any] = {"served": served} if served else {}
+        decisions = self.decider.decide(due, readings, targets, **more)
         self.telemetry.decided(len(decisions), self.clock.monotonic() - began)
         now = self.clock.now()
         for key, decision in decisions.items():
             ledger = self.ledgers[key]
             ledger.readings, ledger.decision = readings[key], decision
+            if ledger.server is not None:
+                self._note_server(key, ledger, reply, served is not None and key in served)
             self.telemetry.on_time(now - due[key] <= self.roster.group(key).interval)
             with _alone(key):
                 self._settle(self.fleet.workloads[key], ledger)
+
+    def _note_server(self, key: Key, ledger: Ledger, reply: Reply | Note | None, used: bool) -> None:
+        """Note by whom a workload of an inference server was decided, and why not by the server."""
+        if used and isinstance(reply, Reply) and ledger.server is not None:
+            ledger.in_use = PolicyInUse(ledger.server, reply.digest, reply.schema)
+            ledger.server_problem = None
+            return
+        ledger.server_problem = reply if isinstance(reply, Note) else None
+        if ledger.server_problem is not None and (local := self.decider.in_use(key)) is not None:
+            ledger.in_use = local
 
     async def _yield(self) -> None:
         """Let others have their turn, above all the renewal of the Lease."""
@@ -361,6 +455,7 @@ class Leader:
             target_problem=self._target_problem(target_key) if target is None and target_key is not None else None,
             source_problem=_source_problem(ledger.readings),
             policy_problem=ledger.policy_problem,
+            server_problem=ledger.server_problem if ledger.server is not None else None,
             conflict=verdict.conflict,
             write_problem=ledger.write_problem,
             wanted=accounts.wanted(workload, target, decision, verdict) if target is not None else None,

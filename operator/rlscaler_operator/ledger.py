@@ -9,6 +9,7 @@ from rlscaler.policies import DEFAULT, SPARE_RULE, load_policy
 from rlscaler.policy import Policy
 from rlscaler.resource_objects import PolicyRef
 from rlscaler_operator import conflicts
+from rlscaler_operator.inference import Servers
 from rlscaler_operator.model import Decision, Note, PolicyInUse, Readings, TargetKey
 from rlscaler_operator.policy_store import PolicyRefused, PolicyStore
 from rlscaler_operator.timestamps import seconds_of
@@ -16,7 +17,11 @@ from rlscaler_operator.timestamps import seconds_of
 
 @dataclass(slots=True)
 class Ledger:
-    """The newest of everything. ready: it is decided, since its past has been read."""
+    """The newest of everything.
+
+    ready: it is decided, since its past has been read. in_use: the policy that decided last. server: that is asked
+    first, None where the policy is a local one; server_problem: why its answer was not used at the last decision.
+    """
 
     version: tuple[str, int] = ("", 0)
     target: TargetKey | None = None
@@ -27,6 +32,8 @@ class Ledger:
     decision: Decision | None = None
     in_use: PolicyInUse | None = None
     policy_problem: Note | None = None
+    server: str | None = None
+    server_problem: Note | None = None
     write_problem: Note | None = None
 
     def notes(self) -> dict[str, Any]:
@@ -45,15 +52,25 @@ class Ledger:
         self.last_scale = told if not self.last_scale >= told and math.isfinite(told) else self.last_scale
 
 
-def chosen(store: PolicyStore, wanted: PolicyRef, ledger: Ledger) -> tuple[Policy, PolicyInUse]:
+def chosen(
+    store: PolicyStore, wanted: PolicyRef, ledger: Ledger, servers: Servers | None = None
+) -> tuple[Policy, PolicyInUse]:
     """Return the policy that decides: the one asked for, else the one that decided before, else the rule.
 
-    Notes in the ledger why it is not the one asked for.
+    Where a server is asked for, it is the one that decides while the server does not. Notes in the ledger why it is not
+    the one asked for, and which server is.
     """
+    ledger.server = None
     try:
         if wanted.server is not None:
-            raise PolicyRefused(Note("PolicyNotFound", f"spec.policy.server: {wanted.server!r} is no inference "
-                                                       f"server of the operator's configuration"))  # fmt: skip
+            server = servers.config(wanted.server) if servers is not None else None
+            if server is None:
+                raise PolicyRefused(Note("PolicyNotFound", _no_server(wanted.server, servers)))
+            ledger.server = wanted.server
+            policy, in_use = store.get(server.fallback)
+            ledger.policy_problem = store.problem(server.fallback)
+            return policy, in_use
+        ledger.server_problem = None
         name = wanted.name or DEFAULT
         policy, in_use = store.get(name, wanted.digest, wanted.tenure)
         ledger.policy_problem = store.problem(name, wanted.digest)
@@ -61,3 +78,9 @@ def chosen(store: PolicyStore, wanted: PolicyRef, ledger: Ledger) -> tuple[Polic
     except PolicyRefused as refused:
         ledger.policy_problem = refused.note
     return load_policy(SPARE_RULE), PolicyInUse(SPARE_RULE)
+
+
+def _no_server(name: str, servers: Servers | None) -> str:
+    known = ", ".join(servers.names()) if servers is not None else ""
+    expected = f"expected one of {known}" if known else "it names none: add it under servers"
+    return f"spec.policy.server: {name!r} is no inference server of the operator's configuration; {expected}"

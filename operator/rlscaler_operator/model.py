@@ -144,7 +144,8 @@ class PolicyInUse:
 class Account:
     """All that is known of one workload after a tick: status, events, metrics and log lines are made from it.
 
-    target_problem, source_problem, policy_problem, conflict: None where all is well. write_problem: the last write
+    target_problem, source_problem, policy_problem, conflict: None where all is well. server_problem: why the inference
+    server's answer was not used at this decision. write_problem: the last write
     to the target failed. wanted: replicas that the target should have after all (decision, force, pause), None where
     nothing is wanted of it. wrote: the target was changed at this tick, from `target.desired` to `wanted`.
     virtual: what Shadow's own replicas would be. yielding: seconds for which another owner is given way.
@@ -159,6 +160,7 @@ class Account:
     target_problem: Note | None = None
     source_problem: Note | None = None
     policy_problem: Note | None = None
+    server_problem: Note | None = None
     conflict: Note | None = None
     write_problem: Note | None = None
     wanted: int | None = None

@@ -20,9 +20,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import numpy as np
-
-from rlscaler import Autoscaler, Settings, Snapshot
 from rlscaler.artifact import SUFFIX, Artifact, ArtifactError, loads
 from rlscaler.container import read_file
 from rlscaler.policies import BUILT_IN, RULES, PolicyError, from_artifact, load_policy, with_tenure
@@ -31,12 +28,12 @@ from rlscaler.quantities import shown
 from rlscaler.resource_fields import OBJECT_NAME
 from rlscaler.resource_values import matches
 from rlscaler.tenured import ADVISORY, ON, Tenured
+from rlscaler.trial import require_answers, require_numbers
 from rlscaler_operator.model import Note, PolicyInUse
 
 LARGEST = 8 * 2**20
 """Bytes of an artifact, packed and unpacked."""
 _LISTED = 12
-_TRIALS = 8
 _NO_OPTION = "; raise max_bytes if that is intended"
 _DO = "export it again with this version of rlscaler, or put the former file back"
 
@@ -310,9 +307,9 @@ def _loaded(name: str, source: _Source) -> _Loaded:
                 f"cannot be read: {error.strerror or error}; expected a file that we may read"
             ) from error
     artifact = loads(data, max_bytes=LARGEST)
-    _require_numbers(artifact)
+    require_numbers(artifact)
     policy = from_artifact(artifact)
-    _try(policy)
+    require_answers(policy)
     return _made(name, policy, source.called)
 
 
@@ -328,30 +325,6 @@ def _made(name: str, policy: Policy, called: str) -> _Loaded:
 def _mode_of(policy: Policy) -> str:
     """Return the mode of tenure that a policy is in, "" for none."""
     return (ADVISORY if policy.advisory else ON) if isinstance(policy, Tenured) else ""
-
-
-def _require_numbers(artifact: Artifact) -> None:
-    """Raise ArtifactError where an array holds NaN, also where the manifest allows it: no weight of ours may."""
-    for name, array in artifact.arrays.items():
-        if array.dtype.kind == "f" and np.isnan(array).any():
-            raise ArtifactError(f"array {name} holds NaN; expected numbers")
-
-
-def _try(policy: Policy) -> None:
-    """Raise PolicyError unless the policy gives finite replicas for workloads of several sizes."""
-    load = 10.0 ** np.linspace(-1.0, 6.0, _TRIALS)
-    replicas = np.ceil(load / 50.0) + 1.0
-    settings = Settings(max_replicas=10**6, capacity_per_replica=50.0)
-    scaler = Autoscaler(policy, settings, _TRIALS)
-    for tick in range(4):
-        time, factor = 15.0 * tick, 1.0 + 0.3 * tick
-        snapshot = Snapshot(time=time, load=load * factor, ready=replicas, starting=0.0, desired=replicas)
-        view = scaler.view(snapshot)
-        proposal, error = scaler.propose(view)
-        if error:
-            raise PolicyError(f"it fails on trial ({error}); expected replicas for every workload")
-        if not np.isfinite(proposal.replicas).all():
-            raise PolicyError("it gives no finite number of replicas on trial; expected replicas for every workload")
 
 
 def _passed_over(called: str, why: str) -> Note:

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -37,12 +38,16 @@ log = logging.getLogger("rlscaler.recording")
 
 
 class Batch(NamedTuple):
-    """Decisions of one policy at one tick. view: its arrays are made anew for each tick, so they may be kept."""
+    """Decisions of one policy at one tick. view: its arrays are made anew for each tick, so they may be kept.
+
+    served: by workload, the policy of an inference server that proposed in place of that one.
+    """
 
     keys: Sequence[Key]
     policy: PolicyInUse
     view: View
     made: Decisions
+    served: Mapping[Key, str] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -92,7 +97,7 @@ class Lines:
                 yield from _all(waiting)
             elif ticks.told[i] >= 0:
                 yield from _until(waiting, int(ticks.told[i]), ticks.outcome[i])
-            told = {"workload": str(key), "policy": batch.policy.name} | batch.made.explain(i)
+            told = {"workload": str(key), "policy": batch.served.get(key, batch.policy.name)} | batch.made.explain(i)
             told["settings"] = stated(batch.view.settings, i)
             waiting.append(_Line(int(ticks.number[i]), told, observations[i]))
         now = float(np.max(batch.made.time, initial=-np.inf))
@@ -140,10 +145,17 @@ class Recorder:
         self._thread = threading.Thread(target=self._work, name="decisions", daemon=True)
         self._thread.start()
 
-    def take(self, keys: Sequence[Key], policy: PolicyInUse, view: View, made: Decisions) -> None:
-        """Take in a batch of decisions; returns at once, and raises nothing."""
+    def take(
+        self,
+        keys: Sequence[Key],
+        policy: PolicyInUse,
+        view: View,
+        made: Decisions,
+        served: Mapping[Key, str] | None = None,
+    ) -> None:
+        """Take in a batch of decisions; returns at once, and raises nothing. served: see `Batch`."""
         try:
-            self._batches.put_nowait(Batch(tuple(keys), policy, view, made))
+            self._batches.put_nowait(Batch(tuple(keys), policy, view, made, served or {}))
         except queue.Full:
             self._told("Dropped", len(keys))
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from rlscaler.files import require_writable
 from rlscaler.prometheus import Source
 from rlscaler_operator import configuration as configurations
-from rlscaler_operator import logs, memory_use
+from rlscaler_operator import inference, logs, memory_use
 from rlscaler_operator.api_errors import ClusterError
 from rlscaler_operator.clock import Clock, SystemClock
 from rlscaler_operator.cluster import Cluster
@@ -30,6 +30,7 @@ from rlscaler_operator.decision_file import DecisionFile
 from rlscaler_operator.fleet import Fleet
 from rlscaler_operator.health import HealthServer, loop_check, role_check, watch_checks
 from rlscaler_operator.heartbeat import LONGEST_LIMIT
+from rlscaler_operator.inference import Servers
 from rlscaler_operator.keeping import Keeper, Shelf
 from rlscaler_operator.leadership import Elector
 from rlscaler_operator.leading import Leader
@@ -233,9 +234,10 @@ class Operator:
         options, clock, valid = self._options, self._clock, self.elector.valid
         reporter = Reporter(self.cluster, clock, valid, told=self.telemetry.reported)
         collector = Collector(self._lines(), self.telemetry.query)
+        servers = Servers(self._server_lines())
         actuator = Actuator(self.cluster, valid, clock, random.Random(), timeout=options.lease_seconds / 4.0)
         leader = Leader(
-            self.fleet, collector, self.store, actuator, reporter, self.telemetry, clock, self.watches.kinds
+            self.fleet, collector, self.store, actuator, reporter, self.telemetry, clock, self.watches.kinds, servers
         )
         shelf = Shelf(self.cluster, options.lease_namespace, options.lease_name, valid)
         keeper = Keeper(leader, shelf, lambda: self.configuration.history)
@@ -258,6 +260,7 @@ class Operator:
                 parts.create_task(keeper.save_regularly())
                 parts.create_task(self._follow_policies(leader))
                 parts.create_task(self._follow_sources(collector))
+                parts.create_task(self._follow_servers(servers, leader))
         finally:
             if self._reign is reign:
                 self._reign = None
@@ -265,6 +268,7 @@ class Operator:
                 recorder.end()
             await actuator.drain(0.0)
             collector.close()
+            servers.close()
 
     def _recorder(self) -> Recorder | None:
         """Return what writes the decision log, None where none is asked for."""
@@ -293,6 +297,24 @@ class Operator:
                 sources = self._configured.value.sources
                 collector.replace(self._lines())
                 log.info("the sources of the configuration have changed: %s", ", ".join(sorted(sources)) or "none")
+
+    def _server_lines(self) -> dict[str, inference.Line]:
+        found = self._configured.value.servers
+        return {
+            name: inference.Line(inference.Client(each), self._clock, self.telemetry.served)
+            for name, each in found.items()
+        }
+
+    async def _follow_servers(self, servers: Servers, leader: Leader) -> None:
+        """Take the inference servers of the configuration as it is now."""
+        known = self._configured.value.servers
+        while True:
+            await asyncio.sleep(CONFIGURED_EVERY)
+            if self._configured.value.servers != known:
+                known = self._configured.value.servers
+                servers.replace(self._server_lines())
+                leader.policies_changed(())
+                log.info("the servers of the configuration have changed: %s", ", ".join(sorted(known)) or "none")
 
     async def _follow_configuration(self) -> None:
         """Read the configuration again whenever it changes."""

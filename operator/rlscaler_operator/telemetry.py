@@ -102,6 +102,10 @@ class Telemetry:
         self._query = histogram("query_duration_seconds", "Time of a query, by source.", "source")
         self._source_errors = counter("source_errors_total", "Queries without an answer.", "source", "reason")
         self._source_up = gauge("source_up", "Whether the last query to the source was answered.", "source")
+        self._served = histogram("server_duration_seconds", "Time of a request to an inference server.", "server")
+        self._server_errors = counter(
+            "server_errors_total", "Requests to inference servers without a usable answer.", "server", "reason"
+        )
         self._write = histogram("write_duration_seconds", "Time of a write to a target.")
         self._writes = counter("writes_total", "Writes to targets, by outcome.", "outcome")
         self._status_writes = counter("status_writes_total", "Writes of a status, by outcome.", "outcome")
@@ -188,6 +192,12 @@ class Telemetry:
         self._source_up.labels(source).set(problem is None)
         if problem is not None:
             self._source_errors.labels(source, problem.reason).inc()
+
+    def served(self, server: str, seconds: float, problem: Note | None) -> None:
+        """Count a request to an inference server. problem: why there was no usable answer."""
+        self._served.labels(server).observe(seconds)
+        if problem is not None:
+            self._server_errors.labels(server, problem.reason).inc()
 
     def wrote(self, outcome: Result, seconds: float = math.nan) -> None:
         """Count what became of a decision that differs from what is there. seconds: that it took."""

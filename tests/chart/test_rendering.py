@@ -259,6 +259,8 @@ def test_names_can_be_chosen() -> None:
 # --- the sources
 
 
+ACCESS = ("url", "bearerTokenFile", "basic", "tls", "headers", "headerFiles")
+"""What a source and a server have in common."""
 SOURCES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "plain": ({"url": "http://p:9090"}, {"url": "http://p:9090"}),
     "everything plain": (
@@ -308,6 +310,20 @@ def test_a_source_becomes_what_the_operator_reads(source: dict[str, Any], expect
     assert ("/etc/rlscaler/sources/main" in mounted) == ("secret" in source)
     secrets = [volume["secret"]["secretName"] for volume in pod(objects)["volumes"] if "secret" in volume]
     assert secrets == (["login"] if "secret" in source else [])
+
+
+@pytest.mark.parametrize(("source", "expected"), SOURCES.values(), ids=list(SOURCES))
+def test_a_server_becomes_what_the_operator_reads(source: dict[str, Any], expected: dict[str, Any]) -> None:
+    own = {"policy": "web", "fallback": "learned", "timeout": "500ms"}
+    given = {name: value for name, value in source.items() if name in (*ACCESS, "secret")}
+    objects = rendered({"servers": {"gpu": given | own}})
+    text = yaml.safe_dump(expected).replace("/sources/main/", "/servers/gpu/")
+    wanted = {name: value for name, value in yaml.safe_load(text).items() if name in ACCESS}
+    assert configuration(objects)["servers"] == {"gpu": wanted | own}
+    read = parse(yaml.safe_dump(configuration(objects)).encode(), "config.yaml").servers["gpu"]
+    assert (read.source.url, read.policy, read.fallback, read.source.timeout) == (given["url"], "web", "learned", 0.5)
+    mounted = {mount["mountPath"] for mount in container(objects)["volumeMounts"]}
+    assert ("/etc/rlscaler/servers/gpu" in mounted) == ("secret" in source)
 
 
 def test_the_configuration_says_what_the_values_say() -> None:

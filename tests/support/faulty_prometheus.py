@@ -14,12 +14,16 @@ from urllib.parse import parse_qs, urlsplit
 
 
 class Request(NamedTuple):
-    """What was asked. path: without the query. parameters: of the query or of the body, the last of each name."""
+    """What was asked. path: without the query. parameters: of the query or of the body, the last of each name.
+
+    body: as it came.
+    """
 
     method: str
     path: str
     parameters: Mapping[str, str]
     headers: Mapping[str, str]
+    body: bytes = b""
 
 
 class Talk(NamedTuple):
@@ -166,10 +170,11 @@ def _read(stream: Any) -> Request | None:
     while line := stream.readline().decode("latin-1").rstrip("\r\n"):
         name, _, value = line.partition(":")
         headers[name.strip().lower()] = value.strip()
-    body = stream.read(int(headers.get("content-length", 0))).decode()
+    body = stream.read(int(headers.get("content-length", 0)))
     parts = urlsplit(first[1])
-    parameters = {name: values[-1] for name, values in parse_qs(body or parts.query, keep_blank_values=True).items()}
-    return Request(first[0], parts.path, parameters, headers)
+    form = body.decode() if "urlencoded" in headers.get("content-type", "") else ""
+    parameters = {name: values[-1] for name, values in parse_qs(form or parts.query, keep_blank_values=True).items()}
+    return Request(first[0], parts.path, parameters, headers, body)
 
 
 def _shut(connection: socket.socket) -> None:

@@ -61,7 +61,7 @@ def test_no_file_names_no_source() -> None:
 
 
 MISTAKES: dict[str, tuple[str | bytes, list[str]]] = {
-    "no mapping": ("- a", ["c.yaml:1: a list; expected a mapping with sources, targets, history"]),
+    "no mapping": ("- a", ["c.yaml:1: a list; expected a mapping with sources, targets, history, servers"]),
     "unknown field": ("source: {}", ["c.yaml:1: source: unknown field; did you mean sources?"]),
     "twice": ("history: 2h\nhistory: 3h", ["c.yaml:2: history: written twice, first on line 1; keep one"]),
     "days": ("history: 7d", ["c.yaml:1: history: 7d is in days; write 168h"]),
@@ -102,7 +102,7 @@ MISTAKES: dict[str, tuple[str | bytes, list[str]]] = {
     "no UTF-8": (b"sources:\n \xff", ["c.yaml:2: not UTF-8 text; save the file as UTF-8"]),
     "too large": (
         b"#" * (LARGEST + 1),
-        ["c.yaml: larger than 1 MiB; expected the operator's configuration: sources, targets, history"],
+        ["c.yaml: larger than 1 MiB; expected the operator's configuration: sources, targets, history, servers"],
     ),
     "several at once": (
         "histori: 2h\ntargets: 3\nsources: {Default: {url: 'http://x'}, near: {url: 'ftp://x'}}",
@@ -158,7 +158,7 @@ def test_a_file_that_cannot_be_read(place: str, told: str, tmp_path: Path) -> No
     with pytest.raises(UserError) as caught:
         load(path)
     assert str(caught.value).startswith(f"{path}: {told}")
-    assert str(caught.value).endswith("expected the operator's configuration: sources, targets, history")
+    assert str(caught.value).endswith("expected the operator's configuration: sources, targets, history, servers")
 
 
 # A file that changes.

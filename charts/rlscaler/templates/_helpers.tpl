@@ -38,18 +38,22 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $image -}}
 {{- end -}}
 
-{{/* Where what a source's Secret holds is mounted. */}}
-{{- define "rlscaler.sourceFolder" -}}
-/etc/rlscaler/sources/{{ . }}
+{{/* Where what the Secret of a source or of a server holds is mounted: (list "sources" name). */}}
+{{- define "rlscaler.secretFolder" -}}
+/etc/rlscaler/{{ first . }}/{{ last . }}
 {{- end -}}
 
-{{/* The operator's configuration file. What a source's Secret holds stands in it as the files that it is mounted as. */}}
-{{- define "rlscaler.configuration" -}}
-{{- $sources := dict -}}
-{{- range $name, $given := .Values.sources -}}
+{{/*
+Sources or servers as the operator reads them, of (list "sources" .Values.sources). What a Secret holds stands there as the
+files that it is mounted as.
+*/}}
+{{- define "rlscaler.withSecrets" -}}
+{{- $field := first . -}}
+{{- $found := dict -}}
+{{- range $name, $given := last . -}}
   {{- $source := omit (deepCopy $given) "secret" -}}
   {{- with $given.secret -}}
-    {{- $folder := include "rlscaler.sourceFolder" $name -}}
+    {{- $folder := include "rlscaler.secretFolder" (list $field $name) -}}
     {{- $tls := default dict $source.tls -}}
     {{- range $field, $file := dict "ca" "caFile" "certificate" "certFile" "key" "keyFile" -}}
       {{- with index $given.secret $field -}}{{- $_ := set $tls $file (printf "%s/%s" $folder .) -}}{{- end -}}
@@ -66,25 +70,36 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
     {{- if $files -}}{{- $_ := set $source "headerFiles" $files -}}{{- end -}}
   {{- end -}}
   {{- if and $source.basic $source.bearerTokenFile -}}
-    {{- fail (printf "sources.%s: has a password and a bearer token; give one of them" $name) -}}
+    {{- fail (printf "%s.%s: has a password and a bearer token; give one of them" $field $name) -}}
   {{- end -}}
   {{- with $source.basic -}}
     {{- if not (and .username .passwordFile) -}}
-      {{- fail (printf "sources.%s.basic: needs a username, and a password: secret.password, or passwordFile" $name) -}}
+      {{- fail (printf "%s.%s.basic: needs a username, and a password: secret.password, or passwordFile" $field $name) -}}
     {{- end -}}
   {{- end -}}
   {{- if and $source.tls (hasPrefix "http://" $source.url) -}}
-    {{- fail (printf "sources.%s.url: %s has no TLS; write https:// there, or leave ca, certificate, key and tls out" $name $source.url) -}}
+    {{- fail (printf "%s.%s.url: %s has no TLS; write https:// there, or leave ca, certificate, key and tls out" $field $name $source.url) -}}
   {{- end -}}
-  {{- $_ := set $sources $name $source -}}
+  {{- $_ := set $found $name $source -}}
 {{- end -}}
-{{- dict "sources" $sources "targets" .Values.targets "history" .Values.history | toYaml -}}
+{{- $found | toYaml -}}
 {{- end -}}
 
-{{/* Ports that the operator speaks to, as JSON: those of the API server and of the sources' URLs. */}}
+{{/* The operator's configuration file. */}}
+{{- define "rlscaler.configuration" -}}
+sources:
+  {{- include "rlscaler.withSecrets" (list "sources" .Values.sources) | nindent 2 }}
+{{- with .Values.servers }}
+servers:
+  {{- include "rlscaler.withSecrets" (list "servers" .) | nindent 2 }}
+{{- end }}
+{{ dict "targets" .Values.targets "history" .Values.history | toYaml }}
+{{- end -}}
+
+{{/* Ports that the operator speaks to, as JSON: those of the API server, and of the sources' and the servers' URLs. */}}
 {{- define "rlscaler.egressPorts" -}}
 {{- $ports := .Values.networkPolicy.apiServerPorts -}}
-{{- range .Values.sources -}}
+{{- range concat (values .Values.sources) (values .Values.servers) -}}
   {{- $url := urlParse .url -}}
   {{- $port := regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host) -}}
   {{- $ports = append $ports (int (default (ternary 443 80 (eq $url.scheme "https")) $port)) -}}

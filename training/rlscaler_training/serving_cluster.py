@@ -1,0 +1,194 @@
+"""Starts Ray and Ray Serve for a server of policies, follows the policies' files, and ends both again.
+
+A new file is checked here before any replica hears of it; one that is refused changes nothing. What replicas hold is
+compared now and then with what they should, since one that Ray starts anew begins with the first policies.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rlscaler.errors import UserError
+from rlscaler_training import serving
+from rlscaler_training.rollouts_ray import cluster
+from rlscaler_training.serving import CPU, CUDA, Offer, Wanted
+from rlscaler_training.serving_http import Limits
+
+LOOK_EVERY, COMPARE_EVERY = 0.5, 5.0
+"""Seconds between two looks at the files, and between two comparisons with the replicas."""
+PATIENCE = 10.0
+"""Seconds for all replicas to take in a policy."""
+REQUEST = 30.0
+"""Seconds after which a request is given up, however slow its sender."""
+PATIENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
+    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "120",
+}
+"""Environment variables of Ray, unless they are set: nobody is told of it, and where processes start slowly, on a busy
+machine, they are not killed for that."""
+QUIET: dict[str, Any] = {"log_level": "WARNING", "enable_access_log": False}
+"""What Ray Serve logs."""
+
+
+class Place(NamedTuple):
+    """Where to serve. address: of a Ray cluster that runs already; None: on this machine alone."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    address: str | None = None
+    replicas: int = 1
+    device: str = "auto"
+
+
+class Running(NamedTuple):
+    """A server that runs. device: "cpu" or "cuda"."""
+
+    url: str
+    device: str
+    handle: Any
+
+
+def require_serve() -> None:
+    """Raise UserError where Ray Serve is not installed; else keep Ray from asking home, here and in its processes."""
+    for name, value in PATIENT.items():
+        os.environ.setdefault(name, value)
+    for module in ("ray", "starlette", "uvicorn", "prometheus_client"):
+        if find_spec(module) is None:
+            raise UserError(f"'serve' needs {module}: pip install 'rlscaler[serve]'")
+
+
+def free_port(host: str, port: int) -> int:
+    """Return the port, or a free one for 0. Raises UserError where it is taken, or the host is none of this machine."""
+    try:
+        with socket.create_server((host, port)) as taken:
+            return int(taken.getsockname()[1])
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise UserError(f"--port {port} of {host} is taken; choose another, or 0 for any") from error
+        raise UserError(
+            f"--host {host} --port {port}: {error.strerror or error}; expected one of this machine"
+        ) from error
+
+
+@contextlib.contextmanager
+def running(offers: Sequence[Offer], place: Place, limits: Limits) -> Iterator[Running]:
+    """Serve the policies until the block ends. Raises UserError where that cannot begin."""
+    require_serve()
+    local = place.address is None
+    port = free_port(place.host, place.port) if local else place.port
+    with cluster(place.replicas, place.address), _serving(place, port):
+        import ray
+        from ray import serve
+
+        from rlscaler_training.serving_app import APP, application
+
+        device = _device(place.device, float(ray.cluster_resources().get("GPU", 0.0)))  # type: ignore[no-untyped-call]
+        gpus = 1.0 / place.replicas if device == CUDA else 0.0
+        made = application(list(offers), limits, device, place.replicas, gpus)
+        try:
+            handle = serve.run(made, name=APP, route_prefix="/", logging_config=QUIET)
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"the server does not start: {_first_line(error)}") from error
+        try:
+            host = f"[{place.host}]" if ":" in place.host else place.host
+            yield Running(f"http://{host}:{port}", device, handle)
+        finally:
+            if not local:
+                serve.delete(APP)
+
+
+@contextlib.contextmanager
+def _serving(place: Place, port: int) -> Iterator[None]:
+    """Have Ray Serve listen; it ends with the block where it is our own."""
+    from ray import serve
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # of this process; QUIET is for Ray's own
+    try:
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": place.host, "port": port, "request_timeout_s": REQUEST},
+            logging_config=QUIET,
+        )
+    except Exception as error:  # Ray's own errors share no other base
+        raise UserError(f"Ray Serve does not start: {_first_line(error)}; is the machine busy, or short of memory? "
+                        f"Try again") from error  # fmt: skip
+    try:
+        yield
+    finally:
+        if place.address is None:
+            with contextlib.suppress(Exception):
+                serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _device(asked: str, gpus: float) -> str:
+    if asked == CUDA and not gpus:
+        raise UserError("--device cuda: Ray finds no GPU here; use --device cpu, or leave it out")
+    return CUDA if asked == CUDA or (asked == "auto" and gpus) else CPU
+
+
+def follow(
+    handle: Any, wanted: Sequence[Wanted], offers: Sequence[Offer], stop: threading.Event, tell: Callable[[str], None]
+) -> None:
+    """Serve what the files hold, as they change, until `stop`. tell: hears a line for each change and each refusal."""
+    current = {offer.name: offer for offer in offers}
+    seen = {each.name: _version(each.path) for each in wanted}
+    doubted: dict[str, str] = {}
+    looks = 0
+    while not stop.wait(LOOK_EVERY):
+        looks += 1
+        for each in wanted:
+            version = _version(each.path)
+            if version == seen[each.name] and each.name not in doubted:
+                continue
+            first = version != seen[each.name]
+            seen[each.name] = version
+            try:
+                offer = serving.offered(each)
+            except UserError as error:
+                # What cannot be read may be half written: it is told at the second look alike.
+                if not first and doubted.get(each.name) != str(error):
+                    tell(f"{error}; the policy before stays in use")
+                doubted[each.name] = "" if first else str(error)
+                continue
+            doubted.pop(each.name, None)
+            if offer.data != current[each.name].data:
+                current[each.name] = offer
+                tell(f"{each.name}: {_push(handle, [offer]) or serving.shelved(offer).digest}")
+        if looks * LOOK_EVERY >= COMPARE_EVERY:
+            looks = 0
+            _push(handle, list(current.values()))
+
+
+def _push(handle: Any, offers: Sequence[Offer]) -> str:
+    """Have all replicas serve these; return what went wrong, "" where nothing did."""
+    try:
+        for offer in offers:
+            refused = [each for each in handle.broadcast("offer", offer).results(timeout_s=PATIENCE) if each]
+            if refused:
+                return str(refused[0])
+    except Exception as error:
+        return f"the replicas cannot be told now, and will be within {COMPARE_EVERY:g} s: {_first_line(error)}"
+    return ""
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    """Return what changes when a file does, or the files of a folder; empty where it cannot be told."""
+    try:
+        found = path.stat()
+        inside = max((each.stat().st_mtime_ns for each in path.iterdir()), default=0) if path.is_dir() else 0
+    except OSError:
+        return ()
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, inside)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
