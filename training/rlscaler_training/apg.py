@@ -27,6 +27,7 @@ from rlscaler_training import export, relaxation
 from rlscaler_training.export import Mlp
 from rlscaler_training.hyper import choice, setting
 from rlscaler_training.learner import Outcome, Progress, StoppedError, Task
+from rlscaler_training.preferences import Liking
 from rlscaler_training.relaxation import Stretch
 from rlscaler_training.runs import generators, restore_generators
 
@@ -50,6 +51,10 @@ NEIGHBOURS = 16
 """Loads, of about one start-up, that a batch is drawn from at least."""
 SAMPLED = 5
 """One observation of so many tells the mean and the scale of the inputs."""
+
+
+TAKES_PREFERENCES = True
+"""`--preferences` leans on its trajectories, see `preferences`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +236,11 @@ class Net(Mlp):
             self.head.weight.mul_(0.01)
             self.head.bias.zero_()
 
+    def features(self, seen: Tensor) -> Tensor:
+        """Return what all heads share, (N, width), of what is seen, (N, len(FIELDS))."""
+        out: Tensor = self.trunk((seen[..., self.of_seen].float() - self.mean) / self.scale)
+        return out
+
 
 def corrected(network: Net, seen: Tensor, dropout: float = 0.0) -> Tensor:
     """Return the correction (N, T) of what is seen, (N, T, len(FIELDS)); dropout blanks that share of the inputs of a
@@ -278,6 +288,9 @@ def learn(task: Task, config: Config, train: Material | None = None, validation:
     sample = train.seen[train.known][::SAMPLED][:, network.of_seen].float()
     network.mean.copy_(sample.mean(dim=0))
     network.scale.copy_(sample.std(dim=0).clamp(min=1e-2))
+    liking = None
+    if task.preferences is not None:
+        liking = task.preferences.outcomes(FIELDS, config.hidden[-1], device, task.seed)
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=config.decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
     best, kept, smoothed = float("inf"), _copied(network), float("nan")
@@ -286,6 +299,8 @@ def learn(task: Task, config: Config, train: Material | None = None, validation:
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(state["schedule"])
         restore_generators(rng, state["random"])
+        if liking is not None:
+            liking.restore(state["liking"])
         best, kept, smoothed = state["best"], state["kept"], state["smoothed"]
     rule = float((validation.weight * whole_score(validation, None)).mean())
 
@@ -299,6 +314,7 @@ def learn(task: Task, config: Config, train: Material | None = None, validation:
                 if due:
                     score = float((validation.weight * whole_score(validation, network)).mean())
                     numbers = {"score": score, "rule": rule} | ({"loss": smoothed} if step else {})
+                    numbers |= {} if liking is None else liking.numbers(network)
                     run.log(step, numbers)
                     if better := score < best:
                         best, kept = score, _copied(network)
@@ -306,16 +322,20 @@ def learn(task: Task, config: Config, train: Material | None = None, validation:
                 state = {
                     "network": _copied(network), "optimiser": optimiser.state_dict(), "best": best, "kept": kept,
                     "schedule": schedule.state_dict(), "random": generators(rng), "smoothed": smoothed,
+                    **({} if liking is None else {"liking": liking.state()}),
                 }  # fmt: skip
                 run.checkpoint(step, state, best=better)
             if stopped and step < config.steps:
                 raise StoppedError
         if step < config.steps:
-            loss = _step(train, network, optimiser, config, step, pools.train.opened(step / config.steps), rng)
+            opened = pools.train.opened(step / config.steps)
+            loss = _step(train, network, optimiser, config, step, opened, rng, liking)
             schedule.step()
             smoothed = loss if smoothed != smoothed else 0.98 * smoothed + 0.02 * loss
+    liked = {} if liking is None else liking.report(network)
     network.load_state_dict(kept)
-    return Outcome(_artifact(task, network, train, config, best, rule), config.steps * config.batch * config.decisions)
+    made = _artifact(task, network, train, config, {"relaxed_score": best, "relaxed_rule": rule, **liked})
+    return Outcome(made, config.steps * config.batch * config.decisions)
 
 
 def _copied(network: Mlp) -> dict[str, Tensor]:
@@ -333,7 +353,7 @@ def alike(material: Material, loads: int, count: int, rng: np.random.Generator) 
 
 def _step(
     train: Material, network: Net, optimiser: torch.optim.Optimizer, config: Config, step: int, loads: int,
-    rng: np.random.Generator,
+    rng: np.random.Generator, liking: Liking | None = None,
 ) -> float:  # fmt: skip
     """Follow the gradient of one batch of stretches of the first so many loads, and return its loss."""
     device = train.seen.device
@@ -346,16 +366,21 @@ def _step(
     width = config.width * (config.width_end / config.width) ** (step / config.steps)
     correction = corrected(network, train.seen[load, at], config.dropout)
     stretch, counts = part(train, load, at), train.known[load, at]
-    cost, late = relaxation.score(stretch, orders(train, correction, load, at), width, counts)
+    ordered = orders(train, correction, load, at)
+    cost, late = relaxation.score(stretch, ordered, width, counts)
+    if liking is not None and liking.strength:
+        late = late + liking.against(network, train.seen[load, at], stretch, ordered, width, counts)
     loss = (train.weight[load[:, 0]] * (cost + late)).mean()
     optimiser.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
     torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
+    if liking is not None:
+        liking.pull(network, step)
     optimiser.step()
     return float(loss.detach())
 
 
-def _artifact(task: Task, network: Mlp, train: Material, config: Config, best: float, rule: float) -> Artifact:
+def _artifact(task: Task, network: Mlp, train: Material, config: Config, scores: dict[str, Any]) -> Artifact:
     """Return what the autoscaler serves, scored in the world itself beside the rule that it corrects."""
     columns = [NAMES.index(name) for name in FIELDS]
     seen = train.seen[train.known].cpu().numpy()
@@ -363,6 +388,6 @@ def _artifact(task: Task, network: Mlp, train: Material, config: Config, best: f
     observations[:, columns] = seen
     return export.artifact(
         network.cpu(), name=task.name, output="correction", scheme="headroom", observations=observations,
-        provenance=task.provenance | {"config": asdict(config)}, scores={"relaxed_score": best, "relaxed_rule": rule},
+        provenance=task.provenance | {"config": asdict(config)}, scores=scores,
         parameters={"patience": HOLD},
     )  # fmt: skip

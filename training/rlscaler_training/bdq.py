@@ -9,6 +9,7 @@ baseline that takes away the load's luck and no action's merit (Mao et al. 2019,
 
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +26,12 @@ from rlscaler_training.hyper import choice, setting, switch
 from rlscaler_training.inputs import with_extremes
 from rlscaler_training.learner import Outcome, Progress, StoppedError, Task, scored, untrained
 from rlscaler_training.loads import batches, elsewhere, progressed
+from rlscaler_training.preferences import Preferences, served
 from rlscaler_training.replay import Replay, Step
 from rlscaler_training.runs import generators, restore_generators
+
+TAKES_PREFERENCES = True
+"""`--preferences` leans on its choices, see `preferences`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,7 @@ class Learner:
     """Network, target network, optimiser and replay, all on one device; `updates` counts gradient steps.
 
     reward_scale: rewards are divided by it, the standard deviation of those that were there at the first update.
+    liking: what leans on its choices, None without preferences. weight: of these.
     """
 
     def __init__(
@@ -92,8 +98,11 @@ class Learner:
         branches: Sequence[int],
         rule: Sequence[int],
         device: torch.device,
+        preferences: Preferences | None = None,
+        seed: int = 0,
     ) -> None:
-        """Make a fresh one. fields: of the observation. rule: the choice of each branch before the first update."""
+        """Make a fresh one. fields: of the observation. rule: the choice of each branch before the first update. seed:
+        of what preferences draw."""
         self.config, self.device, self.rule = config, device, np.array(rule, np.int64)
 
         def made() -> Branching:
@@ -107,6 +116,9 @@ class Learner:
         )  # fmt: skip
         self.reward_scale = torch.ones((), device=device)
         self.updates = 0
+        self.liking = None if preferences is None else preferences.choices(self.network, config.head, device, seed)
+        self.weight = 0.0 if self.liking is None else self.liking.strength
+        self.target.liking = deepcopy(self.network.liking)
 
     def tensor(self, array: Any) -> Tensor:
         """Return an array of the environments on the device, floats as float32."""
@@ -118,7 +130,7 @@ class Learner:
         if not self.updates:
             return np.tile(self.rule, (len(observation), 1))
         with torch.no_grad():
-            return best(self.network.q(observation), mask).cpu().numpy()
+            return best(self.network.favoured(observation, self.weight), mask).cpu().numpy()
 
     def begin(self) -> None:
         """Take the scale of inputs and rewards from the replay; called once, before the first update."""
@@ -131,6 +143,7 @@ class Learner:
         return {
             "network": copied(self.network), "target": copied(self.target), "optimiser": self.optimiser.state_dict(),
             "replay": self.replay.state(), "reward_scale": self.reward_scale, "updates": self.updates,
+            **({} if self.liking is None else {"liking": self.liking.state()}),
         }  # fmt: skip
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -141,6 +154,8 @@ class Learner:
         self.replay.restore(state["replay"])
         self.reward_scale = state["reward_scale"].to(self.device)
         self.updates = int(state["updates"])
+        if self.liking is not None:
+            self.liking.restore(state["liking"])
 
 
 def copied(network: Branching) -> dict[str, Tensor]:
@@ -168,13 +183,16 @@ def update(learner: Learner, beta: float) -> Tensor:
     drawn = replay.draw(config.batch, beta)
     with torch.no_grad():
         after = learner.target.q(drawn.then)
-        following = best(learner.network.q(drawn.then) if config.double else after, drawn.mask)
+        # what is followed is valued, so preferences choose here as they do in play
+        following = best(learner.network.favoured(drawn.then, learner.weight) if config.double else after, drawn.mask)
         target = drawn.reward / learner.reward_scale + drawn.discount * taken(after, following).mean(dim=1)
     error = taken(learner.network.q(drawn.observation), drawn.action) - target[:, None]
     loss = (drawn.weight * error.square().mean(dim=1)).mean()
     learner.optimiser.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
     torch.nn.utils.clip_grad_norm_(learner.network.parameters(), config.clip)
+    if learner.liking is not None:
+        learner.liking.pull(learner.network, learner.updates)
     learner.optimiser.step()
     replay.learned(drawn.index, error.detach().abs().sum(dim=1))
     learner.updates += 1
@@ -267,7 +285,9 @@ def learn(task: Task, config: Config) -> Outcome:
     batch, twin, judge = batches(task.pools, BRANCHING.name, config.envs, config.episode, task.seed)
     varied = elsewhere(task.pools, BRANCHING.name, config.evaluation)
     rule = (CORRECTIONS.index(0.0), PATIENCES.index(HOLD))
-    learner = Learner(config, task.pools.fields, BRANCHING.branches, rule, task.device.torch)
+    learner = Learner(
+        config, task.pools.fields, BRANCHING.branches, rule, task.device.torch, task.preferences, task.seed
+    )
     each = config.envs * config.episode
     rounds = -(-config.steps // each)
     check(config, rounds)
@@ -293,7 +313,7 @@ def learn(task: Task, config: Config) -> Outcome:
             task.run.log(played * each, numbers)  # which ends it, before a checkpoint is written
         better, last = False, played == rounds
         if learner.updates and (played % config.evaluate_every == 0 or last):
-            policy = exported(learner.network, name=task.name, scheme=BRANCHING.name)
+            policy = exported(served(learner.network, learner.weight), name=task.name, scheme=BRANCHING.name)
             found = scored(judge, policy, config.evaluation, task.seed)
             if varied is not None:
                 numbers["score_randomised"] = scored(varied, policy, config.evaluation, task.seed).total
@@ -301,6 +321,7 @@ def learn(task: Task, config: Config) -> Outcome:
             if better:
                 kept, lowest = copied(learner.network), found.total
             numbers |= {"score": found.total, "cost": found.cost, "late": found.late, "rule": bar, "best": lowest}
+            numbers |= {} if learner.liking is None else learner.liking.numbers(learner.network)
         task.run.log(played * each, numbers)
         task.report(Progress(played * each, rounds * each, dict(numbers)))
         stop = task.stop() and not last
@@ -317,8 +338,9 @@ def learn(task: Task, config: Config) -> Outcome:
             raise StoppedError
     learner.network.load_state_dict(kept)
     made = artifact(
-        learner.network, name=task.name, scheme=BRANCHING.name,
+        served(learner.network, learner.weight), name=task.name, scheme=BRANCHING.name,
         observations=with_extremes(learner.replay.seen().cpu().numpy(), task.pools.train), provenance=task.provenance,
-        scores={"validation_score": lowest, "rule": bar},
+        scores={"validation_score": lowest, "rule": bar}
+        | ({} if learner.liking is None else learner.liking.report(learner.network)),
     )  # fmt: skip
     return Outcome(artifact=made, steps=rounds * each)

@@ -38,6 +38,8 @@ class Branching(nn.Module):
     of_trunk: Tensor
     mean: Tensor
     scale: Tensor
+    liking: Any
+    """The head of preferences beside the control head (`preferences`), None without one."""
 
     def __init__(
         self,
@@ -67,6 +69,24 @@ class Branching(nn.Module):
                                  strict=True):  # fmt: skip
             stacks[part] = _stack([trunk[-1], *head, outputs], activation, False)
         self.stacks = nn.ModuleDict(stacks)
+        self.sizes, self.width = (tuple(encoder), tuple(trunk)), trunk[-1]
+        self.liking = None
+
+    def like(self, head: Sequence[int]) -> "Branching":
+        """Return a network with the same encoders and trunk, and heads of these widths, which say nothing yet."""
+        encoder, trunk = self.sizes
+        with torch.random.fork_rng(devices=[]):  # nothing of what it draws is kept
+            made = Branching(self.fields, self.branches, encoder, trunk, head, self.activation).to(self.mean.device)
+        with torch.no_grad():
+            for name, stack in made.stacks.items():
+                if name in (*ENCODED, "trunk"):
+                    stack.load_state_dict(self.stacks[name].state_dict())
+                else:
+                    for weight in stack.parameters():
+                        weight.zero_()
+            made.mean.copy_(self.mean)
+            made.scale.copy_(self.scale)
+        return made
 
     def normalise(self, observations: Tensor) -> None:
         """Take mean and scale of the inputs from observations (N, F)."""
@@ -74,17 +94,34 @@ class Branching(nn.Module):
         self.mean.copy_(inputs.mean(dim=0))
         self.scale.copy_(inputs.std(dim=0).clamp(min=1e-2))
 
-    def q(self, observation: Tensor) -> list[Tensor]:
-        """Return Q of each branch, (N, choices), for observations (N, F), all fields in the order of the schema."""
+    def features(self, observation: Tensor) -> Tensor:
+        """Return what all heads share, (N, width), of observations (N, F), all fields in the order of the schema."""
         x = ((observation[:, self.where] - self.mean) / self.scale).clamp(-FARTHEST, FARTHEST)
         inputs = {"micro": self.of_micro, "macro": self.of_macro}
         encoded = [self.stacks[group](x[:, inputs[group]]) for group in self.encoded]
-        trunk: Any = self.stacks["trunk"](torch.cat([*encoded, x[:, self.of_trunk]], dim=1))
+        trunk: Tensor = self.stacks["trunk"](torch.cat([*encoded, x[:, self.of_trunk]], dim=1))
+        return trunk
+
+    def q(self, observation: Tensor) -> list[Tensor]:
+        """Return Q of each branch, (N, choices), for observations (N, F), all fields in the order of the schema."""
+        trunk: Any = self.features(observation)
         if trunk.requires_grad:
             trunk.register_hook(lambda gradient: gradient / (len(self.branches) + 1))
         value = self.stacks["value"](trunk)
         advantages = [self.stacks[f"branch_{index}"](trunk) for index in range(len(self.branches))]
         return [value + a - a.mean(dim=1, keepdim=True) for a in advantages]
+
+    def favoured(self, observation: Tensor, weight: float) -> list[Tensor]:
+        """Return what decides, (N, choices) of each branch: Q, and `weight` of the preferences where there are any."""
+        q = self.q(observation)
+        if self.liking is None or weight == 0.0:
+            return q
+        liked = self.liking(self.features(observation))
+        return [each + self.liking.lean(weight) * more for each, more in zip(q, liked, strict=True)]
+
+    def advantage_spread(self, observation: Tensor) -> Tensor:
+        """Return the standard deviation of Q over the choices of a branch, on average, ()."""
+        return torch.stack([each.std(dim=1).mean() for each in self.q(observation)]).mean()
 
     def forward(self, observation: Tensor) -> Tensor:
         """Return Q of all branches side by side."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from rlscaler.artifact import Artifact
 from rlscaler.errors import UserError
-from rlscaler_training import checkpoints, finishing, hyper, runs
+from rlscaler_training import checkpoints, finishing, hyper, preferences, runs
 from rlscaler_training.commands import LEARNERS, Asked, world_of
 from rlscaler_training.devices import Device
 from rlscaler_training.learner import Task
@@ -60,6 +60,7 @@ def from_checkpoint(folder: str | Path, which: str = checkpoints.LATEST) -> tupl
         device=Device("cpu", ""),
         seed=asked.seed,
         provenance=provenance,
+        preferences=preferences.of(asked.preferences),
     )
     try:
         made = module.learn(task, replace(config, **{length: step})).artifact

@@ -30,6 +30,8 @@ def provenance(run: Run, world: Pools | Legacy) -> dict[str, Any]:
     environment = json.loads((run.folder / ENVIRONMENT).read_text(encoding="utf-8"))
     asked = {key: value for key, value in run.arguments.items() if key != "name"}
     asked |= {"traces": _bare(asked.get("traces")), "decisions": [_bare(each) for each in asked.get("decisions", ())]}
+    if told := asked.get("preferences"):
+        asked["preferences"] = told | {"file": _bare(told["file"])}
     asked["scenarios"] = [_bare(each) if each.endswith(SUFFIXES) else each for each in asked.get("scenarios", ())]
     return loads.provenance(world, asked["seed"]) | {
         "command": f"rlscaler train {run.algorithm}",

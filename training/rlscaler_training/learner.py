@@ -7,7 +7,7 @@ checkpoints there, goes on from `task.run.restore()` where there is one, and end
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from rlscaler_training.devices import Device
 from rlscaler_training.legacy import ID, Legacy
 from rlscaler_training.loads import Pools
 from rlscaler_training.runs import Run
+
+if TYPE_CHECKING:
+    from rlscaler_training.preferences import Preferences
 
 
 class StoppedError(Exception):
@@ -44,7 +47,7 @@ class Task:
     """What a learner works on.
 
     world: what is trained and validated on. report: takes each Progress. stop: whether to end now. provenance: for the
-    artifact. name: of the policy.
+    artifact. name: of the policy. preferences: what people said of pairs of episodes, None where nobody was asked.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Task:
     provenance: dict[str, Any]
     report: Callable[[Progress], None] = lambda _: None
     stop: Callable[[], bool] = lambda: False
+    preferences: "Preferences | None" = None
 
     @property
     def pools(self) -> Pools:
