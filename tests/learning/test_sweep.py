@@ -1,0 +1,197 @@
+"""Sweeps: what a file may ask for, what is searched, that nothing is lost, and that the best is what is handed on."""
+
+import itertools
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytest.importorskip("ray.tune")
+
+from rlscaler.artifact import load
+from rlscaler.errors import UserError
+from rlscaler.policies import RULES
+from rlscaler_training import rollouts_ray, sweep_page, sweep_trials, sweeps
+from rlscaler_training.commands import LEARNERS
+from rlscaler_training.run_record import read_metrics
+from rlscaler_training.sweep_trials import Best, Trial
+from rlscaler_training.sweeps import Choices, Span, Sweep
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL: dict[str, Any] = {"scenarios": ["sinusoidal"], "hours": 2}
+LEARN = SMALL | {
+    "learner": "q-learning",
+    "settings": {"steps": 60, "envs": 8, "evaluate_every": 10, "checkpoint_every": 10},
+    "search": {"gamma": {"low": 0.8, "high": 0.95}},
+}
+
+
+def written(path: Path, told: Any) -> Path:
+    path.write_text(yaml.safe_dump(told, sort_keys=False), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    {
+        "a list": (["apg"], "expected keys such as 'learner: ppo-fast'"),
+        "nothing to tune": ({"trials": 3}, "expected one of 'learner: NAME' and 'rule: NAME'"),
+        "both": ({"learner": "apg", "rule": "hpa"}, "expected one of 'learner: NAME' and 'rule: NAME'"),
+        "no such learner": ({"learner": "sac"}, "learner is 'sac'; expected one of q-learning"),
+        "a learner without a world": ({"learner": "offline"}, "learner is 'offline'"),
+        "no such rule": ({"rule": "random-forest"}, "rule is 'random-forest'; expected one of"),
+        "a learned policy": ({"rule": "default"}, "rule is 'default'; expected one of static"),
+        "no such key": ({"learner": "apg", "trails": 3}, "no key is called 'trails'"),
+        "one trial": ({"learner": "apg", "trials": 1}, "trials is 1; expected a whole number from 2"),
+        "no such setting": ({"learner": "apg", "search": {"x": {"choices": [1]}}}, "apg has no setting 'x'"),
+        "an end out of range": ({"learner": "apg", "search": {"rate": {"low": 1e-3, "high": 7}}}, "rate is 7.0"),
+        "ends the wrong way": (
+            {"learner": "apg", "search": {"rate": {"low": 2e-3, "high": 1e-3}}},
+            "search.rate is {'low': 0.002, 'high': 0.001}; expected {low: NUMBER, high: NUMBER}",
+        ),
+        "a logarithm of zero": (
+            {"learner": "apg", "search": {"decay": {"low": 0, "high": 1e-3, "log": True}}},
+            "with log: true if low is above 0",
+        ),
+        "no choices": ({"learner": "apg", "search": {"batch": {"choices": []}}}, "search.batch is {'choices': []}"),
+        "a setting out of range": ({"learner": "apg", "settings": {"steps": 0}}, "steps is 0; expected"),
+        "a constant of another rule": ({"rule": "keda", "settings": {"peak": 1}}, "keda has no setting 'peak'"),
+        "all fixed": (
+            {"learner": "apg", "settings": {"rate": 1e-3}, "search": {"rate": {"low": 1e-3, "high": 2e-3}}},
+            "settings fix all that would be searched",
+        ),
+        "names that are none": ({"learner": "apg", "scenarios": "spike"}, "scenarios is 'spike'; expected a list"),
+    }.values(),
+    ids=lambda value: None,
+)
+def test_a_mistake_in_the_file_is_said(told: Any, said: str, tmp_path: Path) -> None:
+    path = written(tmp_path / "sweep.yaml", told)
+    with pytest.raises(UserError) as caught:
+        sweeps.read(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["learner: [", "\xff\xfe"], ids=["no YAML", "no text"])
+def test_a_file_that_is_none_is_said(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=r"sweep\.yaml: "):
+        sweeps.read(path)
+
+
+@pytest.mark.parametrize("learner", [name for name in LEARNERS if name != "offline"])
+def test_each_learner_takes_all_that_is_searched_of_it(learner: str) -> None:
+    found = sweeps.checked({"learner": learner})
+    ends = [each.values if isinstance(each, Choices) else (each.low, each.high) for each in found.search.values()]
+    for values in itertools.product(*(each[:: len(each) - 1] for each in ends)):
+        found.config(dict(zip(found.search, values, strict=True)))
+    usual = sweep_trials.defaults(found)
+    config = found.config(usual)
+    assert config == found.config({}), "the first trial has the defaults"
+
+
+@pytest.mark.parametrize("rule", [name for name, kind in RULES.items() if kind.PARAMETERS])
+def test_each_rule_takes_all_that_is_searched_of_it(rule: str) -> None:
+    found = sweeps.checked({"rule": rule})
+    for end in ("low", "high"):
+        RULES[rule](**found.constants({name: getattr(span, end) for name, span in found.search.items()}))
+    assert set(found.search) == set(RULES[rule].PARAMETERS)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples" / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_examples_are_sweeps(path: Path) -> None:
+    assert sweeps.read(path).tuned == path.stem
+
+
+def test_whole_numbers_are_drawn_whole() -> None:
+    found = sweeps.checked({"learner": "apg", "search": {"batch": {"low": 16, "high": 64}}})
+    assert found.search == {"batch": Span(16.0, 64.0, whole=True)}
+
+
+def test_a_folder_holds_one_sweep(tmp_path: Path) -> None:
+    place = tmp_path / "runs"
+    sweep_trials.prepared(sweeps.checked(LEARN), place)
+    sweep_trials.prepared(sweeps.checked(LEARN), place)
+    with pytest.raises(UserError, match="holds a sweep with another seed; name another folder"):
+        sweep_trials.prepared(sweeps.checked(LEARN | {"seed": 4}), place)
+    with pytest.raises(UserError, match="holds other files"):
+        sweep_trials.prepared(sweeps.checked(LEARN), written(tmp_path / "file", 1).parent)
+
+
+def test_a_trial_that_was_cut_off_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    class CutOffError(Exception):
+        """Stands for a kill."""
+
+    found = sweeps.checked(LEARN)
+    whole = sweep_trials._learned(found, {"gamma": 0.9}, tmp_path / "whole", lambda _: None)
+
+    def cut(told: dict[str, Any]) -> None:
+        if told["share"] >= 50:
+            raise CutOffError
+
+    with pytest.raises(CutOffError):
+        sweep_trials._learned(found, {"gamma": 0.9}, tmp_path / "cut", cut)
+    heard: list[dict[str, Any]] = []
+    assert sweep_trials._learned(found, {"gamma": 0.9}, tmp_path / "cut", heard.append) == whole
+    assert heard[0]["share"] > 40, "it began anew"
+    assert [row["step"] for row in read_metrics(tmp_path / "cut")] == [
+        row["step"] for row in read_metrics(tmp_path / "whole")
+    ]
+
+
+# --- on Ray
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    with rollouts_ray.cluster(2):
+        yield
+
+
+def swept(told: dict[str, Any], place: Path, lines: list[str]) -> tuple[Sweep, list[Trial], Best]:
+    found = sweeps.checked(told)
+    sweep_trials.prepared(found, place)
+    trials = sweep_trials.run(found, place, None, lines.append)
+    return found, trials, sweep_trials.best(found, place, trials)
+
+
+def test_a_learner_is_swept_and_its_best_is_handed_on(ray_here: None, tmp_path: Path) -> None:
+    lines: list[str] = []
+    told = LEARN | {"trials": 3, "grace": 1.0}
+    found, trials, best = swept(told, tmp_path, lines)
+    assert [(each.number, each.state) for each in trials] == [(0, "finished"), (1, "finished"), (2, "finished")]
+    assert trials[0].drawn == {"gamma": 0.9}
+    assert best.trial == min(trials, key=lambda each: each.score)
+    assert len(lines) == 3
+    path = sweep_trials.taken(tmp_path, found, best, tmp_path / "out.rlz")
+    assert found.config(best.trial.drawn) == found.config(json.loads(path.read_text()))
+    assert load(tmp_path / "out.rlz").digest == load(sweep_trials.policy_of(tmp_path, best.trial)).digest
+    page = sweep_page.render(found, trials, best)
+    assert page.count("<polyline") == 3
+    _, again, _ = swept(told, tmp_path, lines)
+    assert again == trials, "a sweep that is done is only told again"
+    assert len(lines) == 3
+
+
+def test_a_rule_is_swept_by_the_same_score_and_the_hopeless_are_stopped(ray_here: None, tmp_path: Path) -> None:
+    told = SMALL | {
+        "rule": "hpa",
+        "trials": 6,
+        "parallel": 1,
+        "grace": 0.15,
+        "reduction": 2,
+        "search": {"target": {"choices": [0.4, 0.1]}},  # the second keeps ten times what is needed
+    }
+    found, trials, best = swept(told, tmp_path, [])
+    assert trials[0].state == "finished", "the defaults are never stopped"
+    assert best.trial.drawn["target"] != 0.1
+    stopped = [each for each in trials if each.state == "stopped"]
+    assert stopped, "nobody was stopped"
+    assert all(each.share < 99 for each in stopped)
+    assert math.isfinite(best.usual)
+    assert "6 trials" in sweep_page.verdict(found, trials, best)
