@@ -94,7 +94,7 @@ def trained(
     provenance = {
         "command": _training(asked), "seed": SEED, "version": version_of("rlscaler"), "trained_on": list(names),
     }  # fmt: skip
-    config = apg.Config(steps=asked.steps, batch=48, decisions=100, hidden=(64, 64), evaluate_every=asked.steps)
+    config = recipe(asked.steps)
     networks = []
     for seed in range(asked.networks):
         kept = folder / f"network-{seed}.rlz"
@@ -115,6 +115,11 @@ def trained(
     write_text_atomically(folder / "constants.json", json.dumps(constants) + "\n")
     artifact.save(made, path)
     return made
+
+
+def recipe(steps: int) -> apg.Config:
+    """Return the settings of each network."""
+    return apg.Config(steps=steps, batch=48, decisions=100, hidden=(64, 64), evaluate_every=steps)
 
 
 def with_tenure(network: Artifact, constants: dict[str, float]) -> Artifact:

@@ -203,22 +203,25 @@ def evaluate(
     config: world.WorldConfig | None = None,
     scale_to: float = 25.0,
     rules: Sequence[str] = contenders.NAMES,
+    others: Sequence[Entrant] = (),
     jobs: int = 1,
     progress: Progress | None = None,
 ) -> list[Scored]:
     """Score policies and rules on recorded load.
 
-    traces: with distinct names. policies: names or paths. seeds: of the noise, the same for every contender.
-    duration: seconds of each trace at most. settings: of the workload, usually `contenders.standard_settings()`.
+    traces: with distinct names. policies: names or paths. others: who takes part besides, each with a name of its own.
+    seeds: of the noise, the same for every contender. duration: seconds of each trace at most.
+    settings: of the workload, usually `contenders.standard_settings()`.
     config: the world (None: the standard one for these settings).
     jobs: groups of traces that are scored at once, each in a process of its own.
     """
     order = sorted(range(len(traces)), key=lambda i: min(traces[i].duration, duration))
-    per_trace = len(seeds) * (len(rules) + len(policies) + 4)
+    per_trace = len(seeds) * (len(rules) + len(policies) + len(others) + 4)
     group = max(1, min(ROWS // per_trace, -(-len(order) // jobs)))
     parts = [order[begin : begin + group] for begin in range(0, len(order), group)]
     config = standard_world(settings) if config is None else config
-    work = [([traces[i] for i in part], policies, seeds, duration, settings, config, scale_to, rules) for part in parts]
+    work = [([traces[i] for i in part], policies, seeds, duration, settings, config, scale_to, rules, others)
+            for part in parts]  # fmt: skip
     if jobs > 1 and len(parts) > 1:
         found: list[list[Scored]] = [[] for _ in parts]
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
@@ -246,6 +249,7 @@ def _scored(
     config: world.WorldConfig,
     scale_to: float,
     rules: Sequence[str],
+    others: Sequence[Entrant],
     progress: Progress | None = None,
 ) -> list[Scored]:
     """Score one group of traces in one batch."""
@@ -253,7 +257,7 @@ def _scored(
         traces, seeds, interval=float(settings.interval), duration=duration, scale_to=scale_to,
         capacity=float(settings.capacity_per_replica),
     )  # fmt: skip
-    return _score(loads, traces, policies, config, settings, rules, progress)
+    return _score(loads, traces, policies, config, settings, rules, others, progress)
 
 
 def _score(
@@ -263,6 +267,7 @@ def _score(
     config: world.WorldConfig,
     settings: Settings,
     rules: Sequence[str],
+    others: Sequence[Entrant],
     progress: Progress | None,
 ) -> list[Scored]:
     rows = [loads.row(r) for r in range(len(loads.names))]
@@ -283,6 +288,7 @@ def _score(
             entrants.append(candidate)
         elif not contenders.is_rule(policy) and policy not in contenders.NAMES:
             entrants.append(replace(candidate, name=policy))
+    entrants += others
     names = [e.name for e in entrants]
     bound = np.full(len(rows), np.nan)
     if CLAIRVOYANT in rules:
