@@ -8,7 +8,7 @@ COMPARE ?= hpa,hpa-tuned,keda
 run := $(PYTHON) scripts/environment.py run
 test := $(PYTHON) scripts/environment.py test
 
-.PHONY: help dry-run test lint format bench bench-sim bench-training bench-cluster benchmark side-by-side constraints docs results robustness default-policy
+.PHONY: help dry-run test lint format bench bench-sim bench-training bench-cluster bench-serving benchmark side-by-side constraints docs results robustness ablations stress preferences tictactoe default-policy
 
 help: ## Show what there is to do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r target text; do \
@@ -48,6 +48,9 @@ bench-training: ## Measure the learners, beside stable-baselines3 (under ten min
 bench-cluster: ## Measure the operator with thousands of workloads, beside the HPA controller
 	@$(test) python scripts/bench_cluster.py $(ARGS)
 
+bench-serving: ## Measure decisions over HTTP beside those in process, and write docs/serving.md (two minutes)
+	@$(test) python -m rlscaler_training.bench_serving --markdown docs/serving.md $(ARGS)
+
 side-by-side: ## Play recorded load to twins under the real HPA and under rlscaler (half an hour)
 	@$(test) python scripts/side_by_side.py --speed 1 $(ARGS)
 
@@ -58,6 +61,8 @@ docs: ## Make anew what the chart and the documents take from the code: the CRD 
 	@$(test) python scripts/chart.py
 	@$(test) python scripts/documents.py
 	@$(test) python -m rlscaler_training.benchmark_report docs/benchmark.json docs/benchmark.md
+	@$(test) python -m rlscaler_training.ablation_report docs/ablations.json
+	@$(test) python -m rlscaler_training.tictactoe_report docs/tictactoe.json docs/tictactoe.md
 
 TRACES ?= ../shared/traces
 benchmark: ## Compare the learners with the rules, and write docs/benchmark.md (an hour; goes on where it was cut off)
@@ -68,6 +73,18 @@ results: ## Score everyone on the recorded loads of TRACES, and write docs/resul
 
 robustness: ## Score the default policy where the world is not as it is told, and write docs/robustness.md
 	@$(run) rlscaler robustness --policy default --policy learned --traces $(TRACES) --for 6h --jobs 2 --output docs/robustness.json --markdown docs/robustness.md $(ARGS)
+
+stress: ## Search the load on which the default policy loses most, and write docs/stress.md (a few minutes)
+	@$(run) rlscaler stress --policy default --for 4h --budget 384 --output docs/stress.json --markdown docs/stress.md --plot docs/stress.png $(ARGS)
+
+preferences: ## Measure what preferences do to bdq and apg, and write docs/preferences.md (ten minutes; can be cut off)
+	@$(test) python scripts/preferences.py $(ARGS)
+
+tictactoe: ## Measure rollouts on Ray by Tic-Tac-Toe, and write docs/tictactoe.md (five minutes, on a machine at rest)
+	@$(test) rlscaler benchmark tictactoe --workers 1 2 4 8 12 --output docs/tictactoe.json --markdown docs/tictactoe.md --plot docs/tictactoe.png $(ARGS)
+
+ablations: ## Score the default policy without its parts, and other learners (40 minutes; goes on where it was cut off)
+	@$(test) python scripts/ablations.py --traces $(TRACES) --work out/ablations --output docs/ablations.json $(ARGS)
 
 default-policy: ## Train the default policy from scratch, into the package (half an hour)
 	@$(test) python scripts/default_policy.py --traces $(TRACES) --work out/default $(ARGS)

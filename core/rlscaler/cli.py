@@ -25,6 +25,7 @@ SECTIONS: tuple[tuple[str, dict[str, str]], ...] = (
             "calibrate": "Tell capacity and start-up from a workload's past.",
             "evaluate": "Score policies and rules on recorded load.",
             "robustness": "Score policies where the world is not as it is told.",
+            "stress": "Tell what policies lose on hard load, and search the hardest.",
             "scenarios": "List the loads and the worlds that a dry-run can run in.",
             "tune": "Find the constants of the rules that policies must beat.",
             "demo": "Watch policies and rules scale the same load, side by side.",
@@ -34,6 +35,7 @@ SECTIONS: tuple[tuple[str, dict[str, str]], ...] = (
         "Train policies",
         {
             "train": "Train a policy offline.",
+            "prefer": "Say which of two episodes scaled better, for training to learn from.",
             "benchmark": "Compare the learners with the rules, with intervals.",
             "runs": "List what was trained, and what waits to be gone on with.",
             "report": "Make a page of training runs.",
@@ -49,6 +51,7 @@ SECTIONS: tuple[tuple[str, dict[str, str]], ...] = (
             "run": "Scale the workloads of a cluster.",
             "explain": "Tell a decision on a workload in words.",
             "status": "List all RLScalers, those that need somebody first.",
+            "serve": "Serve decisions over HTTP, on a GPU where there is one.",
         },
     ),
     (

@@ -114,6 +114,7 @@ class Asked:
     environment: str = STANDARD
     validate: tuple[str, ...] = ()
     worlds: dict[str, Any] | None = None
+    preferences: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, arguments: dict[str, Any], where: Path) -> "Asked":
@@ -159,6 +160,10 @@ LOG = click.option("--decisions", "logs", multiple=True, type=click.Path(), meta
                    help="Log to learn from, as 'rlscaler dry-run --decisions' and the operator write it; several "
                    "times.")  # fmt: skip
 """The option of a learner that has no world to try in."""
+PREFERENCES = click.option("--preferences", type=click.Path(), metavar="FILE.jsonl",
+                           help="Answers of 'rlscaler prefer': lean on what they tell is better; the options that "
+                           "begin with --preference- say how.")  # fmt: skip
+"""The option of a learner that listens to people."""
 LOADS = ("scenarios", "traces", "hours", "validate", "worlds")
 """Options of the load, which `legacy` has its own of."""
 FREE_TO_RESUME = ("resume", "out", "device_", "as_json", "quiet")
@@ -178,6 +183,10 @@ def _command(learner: str) -> click.Command:
     decorated: Any = hyper.flags(module.Config)(callback)
     if learner == "offline":
         decorated = LOG(decorated)
+    if hasattr(module, "TAKES_PREFERENCES"):
+        from rlscaler_training.preferences import Settings
+
+        decorated = PREFERENCES(hyper.flags(Settings)(decorated))
     if hasattr(module, "LEGACY"):
         decorated = _environment(module.LEGACY)(decorated)
     for option in reversed(SHARED):
@@ -213,19 +222,25 @@ def _train(learner: str, module: Any, given: dict[str, Any]) -> None:
     from rlscaler_training.runs import Interruption
 
     device = devices.device(given["device_"])
+    from rlscaler_training import preferences
+
     out = Path(given["out"]) if given["out"] else None
     quiet, as_json = given["quiet"], given["as_json"]
     if given["resume"]:
         run, config, asked = _resumed(learner, module, given)
         _require_place(out)
         pools = world_of(asked)
+        liked = preferences.of(asked.preferences, getattr(pools, "trained_on", ()))
     else:
         config, asked = _asked(learner, module, given)
         _require_place(out)
         pools = world_of(asked)
         if hasattr(module, "require"):
             module.require(config, pools.inputs.names)
-        run = _begun(learner, config, asked, given["folder"], device.why)
+        liked = preferences.of(asked.preferences, getattr(pools, "trained_on", ()))
+        run = begun(learner, config, asked, given["folder"], device.why)
+    for note in () if liked is None else liked.notes:
+        click.echo(f"note: {note}", err=True)
     if not as_json:
         click.echo("\n".join((device.why, *(() if isinstance(pools, Legacy) else pools.told))))
     try:
@@ -239,6 +254,7 @@ def _train(learner: str, module: Any, given: dict[str, Any]) -> None:
                 provenance=finishing.provenance(run, pools),
                 report=report,
                 stop=lambda: interruption.wanted,
+                preferences=liked,
             )
             outcome = module.learn(task, config)
             scores = None if isinstance(pools, Legacy) else finishing.judged(pools, outcome.artifact, asked.seed)
@@ -273,7 +289,7 @@ def world_of(asked: Asked) -> "Pools | Legacy":
     return loads.pools(asked.scenarios, asked.traces, asked.hours, asked.seed, ranges, asked.validate)
 
 
-def _ranges(name: str) -> dict[str, Any] | None:
+def ranges(name: str) -> dict[str, Any] | None:
     """Return what randomised worlds are drawn from, None for the standard world. Raises UserError."""
     from rlscaler_training.worlds import Ranges, read
 
@@ -310,7 +326,21 @@ def _asked(learner: str, module: Any, given: dict[str, Any]) -> tuple[Any, Asked
     if learner == "offline" and given["worlds"] != STANDARD:
         raise UserError(f"--worlds {given['worlds']}: offline learns from a log and in no world; leave it out")
     return config, Asked(given["scenarios"], given["traces"], given["hours"], given["seed"], name, logs, environment,
-                         given["validate"], _ranges(given["worlds"]))  # fmt: skip
+                         given["validate"], ranges(given["worlds"]), _preferences(given))  # fmt: skip
+
+
+def _preferences(given: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what a run keeps of the preferences that are asked for, None where none are. Raises UserError."""
+    if "preferences" not in given:
+        return None
+    from rlscaler_training import hyper, preferences
+
+    told = {each.name: given.get(each.name) for each in fields(preferences.Settings)}
+    if given["preferences"] is None:
+        if also := _given(list(told)):
+            raise UserError(f"{also[0]} is given without --preferences FILE.jsonl, which 'rlscaler prefer' writes")
+        return None
+    return preferences.asked(given["preferences"], hyper.read(preferences.Settings, None, told))
 
 
 def _settings(module: Any, given: dict[str, Any]) -> dict[str, Any]:
@@ -357,7 +387,7 @@ def _require_place(out: Path | None) -> None:
     require_writable(out)
 
 
-def _begun(learner: str, config: Any, asked: Asked, folder: str | None, device: str) -> "Run":
+def begun(learner: str, config: Any, asked: Asked, folder: str | None, device: str) -> "Run":
     """Return a new run, in the folder or in the first free one of the policy's name."""
     from rlscaler_training import runs
 
@@ -408,6 +438,9 @@ def _finish(
     if elsewhere:
         both = (elsewhere["randomised_score"], elsewhere["randomised_untrained_score"])
         click.echo(f"in randomised worlds {both[0]:.3f}; the untrained rule has {both[1]:.3f}")
+    if liked := scores.get("preferences"):
+        click.echo(f"preferences: {liked['accuracy']:.0%} of {liked['pairs']} pairs that were not trained on are told "
+                   f"right; calibration error {liked['calibration']:.2f}")  # fmt: skip
     if lived := scores.get("export", {}).get("episodes"):
         click.echo(finishing.along_episodes(lived))
     click.echo(f"{told['steps']:,} steps of environments in {told['seconds']:,.0f} s")
