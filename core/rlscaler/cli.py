@@ -35,7 +35,8 @@ SECTIONS: tuple[tuple[str, dict[str, str]], ...] = (
         "Train policies",
         {
             "train": "Train a policy offline.",
-            "prefer": "Say which of two episodes scaled better, for training to learn from.",
+            "prefer": "Say which of two episodes scaled better, to train on that.",
+            "sweep": "Search the settings of a learner, or a rule's, in many trials.",
             "benchmark": "Compare the learners with the rules, with intervals.",
             "runs": "List what was trained, and what waits to be gone on with.",
             "report": "Make a page of training runs.",

@@ -19,6 +19,8 @@ SETTLES = 8
 USUAL, SOONEST, LATEST = 1.0, 0.0, 2.0
 """Intervals from a change of the load's gauge until someone decides by it: on average, and at the least and the most,
 for a change is scraped up to an interval later, and what was scraped is read up to another interval later."""
+MISSED = 1.0
+"""Intervals that a scrape or a read costs that misses its beat, which a busy machine makes one of now and then."""
 
 
 def predicted(

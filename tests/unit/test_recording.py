@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlscaler.errors import UserError
@@ -308,6 +308,7 @@ def test_a_defect_ends_nothing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
 LINES = st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=5), max_size=30)
 
 
+@settings(deadline=None)
 @given(LINES, st.integers(1, 200))
 def test_the_newest_lines_are_kept_whole_within_the_bound(batches: list[list[int]], most: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
