@@ -4,7 +4,11 @@ Every candidate is replayed in a small world of its own, closed over its own ord
 on and ready after the start-up; load above that waits. Costs are discounted, and orders are averaged with weights that
 fall exponentially with cost: Hedge (Freund and Schapire, "A decision-theoretic generalization of on-line learning and
 an application to boosting", 1997), which is never much worse than the best candidate in hindsight. So a policy that
-fits this workload leads after some hours, and one that stops paying loses its say.
+fits this workload leads after some hours, and one that stops paying loses its say. One minute of late requests costs as
+much as hours of spare replicas, and may have been bad luck: however much is known, no single interval decides, so that
+the rate of the fall is bounded by the largest difference that one interval has made (as in AdaHedge, de Rooij and
+others, "Follow the leader if you can, hedge if you must", 2014, where the losses' range sets it). And while nobody has
+earned anything, replicas are kept a while, as HPA keeps them: the first dip says nothing of the next rise.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +20,7 @@ import numpy as np
 from rlscaler import erlang
 from rlscaler.arrays import Array, State
 from rlscaler.guard import patient
+from rlscaler.lean import is_numpy
 from rlscaler.policy import Policy, Proposal, View
 from rlscaler.rows import Picked
 from rlscaler.rules.parameters import Rule
@@ -28,8 +33,10 @@ PRICES = (20.0, 40.0, 200.0)
 """Prices of late requests at which say is earned: the standard one, of an objective of 99.9 %, and those above it."""
 LEAST_WAIT = 0.1
 """Share of the objective's latency that a request may always wait, however long it takes itself."""
+SWAY = 2.0
+"""Most that the late requests of one interval change the logarithm of a say by, beside another one's."""
 _PATIENCE = ("peak", "next")
-_BLOCK = 512
+_BLOCK = 1280
 """Rows that are decided at once: few enough that what lies between their candidates stays in the cache."""
 _COLUMN = (slice(None), None)
 """Each row beside itself: (N,) becomes (N, 1)."""
@@ -55,7 +62,8 @@ class Hedge:
     rate: how fast a weight falls with the score (cost ratio + price x late share): a candidate that is worse by
     1 / rate loses a factor e once much is known. half_life: seconds in which a past cost loses half its weight. doubt:
     seconds of history at which half of that is believed; the three are numbers, or arrays (N,) with one for each row
-    of the view. prior: (K,) weights at the beginning (None: equal).
+    of the view. prior: (K,) weights at the beginning (None: equal). caution: seconds of patience at the beginning, of
+    which each as long a known past takes away half.
     """
 
     families: Sequence[Family]
@@ -65,6 +73,7 @@ class Hedge:
     half_life: Any = 24 * 3600.0
     doubt: Any = 4 * 3600.0
     prior: Sequence[float] | None = None
+    caution: float = 0.0
     name: str = "hedge"
     size: int = field(init=False, default=0)
     _at_once: Sequence[Rule | None] = field(init=False, default=(), repr=False, compare=False)
@@ -83,8 +92,10 @@ class Hedge:
         orders: (n, K, ORDERS) int16, newest first, -1 = none. cost, late: (n, K) float32, what was discounted of the
         replicas that were paid for, and of the load that was late, in replica-intervals. waiting: (n, K) float32
         replica-seconds of backlog. demand, known: (n,) float64, the discounted demand and
-        seconds. seen_time: (n,) float64 seconds, of the last call. peak, next, peak_age, next_age: (n, K) float32, what
-        patience remembers, as of that time. What the others remember follows, with their number before the name.
+        seconds. apart: (n,) float64, by how much late load differed between candidates in the interval where that was
+        most, discounted too. seen_time: (n,) float64 seconds, of the last call. peak, next, peak_age, next_age: (n, K)
+        float32, what patience remembers, as of that time. What the others remember follows, with their number before
+        the name.
         """
         shape = (n, self.size)
         out: State = {
@@ -94,6 +105,7 @@ class Hedge:
             "waiting": np.zeros(shape, np.float32),
             "demand": np.zeros(n),
             "known": np.zeros(n),
+            "apart": np.zeros(n),
             "seen_time": np.zeros(n),
         }
         for name in _PATIENCE:
@@ -110,12 +122,13 @@ class Hedge:
         """
         xp, n = view.xp, view.demand.shape[0]
         state, before = dict(state), state["orders"]
-        if xp is np and self._alike and n > _BLOCK:
+        if is_numpy(xp) and self._alike and n > _BLOCK:
             replicas, asked, known, state = self._in_blocks(view, state)
         else:
             replicas, asked, known = self._decided(view, state)
         state["orders"] = lengthened(xp, before, asked, known)
-        return Proposal(replicas=replicas), state
+        patience = self.patience(xp, state["known"], view.settings["interval"])
+        return Proposal(replicas=replicas, patience=patience), state
 
     def _in_blocks(self, view: View, state: State) -> tuple[Array, Array, Array, State]:
         """Return what `_decided` does, and the memory but for the orders, made of some rows at a time."""
@@ -149,6 +162,17 @@ class Hedge:
                 mixed = xp.where(asked, xp.maximum(mixed, more), mixed)
         return xp.where(known, mixed, float("nan")), counted(xp, orders), known
 
+    def patience(self, xp: Any, known: Array, interval: Array) -> Array | None:
+        """Return (N,) seconds for which replicas are kept before they are lowered, None where that is for nobody.
+
+        known: (N,) seconds of past. interval: (N,) seconds; less than that keeps nothing.
+        """
+        if not self.caution:
+            return None
+        hold = self.caution * 2.0 ** (-known / self.caution)
+        lasting = hold >= interval
+        return xp.where(lasting, hold, 0.0) if bool(xp.any(lasting)) else None
+
     def condensed(self, state: State, settings: Mapping[str, Array]) -> State:
         """Return the memory with those orders alone that a charge looks at, which is most of it left out.
 
@@ -169,8 +193,9 @@ class Hedge:
         """Return (N, K) float64 how much say each candidate has at a price of late requests; each row's sum is 1."""
         score = self.scores(xp, state, price)
         known = state["known"]
-        sure = self.rate * known / (known + self.doubt)
-        weight = xp.exp(-sure[:, None] * (score - xp.min(score, axis=1, keepdims=True)))
+        sure = (self.rate * known / (known + self.doubt))[:, None]
+        once = price * (state["apart"] / xp.clip(state["demand"], 1e-9, None))[:, None]
+        weight = xp.exp(-sure / (1.0 + sure * once / SWAY) * (score - xp.min(score, axis=1, keepdims=True)))
         if self.prior is not None:
             weight = weight * xp.asarray(self.prior, dtype=weight.dtype, device=getattr(weight, "device", None))
         return weight / xp.sum(weight, axis=1, keepdims=True)
@@ -236,7 +261,10 @@ def _charge(view: View, state: State, half_life: Any) -> None:
     allowed = xp.maximum(latency - concurrency / capacity, LEAST_WAIT * latency)
     share = _late(xp, before, after, need, ready, concurrency, capacity, allowed, interval[:, None])
     keep = 2.0 ** (-interval / half_life)
-    for name, new in (("cost", billed), ("late", need * share)):
+    late = need * share
+    apart = xp.maximum(keep * state["apart"], xp.max(late, axis=1) - xp.min(late, axis=1))
+    state["apart"] = xp.where(told, apart, state["apart"])
+    for name, new in (("cost", billed), ("late", late)):
         total = keep[:, None] * xp.astype(state[name], xp.float64) + new
         state[name] = xp.where(each, xp.astype(total, xp.float32), state[name])
     state["waiting"] = xp.where(each, xp.astype(after, xp.float32), state["waiting"])

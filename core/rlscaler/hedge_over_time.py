@@ -45,8 +45,8 @@ def proposals(
     features: Mapping[str, np.ndarray],
     settings: State,
     current: float,
-) -> np.ndarray:
-    """Return the proposal at each of T ticks, (T,) float64, NaN where the load is unknown.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the proposal at each of T ticks, (T,) float64, NaN where the load is unknown; and its patience, (T,).
 
     hedge: one that is `blind`. time: (T,) seconds, an interval apart. load: (T,) requests/s that are read, NaN =
     unknown; the first is known. features: of each tick (see `replay`). settings: compiled, of one row. current:
@@ -65,7 +65,8 @@ def proposals(
         mixed = [np.sum(hedge.weights(np, memory, price) * orders[part], axis=1) for price in prices]
         out[part] = np.maximum.reduce(mixed)
     out[~known] = np.nan
-    return out
+    patience = hedge.patience(np, state["known"], settings["interval"])
+    return out, np.zeros(len(time)) if patience is None else patience
 
 
 class _Ran:
@@ -142,7 +143,7 @@ def _same(a: State, b: State) -> np.ndarray:
 
 
 def _followed(hedge: Hedge, demand: np.ndarray, orders: np.ndarray, known: np.ndarray, settings: State) -> State:
-    """Return `cost`, `late` (T, K) float32, `demand` and `known` (T,) of a hedge's memory after each tick's charge.
+    """Return `cost`, `late` (T, K) float32, and (T,) the other sums of a hedge's memory after each tick's charge.
 
     orders: (T, K), of the ticks that are known.
     """
@@ -181,14 +182,17 @@ def _followed(hedge: Hedge, demand: np.ndarray, orders: np.ndarray, known: np.nd
         missed[part] = need[part] * share
 
     keep = float(2.0 ** (-settings["interval"] / hedge.half_life)[0])
-    cost, late, total, sure = np.zeros(size, np.float32), np.zeros(size, np.float32), 0.0, 0.0
+    cost, late, total, sure, most = np.zeros(size, np.float32), np.zeros(size, np.float32), 0.0, 0.0, 0.0
+    between: list[float] = (missed.max(axis=1) - missed.min(axis=1)).tolist()
     found: State = {name: np.empty((steps, size), np.float32) for name in ("cost", "late")}
-    found |= {name: np.empty(steps) for name in ("demand", "known")}
+    found |= {name: np.empty(steps) for name in ("demand", "known", "apart")}
     for t, charged in enumerate(told.tolist()):
         if charged:
             cost = (keep * cost.astype(np.float64) + billed[t]).astype(np.float32)
             late = (keep * late.astype(np.float64) + missed[t]).astype(np.float32)
             total = keep * total + float(need[t, 0])
             sure = keep * sure + interval
-        found["cost"][t], found["late"][t], found["demand"][t], found["known"][t] = cost, late, total, sure
+            most = max(keep * most, between[t])
+        for name, value in (("cost", cost), ("late", late), ("demand", total), ("known", sure), ("apart", most)):
+            found[name][t] = value
     return found

@@ -53,10 +53,20 @@ class Entrant:
 
 @dataclass(slots=True)
 class Schedule:
-    """Orders fixed beforehand: how a clairvoyant plan is replayed in the world. orders: (N, T) replicas."""
+    """Orders fixed beforehand: how a clairvoyant plan is replayed in the world.
+
+    orders: (N, T) replicas. patience: (N, T) seconds to keep replicas (None: 0).
+    """
 
     orders: np.ndarray
     name: str = "clairvoyant"
+    patience: np.ndarray | None = None
+
+    def repeated(self, rows: int) -> "Schedule":
+        """Return it for so many rows, of which each is the first."""
+        wide = (rows, self.orders.shape[1])
+        patience = None if self.patience is None else np.broadcast_to(self.patience, wide)
+        return Schedule(np.broadcast_to(self.orders, wide), self.name, patience)
 
     def state(self, n: int) -> State:
         """Return `step`: (n,) int64, decisions made."""
@@ -64,9 +74,10 @@ class Schedule:
 
     def propose(self, view: View, state: State) -> tuple[Proposal, State]:
         """Return the orders of this step."""
-        step = np.minimum(state["step"], self.orders.shape[1] - 1)
-        replicas = self.orders[np.arange(len(step)), step].astype(np.float64)
-        return Proposal(replicas=replicas), {"step": state["step"] + 1}
+        at = np.arange(len(state["step"])), np.minimum(state["step"], self.orders.shape[1] - 1)
+        patience = None if self.patience is None else self.patience[at]
+        proposal = Proposal(replicas=self.orders[at].astype(np.float64), patience=patience)
+        return proposal, {"step": state["step"] + 1}
 
 
 def start_replicas(loads: Sequence[Load], settings: Settings) -> np.ndarray:

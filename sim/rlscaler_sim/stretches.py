@@ -152,8 +152,7 @@ class Several:
         for index, entrant in enumerate(self.entrants):
             rows, policy = np.flatnonzero(who == index), entrant.policy
             if isinstance(policy, Schedule):
-                orders = np.broadcast_to(policy.orders, (rows.size, policy.orders.shape[1]))
-                policy = Schedule(orders, policy.name)
+                policy = policy.repeated(rows.size)
             found.append((policy, rows))
         return found
 
@@ -476,10 +475,10 @@ def _foretold(entrant: Entrant, told: Told, start: float, unread: Sequence[str])
         return entrant
     if not (np.isfinite(told.read[0]) and "backlog" in unread and hedge_over_time.blind(tenure.hedge)):
         return entrant
-    found = hedge_over_time.proposals(
+    orders, patience = hedge_over_time.proposals(
         tenure.hedge, told.time, told.read, told.features, compiled(entrant.settings, 1), start
     )
-    return replace(entrant, policy=Schedule(found[None, :], policy.name))
+    return replace(entrant, policy=Schedule(orders[None, :], policy.name, patience[None, :]))
 
 
 def _totals(told: Told, found: Found) -> Totals:

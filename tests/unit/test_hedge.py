@@ -8,7 +8,7 @@ import pytest
 
 from rlscaler import Autoscaler, Objective, Settings, Snapshot, tuned
 from rlscaler.arrays import State
-from rlscaler.hedge import PRICES, Family, Hedge
+from rlscaler.hedge import PRICES, SWAY, Family, Hedge
 from rlscaler.policy import Policy, Proposal, View
 from rlscaler.reasons import Reason
 from rlscaler.rules.hpa import Hpa
@@ -105,6 +105,47 @@ def test_a_leader_that_stops_paying_loses_its_say() -> None:
     told, _ = followed(Hedge([], [turncoat, Ratio(1.6)], half_life=2 * 3600.0), noisy(10 * HOUR))
     assert told[5 * HOUR].argmax() == 0
     assert told[-1].argmax() == 1
+
+
+@pytest.mark.parametrize("intervals", [1, 3, 40])
+def test_no_single_interval_decides(intervals: int) -> None:
+    """However much is known: what one interval tells is believed up to SWAY, what many tell is believed."""
+    hedge = Hedge([], [Ratio(1.2), Ratio(1.3)], rate=400.0)
+    lost, demand = 25.0, 25.0 * 4 * HOUR
+    state = hedge.state(1) | {
+        "late": np.array([[lost * intervals, 0.0]], np.float32),
+        "apart": np.array([lost]),
+        "demand": np.array([demand]),
+        "known": np.array([1e9]),
+    }
+    for price in PRICES:
+        weights = hedge.weights(np, state, price)[0]
+        assert np.log(weights[1] / weights[0]) == pytest.approx(SWAY * intervals, rel=0.35)
+        assert np.log(weights[1] / weights[0]) <= SWAY * intervals
+
+
+def test_what_told_candidates_apart_most_is_remembered() -> None:
+    """One burst of a minute that the cheaper one is late in; it fades as the costs do."""
+    load = np.full((3 * HOUR, 1), 200.0)
+    load[HOUR : HOUR + 4] = 400.0
+    hedge = Hedge([], [Ratio(1.3), Ratio(2.5)], half_life=3600.0)
+    scaler, ready, apart = Autoscaler(hedge, SETTINGS, 1), 50.0, []
+    for step, now in enumerate(load[:, 0]):
+        scaler.decide(Snapshot(time=1e9 + 15.0 * step, load=now, ready=ready, desired=ready))
+        apart.append(float(scaler.memory([0], ["policy"])["policy"]["apart"][0]))
+    assert max(apart[:HOUR]) < 0.1
+    assert 10.0 < max(apart) <= 40.0
+    since = apart[::-1].index(max(apart))
+    assert apart[-1] == pytest.approx(max(apart) * 2.0 ** (-since / HOUR), rel=1e-6)
+
+
+def test_replicas_are_kept_for_minutes_while_nothing_is_known() -> None:
+    """The first dip lowers nothing at once, one after hours does."""
+    dip = np.full((8, 1), 60.0)
+    early = run(Tenure(**TUNED), np.concatenate([np.full((4, 1), 200.0), dip]))
+    late = run(Tenure(**TUNED), np.concatenate([np.full((3 * HOUR, 1), 200.0), dip]))
+    assert early[4:, 0].min() == early[3, 0]
+    assert late[-1, 0] < 0.7 * late[3 * HOUR - 1, 0]
 
 
 def test_a_stricter_objective_never_orders_less() -> None:

@@ -141,7 +141,7 @@ def test_a_hedge_over_time_proposes_as_tick_by_tick(policy: str, monkeypatch: py
     tenure: Any = getattr(made, "tenure", made)
     hedge = tenure.hedge
     assert hedge_over_time.blind(hedge)
-    found = hedge_over_time.proposals(hedge, time, seen[0], features, facts, 9.0)
+    found, patience = hedge_over_time.proposals(hedge, time, seen[0], features, facts, 9.0)
     memory = made.state(1)
     for tick in range(500):
         at = slice(tick, tick + 1)
@@ -150,6 +150,8 @@ def test_a_hedge_over_time_proposes_as_tick_by_tick(policy: str, monkeypatch: py
                     demand=snapshot["load"] / facts["capacity_per_replica"], current=np.array([9.0]))  # fmt: skip
         proposal, memory = made.propose(view, memory)
         np.testing.assert_array_equal(found[at], proposal.replicas, err_msg=str(tick))
+        kept = np.zeros(1) if proposal.patience is None else proposal.patience
+        np.testing.assert_array_equal(patience[at], kept, err_msg=str(tick))
 
 
 def test_a_plan_in_parts_is_as_good_and_its_bound_holds(monkeypatch: pytest.MonkeyPatch) -> None:
