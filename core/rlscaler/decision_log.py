@@ -32,6 +32,8 @@ _CLOCK = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])(?::([0-5][0-9]))?")
 class Line:
     """One decision. number: of the line, from 1. settings: of the workload then; None: the log does not tell.
 
+    tenure: of `tenured.MODES`, whether the policy had to earn its say; None: as the policy has it.
+
     demand, recommendation, proposal: replicas, NaN = unknown. replicas: -1 = none decided. observation: (F,) float64.
     """
 
@@ -44,6 +46,7 @@ class Line:
     reasons: tuple[str, ...]
     sentence: str
     policy: str
+    tenure: str | None
     settings: Settings | None
     observation: np.ndarray = field(repr=False)
 
@@ -159,6 +162,7 @@ def _line(path: Path, number: int, row: dict[str, Any]) -> Line:
             reasons=tuple(str(each) for each in row["reasons"]),
             sentence=str(row.get("sentence", "")),
             policy=str(row.get("policy", "")),
+            tenure=str(row["tenure"]) if row.get("tenure") else None,
             settings=_settings(json.dumps(row["settings"])) if row.get("settings") is not None else None,
             observation=np.array([_number(seen[name]) for name in NAMES], np.float64),
         )

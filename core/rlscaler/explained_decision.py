@@ -14,7 +14,7 @@ from rlscaler.artifact import ArtifactError
 from rlscaler.counterfactuals import PAST, Answer, Explained, Next, explained, wish
 from rlscaler.decision_log import DecisionLog, found, read, when
 from rlscaler.errors import UserError
-from rlscaler.policies import BUILT_IN, SPARE_RULE, PolicyError, load_policy
+from rlscaler.policies import BUILT_IN, RULES, SPARE_RULE, PolicyError, load_policy
 from rlscaler.policy import Policy
 from rlscaler.quantities import duration_text, shown
 from rlscaler.reasons import SENTENCES
@@ -51,7 +51,7 @@ def explanation(
     log = read(path, workload)
     index = found(log, at)
     line = log.lines[index]
-    made = _policy(policy or line.policy, log, stated=policy is not None)
+    made = _policy(policy or line.policy, line.tenure, log, stated=policy is not None)
     given = settings(log.workload) if settings is not None else None
     moment = rebuilt(log, index, made, given, progress)
     answers = explained(moment)
@@ -83,11 +83,11 @@ def explanation(
     }
 
 
-def _policy(name: str, log: DecisionLog, *, stated: bool) -> Policy:
+def _policy(name: str, tenure: str | None, log: DecisionLog, *, stated: bool) -> Policy:
     if not name:
         raise UserError(f"{log.path} does not say which policy decided; name it by --policy, such as --policy default")
     try:
-        return load_policy(name)
+        return load_policy(name, tenure=None if name in RULES else tenure)
     except (PolicyError, ArtifactError) as error:
         if stated:
             raise UserError(f"--policy {shown(name)}: {error}") from error

@@ -61,6 +61,13 @@ class Tenured:
         return self.tenure.hedge.weights(xp, state)
 
 
+def mode(policy: Policy) -> str:
+    """Return which of MODES a policy decides in, "" for a rule."""
+    if isinstance(policy, Tenured):
+        return ADVISORY if policy.advisory else ON
+    return OFF if getattr(policy, "artifact", None) is not None else ""
+
+
 def tenured(learned: Policy, constants: dict[str, Any], *, advisory: bool = False, name: str = "") -> Tenured:
     """Return a learned policy that earns its say. constants: of `Tenure`, those left out being its defaults.
 

@@ -23,6 +23,7 @@ from rlscaler.decisions import Decisions
 from rlscaler.observation import NAMES, SCHEMA, observe
 from rlscaler.policy import View
 from rlscaler.stated import stated
+from rlscaler.tenured import OFF
 from rlscaler_operator.aftermath import OUTCOME, Aftermath
 from rlscaler_operator.decision_file import DecisionFile
 from rlscaler_operator.model import Key, PolicyInUse
@@ -98,6 +99,8 @@ class Lines:
             elif ticks.told[i] >= 0:
                 yield from _until(waiting, int(ticks.told[i]), ticks.outcome[i])
             told = {"workload": str(key), "policy": batch.served.get(key, batch.policy.name)} | batch.made.explain(i)
+            if batch.policy.digest and key not in batch.served:
+                told["tenure"] = batch.policy.tenure or OFF
             told["settings"] = stated(batch.view.settings, i)
             waiting.append(_Line(int(ticks.number[i]), told, observations[i]))
         now = float(np.max(batch.made.time, initial=-np.inf))

@@ -17,6 +17,7 @@ from rlscaler.files import write_text_atomically
 from rlscaler.quantities import duration_text
 from rlscaler.settings import compiled
 from rlscaler.stated import stated
+from rlscaler.tenured import mode
 from rlscaler_sim import contenders, long_plan, scenarios, stretches, world
 from rlscaler_sim.contest import Entrant
 from rlscaler_sim.evaluation import (
@@ -270,7 +271,11 @@ def compared(
         series=series(traced, float(settings.capacity_per_replica)),
         log=log(traced),
     )
-    told_by = {"policy": chosen, "settings": stated(compiled(entrants[0].settings, 1))} if keep_decisions else {}
+    if not keep_decisions:
+        return run, notes, list(traced.decisions)
+    told_by: dict[str, Any] = {"policy": chosen, "settings": stated(compiled(entrants[0].settings, 1))}
+    if earned := mode(entrants[0].policy):
+        told_by["tenure"] = earned
     return run, notes, [told_by | decision for decision in traced.decisions]
 
 

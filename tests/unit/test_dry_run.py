@@ -27,8 +27,8 @@ FIGURES = {
     "name", "cost_ratio", "violation_share", "score", "regret", "replica_hours", "rescales", "wait_p95_s",
     "max_replicas",
 }  # fmt: skip
-TOLD = {"policy", "settings", "time", "demand", "recommendation", "proposal", "replicas", "reasons", "sentence",
-        "outcome", "observation_schema", "observation"}  # fmt: skip
+TOLD = {"policy", "tenure", "settings", "time", "demand", "recommendation", "proposal", "replicas", "reasons",
+        "sentence", "outcome", "observation_schema", "observation"}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from command_line import mistakes, run, working_in
-from rlscaler import Autoscaler, Settings, Snapshot
+from rlscaler import Autoscaler, Settings, Snapshot, tenured
 from rlscaler.artifact import save
 from rlscaler.behavior import DEFAULT, Behavior, ScalingPolicy, ScalingRules
 from rlscaler.decision_log import found, read, when
@@ -88,6 +88,8 @@ def kept(
     if before:
         past = np.arange(-before, 0)
         scaler.fill([0, 1], BEGIN + INTERVAL * past, np.stack([at(int(tick)) for tick in past], axis=1))
+    mode = tenured.mode(policy)
+    in_use = PolicyInUse(name, "sha256:0" if mode else "", tenure="" if mode == tenured.OFF else mode)
     lines = Lines()
     texts: list[str] = []
     decided: list[np.ndarray] = []
@@ -103,7 +105,7 @@ def kept(
         memory = scaler.memory(scaler.rows, PARTS)
         view = scaler.view(Snapshot(**reading))
         made = scaler.decide_on(view)
-        texts += lines.made(Batch(KEYS, PolicyInUse(name), view, made))
+        texts += lines.made(Batch(KEYS, in_use, view, made))
         decided.append(made.replicas)
         current = made.replicas.astype(np.float64)
     texts += lines.rest()
@@ -240,6 +242,15 @@ def test_who_has_the_say_is_told(name: str, tmp_path: Path) -> None:
     names = [words for _, words in tenure.candidates]
     assert [shares[each] for each in names] == pytest.approx(weights.tolist(), abs=0.02)
     assert f"{value['standing']['candidates'][0]['name']} leads, on 14m of past: " in " ".join(told(value)[-4:])
+
+
+@pytest.mark.parametrize("mode", tenured.MODES)
+def test_a_log_says_whether_say_was_earned(mode: str, tmp_path: Path) -> None:
+    made = kept(tmp_path / "log.jsonl", load_policy("default", tenure=mode), "default", ticks=40)
+    value = explanation(made.path, "last", workload="web")
+    assert value["replay"]["exact"]
+    assert value["replay"]["alike"] == 39
+    assert (value["standing"] is None) == (mode == tenured.OFF)
 
 
 def test_a_dry_run_is_explained_exactly(tmp_path: Path) -> None:

@@ -112,7 +112,8 @@ def test_every_decision_has_a_line_in_its_order(tmp_path: Path) -> None:
 
 
 def test_a_line_is_that_of_a_dry_run_and_says_whose_it_is(tmp_path: Path) -> None:
-    _, _, made = dry_run(None, scenarios.get("steady"), compare=(), duration=600.0, keep_decisions=True)
+    _, _, made = dry_run(None, scenarios.get("steady"), policy="growth-quantile", compare=(), duration=600.0,
+                         keep_decisions=True)  # fmt: skip
     line = log_of(tmp_path, swinging)[10]
     assert set(line) == set(made[10]) | {"workload", "policy", "applied"}
     assert set(line["observation"]) == set(made[10]["observation"])
