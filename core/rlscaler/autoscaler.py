@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from rlscaler import archive, behavior, growth, guard, history
-from rlscaler import features as _features
+from rlscaler import archive, behavior, blocks, growth, guard, history
 from rlscaler.arrays import Array, State
 from rlscaler.decisions import Decisions as Decisions
+from rlscaler.lean import NUMPY
 from rlscaler.memory import PARTS, adopted, regrid, require_alike
 from rlscaler.panel import Panel as Panel
 from rlscaler.policies import SPARE_RULE, load_policy
@@ -26,8 +26,6 @@ from rlscaler.rules.growth import Growth
 from rlscaler.settings import Settings, compiled
 from rlscaler.snapshot import Snapshot, cleaned
 
-_BLOCK = 512
-"""Rows whose features are computed at once: few enough that the intermediate arrays stay in the cache."""
 _SUMMARY_SPAN = 2 * len(growth.PHASES) * growth.PHASE_SECONDS
 """Seconds within which every summary of a history is made anew."""
 _SPARE, _LEAST_SPARE = 8, 16
@@ -226,43 +224,17 @@ class Autoscaler:
             )
         for column in range(values.shape[1]):
             now = np.broadcast_to(times[..., column], (len(rows),))
-            self._remember(rows, now, values[:, column])
+            blocks.record(self._history, self._settings, rows, now, values[:, column])
             # The summaries that `decide` would have made at these ticks; earlier ones are made over.
             if now[0] > times[..., -1].flat[0] - _SUMMARY_SPAN:
-                growth.refresh(np, self._history, rows, now, taken(self._settings, rows))
-
-    def _remember(self, rows: np.ndarray, time: np.ndarray, load: np.ndarray) -> None:
-        load = np.where((load >= 0) & np.isfinite(load), load, np.nan)
-        intervals = self._settings["interval"][rows]
-        for interval, same in _alike(intervals):
-            for begin in range(0, len(same), _BLOCK):
-                mine = same[begin : begin + _BLOCK]
-                settings = taken(self._settings, rows[mine])
-                history.record(np, self._history, rows[mine], time[mine], load[mine], settings, interval)
+                growth.refresh(NUMPY, self._history, rows, now, taken(self._settings, rows))
 
     def remember(self, snapshot: Snapshot, rows: Any = None) -> State:
         """Take in the snapshot's load and return the features of the rows (None: all live rows)."""
         which = self.rows if rows is None else np.atleast_1d(np.asarray(rows, np.int64))
-        snap = cleaned(np, snapshot, len(which), self._settings["interval"])
-        self._remember(which, snap["time"], snap["load"])
-        return self._features(which, snap["time"])
-
-    def _features(self, rows: np.ndarray, time: np.ndarray) -> State:
-        intervals = self._settings["interval"][rows]
-        out: State = {}
-        for interval, same in _alike(intervals):
-            for begin in range(0, len(same), _BLOCK):
-                mine = same[begin : begin + _BLOCK]
-                settings = taken(self._settings, rows[mine])
-                part = _features.features(np, self._history, rows[mine], time[mine], settings, interval)
-                if len(mine) == len(rows):
-                    return part
-                if not out:
-                    out = {name: np.empty((len(rows), *a.shape[1:]), np.float32) for name, a in part.items()}
-                place = slice(begin, begin + len(mine)) if len(same) == len(rows) else mine
-                for name, array in part.items():
-                    out[name][place] = array
-        return out
+        snap = cleaned(NUMPY, snapshot, len(which), self._settings["interval"])
+        blocks.record(self._history, self._settings, which, snap["time"], snap["load"])
+        return blocks.features(self._history, self._settings, which, snap["time"])
 
     def view(self, snapshot: Snapshot, rows: Any = None, features: Mapping[str, Array] | None = None) -> View:
         """Take in the snapshot and return what a policy may look at.
@@ -271,14 +243,14 @@ class Autoscaler:
         """
         some = self._which(rows)
         which = self.rows if some is None else some
-        snap = cleaned(np, snapshot, len(which), self._settings["interval"])
+        snap = cleaned(NUMPY, snapshot, len(which), self._settings["interval"])
         if features is None:
-            self._remember(which, snap["time"], snap["load"])
-            features = self._features(which, snap["time"])
+            blocks.record(self._history, self._settings, which, snap["time"], snap["load"])
+            features = blocks.features(self._history, self._settings, which, snap["time"])
         settings = taken(self._settings, some)
         current = np.where(np.isnan(snap["desired"]), snap["ready"] + snap["starting"], snap["desired"])
         return View(
-            xp=np,
+            xp=NUMPY,
             settings=settings,
             snapshot=snap,
             features=features,
@@ -326,7 +298,7 @@ class Autoscaler:
             put(self._rule, rows, memory)
             recommendation = ruled.replicas
         state = taken(self._guard, rows)
-        replicas, bits, state = guard.settle(np, view, dict(state), proposal, recommendation)
+        replicas, bits, state = guard.settle(NUMPY, view, dict(state), proposal, recommendation)
         put(self._guard, rows, state)
         return Decisions(
             time=view.snapshot["time"],
@@ -407,10 +379,3 @@ class Autoscaler:
                 text = f"saved with policy {about['policy']!r}, whose state another policy cannot take"
                 raise ValueError(f"{path}: {text} ({problem})") from problem
         return scaler
-
-
-def _alike(intervals: np.ndarray) -> list[tuple[float, np.ndarray]]:
-    """Return each interval, and the positions that have it."""
-    if len(intervals) and (intervals == intervals[0]).all():
-        return [(float(intervals[0]), np.arange(len(intervals)))]
-    return [(float(interval), np.flatnonzero(intervals == interval)) for interval in np.unique(intervals)]

@@ -3,7 +3,9 @@
 They depend on the load alone, not on what was decided, so they can be computed once for a trace and looked up.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from rlscaler import growth, history
@@ -14,6 +16,8 @@ LAGS = (30.0, 60.0, 120.0, 180.0, 300.0, 600.0, 1200.0, 2400.0, 3600.0)
 SPANS = (60.0, 180.0, 300.0, 900.0, 3600.0)
 """Spans in seconds over which means are told; extremes over those of EXTREMES."""
 EXTREMES = (300.0, 900.0, 3600.0)
+NOISES = (300.0, 3600.0)
+"""Spans in seconds over which the root mean square of the log steps is told."""
 AHEAD = 8
 """Points of the seasonal profile that are told, half a reaction time apart."""
 SOURCES = ("hour", "sixhours", "daylong", "weeklong", "trend", "level")
@@ -28,6 +32,21 @@ def label(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:g}s"
     return f"{seconds / 60:g}m" if seconds < 3600 else f"{seconds / 3600:g}h"
+
+
+_RELATIVE = ("rel_latest", *(f"lag_{label(span)}" for span in LAGS), *(f"mean_{label(span)}" for span in SPANS),
+             *(f"{end}_{label(span)}" for end in ("max", "min") for span in EXTREMES))  # fmt: skip
+"""Features that are the logarithm of something less that of the level."""
+_NOISES = tuple(f"noise_{label(span)}" for span in NOISES)
+_TOLD = tuple(f"{source}_{statistic}" for source in SOURCES for statistic in growth.STATISTICS)
+_MEANS = tuple(sorted({*TREND, *SPANS}))
+
+
+@cache
+def _counts(interval: float, spans: tuple[float, ...]) -> tuple[int, ...]:
+    """Return how many samples of the last hour each of the spans has."""
+    hour = history.slots(3600.0, interval)
+    return tuple(min(hour, history.slots(span, interval)) for span in spans)
 
 
 def _profile_at(xp: Any, state: State, rows: Array, time: Array) -> Array:
@@ -54,13 +73,13 @@ def _profile_at(xp: Any, state: State, rows: Array, time: Array) -> Array:
 
 
 def _coarse_at(xp: Any, state: State, rows: Array, time: Array) -> Array:
-    """Return (N,) the five-minute mean (requests/s) interpolated at a past `time`, NaN where unknown."""
+    """Return (N, P) the five-minute means (requests/s) interpolated at past `time` (N, P), NaN where unknown."""
     where = time / history.COARSE_SECONDS - 0.5
     low = xp.floor(where)
     share = xp.astype(where - low, xp.float32)
     low = xp.astype(low, xp.int64)
-    before = state["coarse"][rows, low % history.COARSE]
-    after = state["coarse"][rows, (low + 1) % history.COARSE]
+    before = state["coarse"][rows[:, None], low % history.COARSE]
+    after = state["coarse"][rows[:, None], (low + 1) % history.COARSE]
     return before + share * (after - before)
 
 
@@ -86,7 +105,7 @@ class Past:
     capacity: Array
 
 
-def features(xp: Any, state: State, rows: Array, time: Array, settings: State, interval: float) -> State:
+def features(xp: Any, state: State, rows: Array, time: Array, settings: Mapping[str, Array], interval: float) -> State:
     """Return the features of the rows: float32 arrays (N,), `ahead` (N, AHEAD).
 
     `level` and `latest` are in replicas; all else is the logarithm of a ratio to `level` (half a replica added to
@@ -96,7 +115,7 @@ def features(xp: Any, state: State, rows: Array, time: Array, settings: State, i
     return told(xp, gathered(xp, state, rows, time, settings, interval), interval)
 
 
-def gathered(xp: Any, state: State, rows: Array, time: Array, settings: State, interval: float) -> Past:
+def gathered(xp: Any, state: State, rows: Array, time: Array, settings: Mapping[str, Array], interval: float) -> Past:
     """Return what the history holds that features are made of."""
     seen = state["slot"][rows] >= 0
     slot = xp.where(seen, state["slot"][rows], 0)
@@ -121,63 +140,67 @@ def quarter_of(xp: Any, time: Array) -> Array:
     return xp.astype(xp.floor(time / history.QUARTER_SECONDS), xp.int64) % history.QUARTERS_DAY
 
 
-def seasonal(xp: Any, state: State, rows: Array, time: Array, settings: State) -> tuple[Array, Array, Array]:
+def seasonal(
+    xp: Any, state: State, rows: Array, time: Array, settings: Mapping[str, Array]
+) -> tuple[Array, Array, Array]:
     """Return `then`, `later` and `usual` of `Past`."""
     reaction = settings["interval"] + settings["lag"] + settings["startup"]
-    back = (growth.DAY, 7 * growth.DAY)
-    then = xp.stack([_coarse_at(xp, state, rows, time - b) for b in back], axis=1)
-    later = xp.stack([_coarse_at(xp, state, rows, time - b + reaction) for b in back], axis=1)
-    points = xp.stack([time + 0.5 * j * reaction for j in range(AHEAD + 1)], axis=1)
-    return then, later, _profile_at(xp, state, rows, points)
+    ago = [time - growth.DAY, time - 7 * growth.DAY]
+    past = _coarse_at(xp, state, rows, xp.stack([*ago, *(each + reaction for each in ago)], axis=1))
+    halves = 0.5 * xp.arange(AHEAD + 1, dtype=xp.float64, device=getattr(time, "device", None))
+    points = time[:, None] + halves * reaction[:, None]
+    return past[:, :2], past[:, 2:], _profile_at(xp, state, rows, points)
 
 
-def _mean(xp: Any, array: Array, count: int) -> Array:
-    """Return the mean of the first columns of (R, K)."""
-    some = array[:, :count]
-    return xp.sum(some, axis=1) / some.shape[1]
+def _means(xp: Any, array: Array, counts: tuple[int, ...]) -> list[Array]:
+    """Return the means of the first columns of (R, K), as many as each of the counts says."""
+    return [xp.sum(array[:, :count], axis=1) / min(count, array.shape[1]) for count in counts]
+
+
+def _extremes(xp: Any, logs: Array, counts: tuple[int, ...]) -> tuple[list[Array], list[Array]]:
+    """Return the highest and the lowest of the first columns of (R, K); the counts of columns ascend."""
+    highs: list[Array] = []
+    lows: list[Array] = []
+    begin = 0
+    for count in counts:
+        if count > begin:
+            block = logs[:, begin:count]
+            top, bottom = xp.max(block, axis=1), xp.min(block, axis=1)
+            highs.append(xp.maximum(highs[-1], top) if highs else top)
+            lows.append(xp.minimum(lows[-1], bottom) if lows else bottom)
+            begin = count
+        else:
+            highs.append(highs[-1])
+            lows.append(lows[-1])
+    return highs, lows
 
 
 def told(xp: Any, past: Past, interval: float) -> State:
     """Return the features, see `features`."""
-    hour = history.slots(3600.0, interval)
     recent = past.recent / past.capacity[:, None]
     logs = xp.log(recent + 0.5)
     level = xp.where(past.seen, 0.5 * (recent[:, 0] + recent[:, 1]), float("nan"))
     base = xp.log(level + 0.5)
-
-    def count(span: float) -> int:
-        return min(hour, history.slots(span, interval))
-
     out: State = {"level": level, "latest": xp.where(past.seen, recent[:, 0], float("nan"))}
-    out["rel_latest"] = logs[:, 0] - base
-    for lag in LAGS:
-        out[f"lag_{label(lag)}"] = logs[:, count(lag)] - base
-    means = {span: xp.log(_mean(xp, recent, count(span)) + 0.5) for span in (*TREND, *SPANS)}
-    for span in SPANS:
-        out[f"mean_{label(span)}"] = means[span] - base
-    out["trend"] = means[TREND[0]] - means[TREND[1]]
-    begin, high, low = 0, None, None
-    for span in EXTREMES:
-        if count(span) > begin:
-            block = logs[:, begin : count(span)]
-            top, bottom = xp.max(block, axis=1), xp.min(block, axis=1)
-            high = top if high is None else xp.maximum(high, top)
-            low = bottom if low is None else xp.minimum(low, bottom)
-            begin = count(span)
-        out[f"max_{label(span)}"], out[f"min_{label(span)}"] = high - base, low - base
-    steps = logs[:, :-1] - logs[:, 1:]
-    squares = steps * steps
-    for name, span in (("noise_5m", 300.0), ("noise_1h", 3600.0)):
-        out[name] = xp.sqrt(_mean(xp, squares, count(span)))
+
+    lags = [logs[:, count] for count in _counts(interval, LAGS)]
+    means = xp.log(xp.stack(_means(xp, recent, _counts(interval, _MEANS)), axis=0) + 0.5)
+    mean = dict(zip(_MEANS, means, strict=True))
+    out["trend"] = mean[TREND[0]] - mean[TREND[1]]
+    highs, lows = _extremes(xp, logs, _counts(interval, EXTREMES))
+    columns = xp.stack([logs[:, 0], *lags, *(mean[span] for span in SPANS), *highs, *lows], axis=0)
+    out |= zip(_RELATIVE, columns - base, strict=True)
+    squares = logs[:, :-1] - logs[:, 1:]
+    squares *= squares
+    noises = xp.sqrt(xp.stack(_means(xp, squares, _counts(interval, NOISES)), axis=0))
+    out |= zip(_NOISES, noises, strict=True)
 
     code = xp.where(past.code < 0, growth.TRENDS // 2, past.code)
     row = xp.arange(code.shape[0], device=getattr(code, "device", None))
-    picks = [past.summary[:, w] for w in range(growth.WINDOWS)]
-    picks.append(past.summary[row, growth.WINDOWS + code % growth.TRENDS])
-    picks.append(past.summary[row, growth.WINDOWS + growth.TRENDS + code // growth.TRENDS])
-    for source, values in zip(SOURCES, picks, strict=True):
-        for column, statistic in enumerate(growth.STATISTICS):
-            out[f"{source}_{statistic}"] = values[:, column]
+    trend = past.summary[row, growth.WINDOWS + code % growth.TRENDS]
+    usual = past.summary[row, growth.WINDOWS + growth.TRENDS + code // growth.TRENDS]
+    windows = xp.reshape(past.summary[:, : growth.WINDOWS], (code.shape[0], -1))
+    out |= zip(_TOLD, xp.concat([windows, trend, usual], axis=1).T, strict=True)
 
     mean_growth = past.moments[:, 0]
     spread = xp.sqrt(xp.clip(past.moments[:, 1] - mean_growth * mean_growth, 0.0, None))

@@ -9,6 +9,7 @@ Histograms decay with a half-life. Decay is lazy: a sample recorded at t weighs 
 old samples never have to be touched; `ref` moves when the weights grow large.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,13 @@ def _prior() -> np.ndarray:
 
 
 PRIOR = _prior()
+_HELD = (PRIOR_SAMPLES * PRIOR).astype(np.float32)[:, None]
+_INNER, _UPPER = EDGES[1:-1].astype(np.float32), EDGES[1:].astype(np.float32)
+_BILL = np.exp(_UPPER)[:, None]
+_SHARES = np.array(QUANTILES, np.float32)[:, None]
+_RANK = np.arange(BINS, 0, -1).astype(np.uint8)[:, None]
+"""What every summary needs, bins first: the prior's weights, upper edges of bins, what a headroom costs without
+violations, and ranks, highest at the first bin, so that of several that cost the least the first is found."""
 
 
 def state(n: int) -> State:
@@ -74,7 +82,7 @@ def state(n: int) -> State:
     }
 
 
-def horizon_index(xp: Any, settings: State) -> Array:
+def horizon_index(xp: Any, settings: Mapping[str, Array]) -> Array:
     """Return (N,) the index in LADDER of the first horizon that covers interval + lag + start-up."""
     needed = settings["interval"] + settings["lag"] + settings["startup"]
     index = xp.zeros(needed.shape, dtype=xp.int64, device=getattr(needed, "device", None))
@@ -101,20 +109,23 @@ def record(xp: Any, state: State, rows: Array, time: Array, growth: Array, valid
         ref = xp.where(old, time, ref)
     state["growth_ref"][rows] = ref
 
-    edges = xp.asarray(EDGES[1:-1].astype(np.float32), device=device)
-    bins = xp.searchsorted(edges, xp.reshape(growth, (-1,)), side="right")
-    bins = xp.reshape(bins, growth.shape)
+    # Counted, not searched: a search cannot foresee its turns.
+    below = xp.reshape(growth, (-1,)) < xp.asarray(_INNER[:, None], device=device)
+    bins = xp.reshape(BINS - 1 - _count(xp, below), growth.shape)
     weights = xp.astype(2.0 ** ((time - ref)[:, None] / half_lives[None, : WINDOWS + 1]), xp.float32)
     horizons = growth.shape[1]
-    trend, level = classes % TRENDS, classes // TRENDS
-    base = (rows[:, None] * horizons + xp.arange(horizons, device=device)[None, :]) * HISTOGRAMS
+    first = (rows[:, None] * horizons + xp.arange(horizons, device=device)[None, :]) * (HISTOGRAMS * BINS) + bins
+    # The cells of each growth: one in each window, and one in its class of trend and of level.
+    cells = xp.empty((*growth.shape, WINDOWS + 2), dtype=xp.int64, device=device)
+    cells[:, :, :WINDOWS] = first[:, :, None] + BINS * xp.arange(WINDOWS, device=device)
+    cells[:, :, WINDOWS] = first + BINS * (WINDOWS + classes % TRENDS)
+    cells[:, :, WINDOWS + 1] = first + BINS * (WINDOWS + TRENDS + classes // TRENDS)
+    more = xp.empty(cells.shape, dtype=xp.float32, device=device)
+    mask = xp.astype(valid, xp.float32)[:, :, None]
+    more[:, :, : WINDOWS + 1] = mask * weights[:, None, :]
+    more[:, :, WINDOWS + 1] = more[:, :, WINDOWS]
     flat = xp.reshape(state["growth"], (-1,))
-    mask = xp.astype(valid, xp.float32)
-    for w in range(WINDOWS):
-        flat[(base + w) * BINS + bins] += mask * weights[:, w : w + 1]
-    conditional = mask * weights[:, WINDOWS:]
-    flat[(base + WINDOWS + trend) * BINS + bins] += conditional
-    flat[(base + WINDOWS + TRENDS + level) * BINS + bins] += conditional
+    flat[cells] += more
 
 
 def summarize(xp: Any, weights: Array, age: Array, half_lives: Array, price: Array) -> Array:
@@ -124,27 +135,27 @@ def summarize(xp: Any, weights: Array, age: Array, half_lives: Array, price: Arr
     """
     n, many, device = age.shape[0], half_lives.shape[0], getattr(age, "device", None)
     decay = xp.astype(2.0 ** (-age[:, None] / half_lives[None, :]), xp.float32)
-    prior = xp.asarray((PRIOR_SAMPLES * PRIOR).astype(np.float32), device=device)
+    prior, upper, bill, shares, rank = (
+        xp.asarray(each, device=device) for each in (_HELD, _UPPER, _BILL, _SHARES, _RANK)
+    )
     # Bins first from here on, in memory too: what is said of a histogram is arithmetic over all of them, bin by bin.
     raw = xp.reshape(xp.reshape(weights, (n * many, BINS)).T, (-1,))
-    below = _running(xp, xp.reshape(raw, (BINS, n * many)) * xp.reshape(decay, (-1,)) + prior[:, None])
+    mass = xp.reshape(raw, (BINS, n * many)) * xp.reshape(decay, (-1,))
+    mass += prior
+    below = _running(xp, mass)
     total = below[-1]
-    upper = xp.asarray(EDGES[1:].astype(np.float32), device=device)
-    columns = []
-    for q in QUANTILES:
-        columns.append(upper[_count(xp, below < q * total)])
+    quantiles = upper[_count(xp, below < (shares * total)[:, None, :], axis=1)]
     above = 1.0 - below / total
-    bill, each = xp.exp(upper)[:, None], xp.repeat(xp.astype(price, xp.float32), many)
-    # Highest at the first bin, so that of several that cost the least the first is found.
-    rank = xp.arange(BINS, 0, -1, dtype=xp.uint8, device=device)[:, None]
+    each = xp.repeat(xp.astype(price, xp.float32), many)
+    columns = []
     least = total
     for kappa in KAPPAS:
-        cost = bill + kappa * each * above
+        cost = kappa * each * above
+        cost += bill
         least = xp.min(cost, axis=0)
         first = xp.max(xp.astype(cost == least, xp.uint8) * rank, axis=0)
         columns.append(upper[BINS - xp.astype(first, xp.int64)])
-    columns.append(least)
-    return xp.reshape(xp.stack(columns, axis=-1), (n, many, len(STATISTICS)))
+    return xp.reshape(xp.concat([quantiles, xp.stack([*columns, least], axis=0)]).T, (n, many, len(STATISTICS)))
 
 
 def _running(xp: Any, mass: Array) -> Array:
@@ -156,12 +167,12 @@ def _running(xp: Any, mass: Array) -> Array:
     return mass
 
 
-def _count(xp: Any, found: Array) -> Array:
-    """Return how many of the bins, the first axis, are found in each column, int64; there are fewer than 256."""
-    return xp.astype(xp.sum(xp.astype(found, xp.uint8), axis=0, dtype=xp.uint8), xp.int64)
+def _count(xp: Any, found: Array, axis: int = 0) -> Array:
+    """Return how many are found along the axis of the bins, int64; there are fewer than 256."""
+    return xp.astype(xp.sum(xp.astype(found, xp.uint8), axis=axis, dtype=xp.uint8), xp.int64)
 
 
-def refresh(xp: Any, state: State, rows: Array, time: Array, settings: State) -> None:
+def refresh(xp: Any, state: State, rows: Array, time: Array, settings: Mapping[str, Array]) -> None:
     """Bring the summaries of the due histograms up to date, in place.
 
     A quarter of the histograms is due in each 15 s of absolute time, so the work is even and a row's summaries

@@ -5,12 +5,15 @@ An unknown sample repeats the last known value in the ring and is marked, so tha
 is learned from it. 39 kB a workload (`nbytes`).
 """
 
+from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from rlscaler import growth
 from rlscaler.arrays import Array, State
+from rlscaler.rows import Picked
 
 RING = 720
 """Samples kept one by one: an hour at 5 s, more at longer intervals."""
@@ -51,18 +54,26 @@ def nbytes(state: State) -> int:
 
 
 def newest(xp: Any, ring: Array, rows: Array, slot: Array, count: int) -> Array:
-    """Return (N, count) the newest entries of a ring (rows, size) indexed by slot, newest first."""
+    """Return (N, count) the newest entries of a ring (rows, size) indexed by slot, newest first; maybe a view of it."""
     size = ring.shape[1]
     first = int(slot[0])
     if bool(xp.all(slot == first)):
-        position = first % size
+        position, which = first % size, _run(xp, rows)
         if position + 1 >= count:
-            block = ring[:, position + 1 - count : position + 1][rows]
+            block = ring[which, position + 1 - count : position + 1]
         else:
-            block = xp.concat([ring[:, size + position + 1 - count :][rows], ring[:, : position + 1][rows]], axis=1)
+            block = xp.concat([ring[which, size + position + 1 - count :], ring[which, : position + 1]], axis=1)
         return xp.flip(block, axis=1)
     offsets = xp.arange(count, device=getattr(ring, "device", None))
     return ring[rows[:, None], (slot[:, None] - offsets[None, :]) % size]
+
+
+def _run(xp: Any, rows: Array) -> Array | slice:
+    """Return the rows as a slice where each follows the one before, so that nothing has to be copied."""
+    first, n = int(rows[0]), rows.shape[0]
+    if n == 1 or bool(xp.all(rows == xp.arange(first, first + n, device=getattr(rows, "device", None)))):
+        return slice(first, first + n)
+    return rows
 
 
 def samples(xp: Any, state: State, rows: Array, after: Array, count: int) -> tuple[Array, Array]:
@@ -73,12 +84,21 @@ def samples(xp: Any, state: State, rows: Array, after: Array, count: int) -> tup
     return wanted, xp.where(known, state["load"][rows[:, None], at], float("nan"))
 
 
+@cache
 def slots(seconds: float, interval: float) -> int:
     """Return how many samples span `seconds`, at least one and at most the ring."""
     return min(RING - 2, max(1, round(seconds / interval)))
 
 
-def record(xp: Any, state: State, rows: Array, time: Array, load: Array, settings: State, interval: float) -> None:
+@cache
+def _spans(interval: float) -> np.ndarray:
+    """Return how many samples each horizon of the ladder has, int64."""
+    return np.array([slots(horizon, interval) for horizon in growth.LADDER], np.int64)
+
+
+def record(
+    xp: Any, state: State, rows: Array, time: Array, load: Array, settings: Mapping[str, Array], interval: float
+) -> None:
     """Take in one sample for each of the rows, in place.
 
     rows: (N,) int64. time: (N,) seconds, absolute. load: (N,) requests/s, NaN = unknown. settings: of these rows.
@@ -91,7 +111,7 @@ def record(xp: Any, state: State, rows: Array, time: Array, load: Array, setting
         if not bool(xp.any(fresh)):
             return
         rows, time, load, slot, before = rows[fresh], time[fresh], load[fresh], slot[fresh], before[fresh]
-        settings = {name: array[fresh] for name, array in settings.items()}
+        settings = Picked(settings, fresh)
     known = xp.isfinite(load)
     first = known & (before < 0)
     load32 = xp.astype(load, xp.float32)
@@ -103,7 +123,7 @@ def record(xp: Any, state: State, rows: Array, time: Array, load: Array, setting
             if not bool(xp.any(started)):
                 return
             rows, time, load32, slot, before, known = (a[started] for a in (rows, time, load32, slot, before, known))
-            settings = {name: array[started] for name, array in settings.items()}
+            settings = Picked(settings, started)
         load32 = xp.where(known, load32, state["load"][rows, before % RING])
 
     gap = xp.where(before < 0, 1, slot - before)
@@ -133,7 +153,7 @@ def record(xp: Any, state: State, rows: Array, time: Array, load: Array, setting
     state["known_seconds"][rows] = state["known_seconds"][rows] + interval * xp.astype(known, xp.float64)
 
 
-def offset(xp: Any, settings: State) -> tuple[Array, Array]:
+def offset(xp: Any, settings: Mapping[str, Array]) -> tuple[Array, Array]:
     """Return half a replica's capacity (N,) float32 requests/s, 1 where it is unknown, and where it is known."""
     half = xp.astype(0.5 * settings["capacity_per_replica"], xp.float32)
     usable = ~xp.isnan(half)
@@ -169,18 +189,21 @@ def completed(
     recent: (N, K) samples and classes: (N, K - 1) their classes, newest first, -1 where a sample is unknown. Returns
     growth (N, horizons) float32, where it counts, and the class at the start of each span, int64.
     """
-    spans = [slots(h, interval) for h in growth.LADDER]
+    device = getattr(recent, "device", None)
+    spans = _spans(interval)
     counted = xp.cumulative_sum(xp.astype(classes >= 0, xp.float32), axis=1)
     tops: list[Array] = []
     begin = 0
-    for span in spans:
+    for span in spans.tolist():
         peak = xp.max(recent[:, begin:span], axis=1) if span > begin else tops[-1]
         tops.append(xp.maximum(tops[-1], peak) if tops else peak)
         begin = span
-    start = xp.stack([0.5 * (recent[:, span] + recent[:, span + 1]) for span in spans], axis=1)
+    at = xp.asarray(spans, device=device)
+    start = 0.5 * (xp.take(recent, at, axis=1) + xp.take(recent, at + 1, axis=1))
     grown = xp.log((xp.stack(tops, axis=1) + half[:, None]) / (start + half[:, None]))
-    kinds = xp.stack([classes[:, span] for span in spans], axis=1)
-    enough = xp.stack([counted[:, span - 1] >= KNOWN_SHARE * span for span in spans], axis=1)
+    kinds = xp.take(classes, at, axis=1)
+    least = xp.asarray((KNOWN_SHARE * spans).astype(np.float32), device=device)
+    enough = xp.take(counted, at - 1, axis=1) >= least
     valid = (kinds >= 0) & enough & usable[:, None]
     return grown, valid, xp.astype(xp.where(kinds >= 0, kinds, 0), xp.int64)
 
@@ -188,14 +211,16 @@ def completed(
 def fold_quarters(xp: Any, state: State, rows: Array, time: Array, grown: Array, valid: Array, interval: float) -> None:
     """Move the growth's moments, of the quarter-hours in which the spans began, towards the new growth, in place."""
     device = getattr(time, "device", None)
-    spans = np.array([slots(h, interval) for h in growth.LADDER]) * interval
+    spans = _spans(interval) * interval
     began = time[:, None] - xp.asarray(spans, device=device)[None, :]
     quarter = xp.astype(xp.floor(began / QUARTER_SECONDS), xp.int64) % QUARTERS_DAY
-    horizons = xp.arange(len(spans), device=device)[None, :]
+    cells = (rows[:, None] * QUARTERS_DAY + quarter) * len(spans) + xp.arange(len(spans), device=device)
     weight = QUARTER_RATE * min(1.0, interval / QUARTER_SECONDS) * xp.astype(valid, xp.float32)
-    old = state["quarter"][rows[:, None], quarter, horizons]
-    new = xp.stack([grown, grown * grown], axis=2)
-    state["quarter"][rows[:, None], quarter, horizons] = old + weight[:, :, None] * (new - old)
+    flat = xp.reshape(state["quarter"], (-1,))
+    for moment, new in enumerate((grown, grown * grown)):
+        places = 2 * cells + moment
+        old = flat[places]
+        flat[places] = old + weight * (new - old)
 
 
 def fold_profile(xp: Any, state: State, rows: Array, time: Array, level: Array, known: Array) -> None:

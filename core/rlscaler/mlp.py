@@ -61,24 +61,20 @@ class Network:
             return array if xp is np else xp.asarray(array, device=device)
 
         n = inputs.shape[0]
+        if n == 0:
+            return xp.zeros((0, self.biases[-1].shape[0]), dtype=xp.float32, device=device)
         padding = -n % self.block
         x = (inputs - own(self.mean)) / own(self.scale)
         if padding:
             x = xp.concat([x, xp.zeros((padding, x.shape[1]), dtype=x.dtype, device=device)], axis=0)
-        parts = []
-        last = len(self.weights) - 1
-        weights, biases = [own(w) for w in self.weights], [own(b) for b in self.biases]
         activation = ACTIVATIONS[self.activation]
-        for begin in range(0, n + padding, self.block):
-            y = x[begin : begin + self.block]
-            for index, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-                y = xp.matmul(y, weight) + bias
-                if index < last:
-                    y = activation(xp, y)
-            parts.append(y)
-        if not parts:
-            return xp.zeros((0, self.biases[-1].shape[0]), dtype=xp.float32, device=device)
-        return xp.concat(parts, axis=0)[:n]
+        for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            if index:
+                x = activation(xp, x)
+            factor = own(weight)
+            parts = [xp.matmul(x[begin : begin + self.block], factor) for begin in range(0, n + padding, self.block)]
+            x = (xp.concat(parts, axis=0) if len(parts) > 1 else parts[0]) + own(bias)
+        return x[:n]
 
 
 @dataclass(slots=True)

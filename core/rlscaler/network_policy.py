@@ -11,7 +11,7 @@ from rlscaler.action import Scheme, scheme
 from rlscaler.arrays import Array, State
 from rlscaler.artifact import Artifact, ArtifactError
 from rlscaler.container import show
-from rlscaler.observation import NAMES, observe
+from rlscaler.observation import NAMES, observe_some
 from rlscaler.policy import View
 
 Layers = Sequence[tuple[np.ndarray, np.ndarray]]
@@ -62,7 +62,7 @@ class NetworkPolicy(ABC):
     def inputs(self, view: View) -> tuple[Array, Array]:
         """Return the inputs (N, in) float32 of the network, and whether they lie in the training range, (N,) bool."""
         xp, device = view.xp, getattr(view.demand, "device", None)
-        found = observe(view)[:, xp.asarray(self.columns, device=device)]
+        found = observe_some(view, self.columns)
         low, high = (xp.asarray(bound, device=device) for bound in (self.low, self.high))
         return found, xp.all((found >= low) & (found <= high), axis=1)
 

@@ -4,7 +4,7 @@ Scale-free: everything is relative to the present demand and capacity, so one po
 thousand. An artifact trained under another schema is refused.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from rlscaler import growth
 from rlscaler.arrays import Array
 from rlscaler.features import AHEAD, EXTREMES, LAGS, SOURCES, SPANS, label
+from rlscaler.lean import is_numpy
 from rlscaler.policy import View
 
 SCHEMA = "1"
@@ -106,20 +107,30 @@ def observe(view: View, load: Array | None = None) -> Array:
     Rows whose level is unknown are all zeros but mean nothing: the guard holds those workloads.
     """
     xp, f = view.xp, view.features
-    return xp.concat([observe_load(xp, f) if load is None else load, _observe_state(view)], axis=1)
+    state = _bounded(xp, _state_columns(view), slice(len(LOAD_FIELDS), None))
+    return xp.concat([observe_load(xp, f) if load is None else load, state], axis=1)
+
+
+def observe_some(view: View, which: np.ndarray) -> Array:
+    """Return those columns of `observe`, (N, len(which)) float32; which: int64, where they stand among FIELDS."""
+    columns = [*_load_columns(view.features), *_state_columns(view)]
+    return _bounded(view.xp, [columns[place] for place in which.tolist()], which)
 
 
 def observe_load(xp: Any, features: Mapping[str, Array]) -> Array:
     """Return the columns that the load alone makes, (N, len(LOAD_FIELDS)) float32, as in `observe`."""
+    return _bounded(xp, _load_columns(features), slice(0, len(LOAD_FIELDS)))
+
+
+def _load_columns(features: Mapping[str, Array]) -> list[Array]:
     ahead = features["ahead"]
-    columns = [features[name] if place is None else ahead[:, place] for name, place in _SOURCES]
-    return _bounded(xp, columns, slice(0, len(LOAD_FIELDS)))
+    return [features[name] if place is None else ahead[:, place] for name, place in _SOURCES]
 
 
-def _bounded(xp: Any, columns: list[Array], which: slice) -> Array:
+def _bounded(xp: Any, columns: Sequence[Array], which: slice | np.ndarray) -> Array:
     """Return the columns side by side, (N, columns) float32 within their bounds, 0 where unknown."""
     device, n = getattr(columns[0], "device", None), columns[0].shape[0]
-    if xp is np:
+    if is_numpy(xp):
         flat = np.concatenate(columns, dtype=np.float32, casting="same_kind")
     else:
         flat = xp.concat([xp.astype(column, xp.float32) for column in columns])
@@ -129,8 +140,8 @@ def _bounded(xp: Any, columns: list[Array], which: slice) -> Array:
     return xp.reshape(xp.reshape(matrix.T, (-1,)), (n, len(columns)))
 
 
-def _observe_state(view: View) -> Array:
-    """Return the columns of STATE_FIELDS."""
+def _state_columns(view: View) -> list[Array]:
+    """Return the columns of STATE_FIELDS, before they are bounded."""
     xp, f, snap, settings = view.xp, view.features, view.snapshot, view.settings
     columns: dict[str, Array] = {}
     level = f["level"] + 0.5
@@ -140,12 +151,13 @@ def _observe_state(view: View) -> Array:
     ready = xp.where(xp.isnan(snap["ready"]), view.current, snap["ready"])
     columns["ready"] = xp.log(ready + 0.5) - base
     columns["starting"] = snap["starting"] / level
-    columns["backlog"] = snap["backlog"] / (xp.clip(ready, 0.5, None) * settings["capacity_per_replica"])
+    serving = xp.clip(ready, 0.5, None)
+    columns["backlog"] = snap["backlog"] / (serving * settings["capacity_per_replica"])
     busy = snap["utilization"]
-    columns["busy"] = xp.where(xp.isnan(busy), view.demand / xp.clip(ready, 0.5, None), busy)
+    columns["busy"] = xp.where(xp.isnan(busy), view.demand / serving, busy)
     columns["delay"] = xp.log(xp.clip(snap["latency"], 1e-6, None) / settings["latency"])
     reaction = settings["interval"] + settings["lag"] + settings["startup"]
     columns["reaction"] = xp.log(reaction)
     columns["startup_share"] = settings["startup"] / reaction
     columns["price"] = xp.log(settings["price"])
-    return _bounded(xp, [columns[field.name] for field in STATE_FIELDS], slice(len(LOAD_FIELDS), None))
+    return [columns[field.name] for field in STATE_FIELDS]

@@ -7,6 +7,7 @@ from rlscaler.arrays import Array, State
 
 METRICS = ("load", "backlog", "utilization", "latency", "errors")
 COUNTS = ("ready", "starting", "desired")
+_NAMES = ("time", "age", *METRICS, *COUNTS)
 LARGEST = 1e15
 """A reading above this is no reading: no workload has so many requests or replicas."""
 
@@ -38,23 +39,18 @@ class Snapshot:
 def cleaned(xp: Any, snapshot: Snapshot, n: int, like: Array, stale_after: float = 60.0) -> State:
     """Return the snapshot as float64 arrays of shape (n,) in which everything unknown is NaN.
 
-    like: an array whose library and device the result has.
+    like: an array whose library and device the result has. Raises ValueError for readings of another shape.
     """
     device = getattr(like, "device", None)
 
-    def array(value: Any) -> Array:
-        value = xp.asarray(value, dtype=xp.float64, device=device)
-        return xp.broadcast_to(value, (n,)) if value.ndim == 0 else value
-
-    out = {"time": array(snapshot.time)}
-    age = array(snapshot.age)
-    fresh = xp.isnan(age) | (age <= stale_after)
-    nan = xp.full((n,), float("nan"), dtype=xp.float64, device=device)
-    for name in METRICS + COUNTS:
-        value = array(getattr(snapshot, name))
-        known = (value >= 0.0) & (value <= LARGEST)
-        if name in METRICS:
-            known = known & fresh
-        out[name] = xp.where(known, value, nan)
-    out["age"] = age
-    return out
+    readings = xp.empty((len(_NAMES), n), dtype=xp.float64, device=device)
+    for place, name in enumerate(_NAMES):
+        value = xp.asarray(getattr(snapshot, name), dtype=xp.float64, device=device)
+        if value.ndim and value.shape != (n,):
+            raise ValueError(f"snapshot.{name} has shape {tuple(value.shape)}; expected a number or {n} of them")
+        readings[place] = value
+    age, found = readings[1], readings[2:]
+    known = (found >= 0.0) & (found <= LARGEST)
+    known[: len(METRICS)] &= xp.isnan(age) | (age <= stale_after)
+    readings[2:] = xp.where(known, found, float("nan"))
+    return dict(zip(_NAMES, readings, strict=True))

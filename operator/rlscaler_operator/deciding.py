@@ -2,24 +2,22 @@
 
 One `Autoscaler` for each policy in use, and a few more where some of its workloads look back much longer than others; a
 workload that changes its policy takes its history and the guard's memory along. What a resource leaves out is learned;
-a policy that is slow gives way to the rule; Shadow's comparison beside a decision can fail without harm to it.
+Shadow's comparison beside a decision can fail without harm to it.
 """
 
 import logging
-import math
 import time as clocks
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlscaler import Autoscaler, Snapshot
-from rlscaler.arrays import State
+from rlscaler import Autoscaler
 from rlscaler.custom_resource import Resource, to_settings
 from rlscaler.decisions import Decisions
-from rlscaler.memory import condensed, guard_bytes, require_alike
+from rlscaler.memory import condensed
 from rlscaler.policies import SPARE_RULE, load_policy
 from rlscaler.policy import Policy, Proposal, View
 from rlscaler.reasons import Reason
@@ -34,56 +32,12 @@ from rlscaler_operator.checkpoint import Batch
 from rlscaler_operator.comparison import Comparison
 from rlscaler_operator.estimating import Estimates, moved
 from rlscaler_operator.model import Decision, Key, PolicyInUse, Readings, Target
+from rlscaler_operator.pools import Pool, breadth_of
 from rlscaler_operator.recording import Recorder
 
-BUDGET, EACH = 0.25, 0.001
-"""Seconds that a policy may take for a batch, and for each workload of it besides."""
-REST, LEAST_REST = 20.0, 60.0
-"""A policy that takes longer rests for so many times as long, and at least for so many seconds: it costs the loop no
-more than a twentieth."""
 _LEARNED = "learned"
-_READINGS = ("load", "backlog", "latency", "errors", "utilization")
 _KEPT = ("history", "guard", "rule")
-NARROW, WIDER = 8192, 4
-"""Bytes that a guard may remember of a workload among all others, and times as many of which each further pool takes
-those that ask for more: within a pool, the widest is everybody's width.
-"""
-
 log = logging.getLogger("rlscaler.deciding")
-
-
-@dataclass(slots=True)
-class _Pool:
-    """The workloads of one policy whose guards remember about as much. breadth: how much (see `_breadth`)."""
-
-    policy: Policy
-    in_use: PolicyInUse
-    breadth: int
-    scaler: Autoscaler
-    rows: dict[Key, int] = field(default_factory=dict)
-    rests_until: float = -np.inf
-    slowness: str = ""
-
-    def called(self, part: str) -> str:
-        """Return what the memory of the policy, or of the rule beside it, is called where it is kept."""
-        if part == "policy":
-            return f"policy {self.in_use.name} {self.in_use.digest}"
-        return f"rule {self.scaler.fallback.name}"
-
-    def kept(self, memory: State, rows: np.ndarray) -> State:
-        """Return what the policy remembers of the rows in the form in which it is kept."""
-        policy = self.policy
-        return policy.condensed(memory, self.scaler.settings(rows)) if isinstance(policy, Tenured) else memory
-
-    def restored(self, memory: State, rows: int) -> State | None:
-        """Return what `kept` made of a memory of so many rows, None where this version cannot take it."""
-        memory = self.policy.whole(memory) if isinstance(self.policy, Tenured) else memory
-        try:
-            require_alike("policy", memory, self.policy.state(1), rows)
-        except ValueError as problem:
-            log.warning("policy %s begins with an empty memory: %s", self.in_use.name, problem)
-            return None
-        return memory
 
 
 class Served(NamedTuple):
@@ -111,8 +65,8 @@ class Decider:
         """Start empty. fallback: the rule that steps in for a policy (None: SPARE_RULE). timer: seconds, any origin."""
         self._timer = timer
         self.fallback = fallback if fallback is not None else load_policy(SPARE_RULE)
-        self._pools: list[_Pool] = []
-        self._home: dict[Key, _Pool] = {}
+        self._pools: list[Pool] = []
+        self._home: dict[Key, Pool] = {}
         self._settings: dict[Key, Settings] = {}
         self._time: dict[Key, float] = {}
         self._leaders: dict[Key, int] = {}
@@ -137,7 +91,7 @@ class Decider:
 
     def put_all(self, admissions: Sequence[Admission]) -> None:
         """Do as `put` with several workloads; new ones are added together, for hardly more than one of them costs."""
-        new: dict[int, tuple[_Pool, list[tuple[Admission, Settings]]]] = {}
+        new: dict[int, tuple[Pool, list[tuple[Admission, Settings]]]] = {}
         for each in admissions:
             if each.key not in self._home:
                 settings = to_settings(each.resource)
@@ -171,7 +125,7 @@ class Decider:
         if old is pool:
             pool.scaler.update([pool.rows[each.key]], settings)
         else:
-            parts = (*_KEPT, "policy") if _remember_alike(old, pool) else _KEPT
+            parts = (*_KEPT, "policy") if old.remembers_as(pool) else _KEPT
             memory = old.scaler.memory([old.rows[each.key]], parts)
             (row,) = pool.scaler.add([each.key], self._settings[each.key])
             pool.rows[each.key] = int(row)
@@ -181,14 +135,14 @@ class Decider:
         self._took(each, settings, pool)
         self._learn(pool, [each.key])
 
-    def _took(self, each: Admission, settings: Settings, pool: _Pool) -> None:
+    def _took(self, each: Admission, settings: Settings, pool: Pool) -> None:
         key = each.key
         self._home[key], self._settings[key] = pool, settings
         self._estimates.put(key, each.resource)
         if key in self._compared:
             self._comparison.put(key, settings)
 
-    def _learn(self, pool: _Pool, keys: Sequence[Key]) -> None:
+    def _learn(self, pool: Pool, keys: Sequence[Key]) -> None:
         """Let decisions use what is known by now of these workloads of a pool, where it has moved."""
         if not (keys := [key for key in keys if key in self._estimates]):
             return
@@ -209,15 +163,15 @@ class Decider:
             if key in self._compared:
                 self._comparison.put(key, self._settings[key])
 
-    def _pool(self, policy: Policy, in_use: PolicyInUse, settings: Settings) -> _Pool:
-        breadth = _breadth(settings)
+    def _pool(self, policy: Policy, in_use: PolicyInUse, settings: Settings) -> Pool:
+        breadth = breadth_of(settings)
         for pool in self._pools:
-            if pool.breadth == breadth and _same(pool, policy, in_use):
+            if pool.breadth == breadth and pool.is_of(policy, in_use):
                 return pool
-        self._pools.append(_Pool(policy, in_use, breadth, Autoscaler(policy, fallback=self.fallback)))
+        self._pools.append(Pool(policy, in_use, breadth, Autoscaler(policy, fallback=self.fallback)))
         return self._pools[-1]
 
-    def _leave(self, key: Key, pool: _Pool) -> None:
+    def _leave(self, key: Key, pool: Pool) -> None:
         pool.scaler.remove([pool.rows.pop(key)])
         if not pool.rows:
             self._pools.remove(pool)
@@ -291,7 +245,7 @@ class Decider:
         parts: list[Rows] = []
         for pool in self._pools:
             if keys := due.get(id(pool)):
-                rows, snapshot = _snapshot(pool, keys, time, readings, targets)
+                rows, snapshot = pool.snapshot(keys, time, readings, targets)
                 view = pool.scaler.view(snapshot, rows)
                 asked = rows_of(view)
                 known = np.flatnonzero(np.isfinite(view.demand) & np.isfinite(view.current))
@@ -301,7 +255,7 @@ class Decider:
 
     def _decided(
         self,
-        pool: _Pool,
+        pool: Pool,
         keys: Sequence[Key],
         time: Mapping[Key, float],
         readings: Mapping[Key, Readings],
@@ -309,12 +263,12 @@ class Decider:
         live: bool,
         served: Mapping[Key, Served],
     ) -> dict[Key, Decision]:
-        rows, snapshot = _snapshot(pool, keys, time, readings, targets)
+        rows, snapshot = pool.snapshot(keys, time, readings, targets)
         if live:
             self._estimates.record(keys, asdict(snapshot))
             self._learn(pool, keys)
         view = pool.scaler.view(snapshot, rows)
-        proposal, error = self._proposed(pool, view, rows)
+        proposal, error = pool.proposed(view, rows, self._timer)
         elsewhere = np.array([key in served for key in keys])
         if elsewhere.any():
             proposal = _with_served(proposal, elsewhere, [served.get(key) for key in keys])
@@ -351,7 +305,7 @@ class Decider:
         }
 
     def _standings(
-        self, pool: _Pool, keys: Sequence[Key], rows: np.ndarray, price: np.ndarray
+        self, pool: Pool, keys: Sequence[Key], rows: np.ndarray, price: np.ndarray
     ) -> Sequence[Standing | None]:
         """Return who has which say on workloads of a pool, None where nobody has to earn it."""
         if not isinstance(pool.policy, Tenured):
@@ -361,31 +315,14 @@ class Decider:
         self._leaders |= zip(keys, leaders.tolist(), strict=True)
         return found
 
-    def _proposed(self, pool: _Pool, view: View, rows: np.ndarray) -> tuple[Proposal, str]:
-        """Return what the policy wants and what it raised; nothing, and why, while it rests from having been slow."""
-        began = self._timer()
-        if began < pool.rests_until:
-            return Proposal(replicas=np.full(len(rows), np.nan)), pool.slowness
-        proposal, error = pool.scaler.propose(view, rows)
-        took, budget = self._timer() - began, BUDGET + EACH * len(rows)
-        if took > budget and pool.policy != self.fallback:
-            rest = max(LEAST_REST, REST * took)
-            pool.rests_until = began + took + rest
-            pool.slowness = (
-                f"it took {took:.2g} s for {len(rows)} workloads; expected at most {budget:.2g} s, so it is not asked "
-                f"for {rest:.0f} s: give the operator more CPU, or use a smaller policy"
-            )
-            log.warning("policy %s is slow: %s", pool.policy.name, pool.slowness)
-        return proposal, error
-
-    def _compare(self, pool: _Pool, keys: Sequence[Key], view: View) -> None:
+    def _compare(self, pool: Pool, keys: Sequence[Key], view: View) -> None:
         """Go on with Shadow's comparisons; one that fails is ended, and the decision stands."""
         at = [i for i, key in enumerate(keys) if key in self._compared]
         if not at:
             return
         compared = [keys[i] for i in at]
         try:
-            earned = partial(_earned, pool, [pool.rows[key] for key in compared])
+            earned = partial(pool.earned, [pool.rows[key] for key in compared])
             self._comparison.advance(compared, view, pool.policy, at=np.array(at), earned=earned)
         except Exception:
             log.exception("the comparison of %d workloads in mode Shadow failed and is ended", len(compared))
@@ -458,24 +395,6 @@ class Decider:
             pool.scaler.write_failed([pool.rows[key]])
 
 
-def _snapshot(
-    pool: _Pool,
-    keys: Sequence[Key],
-    time: Mapping[Key, float],
-    readings: Mapping[Key, Readings],
-    targets: Mapping[Key, Target],
-) -> tuple[np.ndarray, Snapshot]:
-    """Return the rows of workloads of a pool, and what is known of them now."""
-    rows = np.array([pool.rows[key] for key in keys], np.int64)
-    read = {name: np.array([getattr(readings[key], name) for key in keys]) for name in _READINGS}
-    counts = np.array([(targets[key].ready, targets[key].starting, targets[key].desired) for key in keys], float)
-    snapshot = Snapshot(
-        time=np.array([time[key] for key in keys]), ready=counts[:, 0], starting=counts[:, 1], desired=counts[:, 2],
-        **read,
-    )  # fmt: skip
-    return rows, snapshot
-
-
 def _with_served(proposal: Proposal, elsewhere: np.ndarray, served: Sequence[Served | None]) -> Proposal:
     """Return the proposal with that of a server where there is one. elsewhere: where, (N,) bool."""
 
@@ -496,19 +415,6 @@ def _with_served(proposal: Proposal, elsewhere: np.ndarray, served: Sequence[Ser
     )
 
 
-def _same(pool: _Pool, policy: Policy, in_use: PolicyInUse) -> bool:
-    """Tell whether a pool's policy is this one."""
-    return pool.in_use == in_use and bool(in_use.digest or pool.policy == policy)
-
-
-def _remember_alike(old: _Pool, new: _Pool) -> bool:
-    """Tell whether what a policy remembers of a workload means the same to another pool's, as in On and Advisory."""
-    if _same(old, new.policy, new.in_use):
-        return True
-    alike = isinstance(old.policy, Tenured) and isinstance(new.policy, Tenured)
-    return alike and bool(old.in_use.digest) and old.called("policy") == new.called("policy")
-
-
 def _with_bounds(made: Decisions, settings: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return the reasons, and that a bound holds where the decision and the mean of all orders stand at it.
 
@@ -520,17 +426,3 @@ def _with_bounds(made: Decisions, settings: Mapping[str, np.ndarray]) -> np.ndar
     many = (made.replicas == most) & (made.proposal >= most * (1.0 - 1e-9)) & (made.recommendation > most)
     bits = np.where(few, made.reasons | int(Reason.TooFewReplicas), made.reasons)
     return np.where(many, bits | int(Reason.TooManyReplicas), bits)
-
-
-def _earned(pool: _Pool, rows: Sequence[int], which: np.ndarray) -> State:
-    """Return what the policy remembers of some of these rows, where say is earned in it; else nothing."""
-    if not isinstance(pool.policy, Tenured):
-        return {}
-    return pool.scaler.memory(np.array(rows)[which], ("policy",))["policy"]
-
-
-def _breadth(settings: Settings) -> int:
-    """Return the number of the pool, by how much the guard remembers of a workload: 0 is everyday's."""
-    (behavior,) = settings.behavior if isinstance(settings.behavior, Sequence) else (settings.behavior,)
-    needed = guard_bytes(behavior, float(settings.interval))
-    return max(0, math.ceil(math.log(needed / NARROW, WIDER)))

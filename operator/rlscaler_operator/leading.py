@@ -13,12 +13,9 @@ from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from rlscaler.policy import Proposal
 from rlscaler.resource_objects import Spec
-from rlscaler.served import answers_of
 from rlscaler_operator import accounts, conflicts
+from rlscaler_operator.asking import Asking, Question
 from rlscaler_operator.clock import Clock
 from rlscaler_operator.collecting import Collector
 from rlscaler_operator.deciding import Admission, Decider, Served
@@ -39,8 +36,6 @@ SLICE = 100
 """Workloads that are taken in or decided at a stretch: thousands come at once when a process begins."""
 ROUND = 0.02
 """Seconds that a round takes at least: hundreds of watch events and due groups a second need no round each."""
-ASKED_SHARE = 0.5
-"""Part of the interval for which a decision waits for an inference server, however long its time-out is."""
 IDLE = 1.0
 """Seconds after which the loop looks around though nothing has happened."""
 
@@ -68,6 +63,7 @@ class Leader:
         self.fleet, self.collector, self.store = fleet, collector, store
         self.actuator, self.reporter, self.telemetry, self.clock = actuator, reporter, telemetry, clock
         self.decider = Decider()
+        self.asking = Asking(self.servers, self.decider, telemetry)
         self.roster = Roster()
         self.ledgers: dict[Key, Ledger] = {}
         self.unread: set[Key] = set()
@@ -76,7 +72,6 @@ class Leader:
         self._resting = False
         self._collecting: set[Group] = set()
         self._collected: dict[Key, tuple[float, Readings]] = {}
-        self._asking: set[Key] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def ticks(self) -> None:
@@ -327,55 +322,23 @@ class Leader:
         self._conclude(collected)
 
     def _ask(self, collected: dict[Key, tuple[float, Readings]]) -> None:
-        """Ask inference servers about workloads, one request for each; they are decided when it is answered, or late.
+        """Ask inference servers about workloads; they are decided when it is answered, or late, and nobody waits."""
+        for question in self.asking.begun(collected, self._served_by):
+            self._start(self._asked(question))
 
-        The others wait for none of it. Readings of one that is being asked about are left out.
-        """
-        self.telemetry.late(len(collected.keys() & self._asking))
-        parties: dict[tuple[str, str | None], list[Key]] = {}
-        for key in collected.keys() - self._asking:
-            spec, server = self._spec(key), self.ledgers[key].server
-            if spec is not None and server is not None and self.target(key) is not None:
-                parties.setdefault((server, spec.policy.digest), []).append(key)
-        for (server, digest), keys in sorted(parties.items(), key=str):
-            self._asking |= set(keys)
-            self._start(self._asked(server, digest, {key: collected[key] for key in sorted(keys)}))
+    def _served_by(self, key: Key) -> tuple[str, Spec] | None:
+        """Return the server of a workload and what its resource states, None where none is to be asked."""
+        workload, server = self.fleet.workloads.get(key), self.ledgers[key].server
+        if workload is None or workload.resource is None or server is None or self.target(key) is None:
+            return None
+        return server, workload.resource.spec
 
-    def _spec(self, key: Key) -> Spec | None:
-        workload = self.fleet.workloads.get(key)
-        return None if workload is None or workload.resource is None else workload.resource.spec
-
-    async def _asked(self, server: str, digest: str | None, collected: dict[Key, tuple[float, Readings]]) -> None:
+    async def _asked(self, question: Question) -> None:
         """Decide by what a server proposes, or by the local policy where it proposes nothing that can be used."""
         try:
-            found: dict[Key, Served] = {}
-            reply: Reply | Note = Note("ServerError", f"spec.policy.server: what is asked of {server} cannot be made; "
-                                                      f"the operator's log says more")  # fmt: skip
-            try:
-                keys, reply = await self._replied(server, digest, collected)
-                if isinstance(reply, Reply):
-                    each = reply.answers
-                    values = zip(each.replicas.tolist(), each.patience.tolist(), each.trained.tolist(), strict=True)
-                    found = {key: Served(*value, reply.policy) for key, value in zip(keys, values, strict=True)}
-            except Exception:
-                log.exception("server %s: a defect of rlscaler; the local policy decides", server)
-            self._conclude(collected, found, reply)
+            self._conclude(question.collected, *await self.asking.answer(question, self.target))
         finally:
-            self._asking -= collected.keys()
-
-    async def _replied(
-        self, server: str, digest: str | None, collected: Mapping[Key, tuple[float, Readings]]
-    ) -> tuple[list[Key], Reply | Note]:
-        line = self.servers.get(server)
-        if line is None:
-            return [], Note("ServerUnreachable", f"server {server} is no longer in the operator's configuration")
-        readings = {key: found for key, (_, found) in collected.items()}
-        targets = {key: target for key in collected if (target := self.target(key)) is not None}
-        keys, rows = self.decider.questions({key: collected[key][0] for key in targets}, readings, targets)
-        if not keys:
-            return [], Reply(answers_of(Proposal(replicas=np.zeros(0))), server, "", "")
-        patience = min(ASKED_SHARE * float(spec.interval) for key in keys if (spec := self._spec(key)) is not None)
-        return keys, await line.ask(rows, digest, patience)
+            self.asking.over(question)
 
     def _conclude(
         self,

@@ -183,6 +183,13 @@ def test_bad_settings_are_named(field: str, value: Any, says: str) -> None:
         Autoscaler("default", Settings(**{field: value}), 1)
 
 
+@pytest.mark.parametrize("load", [np.ones(1), np.ones(4), np.ones((3, 1))])
+def test_readings_of_other_workloads_are_refused(load: np.ndarray) -> None:
+    scaler = Autoscaler("growth-quantile", Settings(capacity_per_replica=1.0), 3)
+    with pytest.raises(ValueError, match=r"snapshot\.load has shape .*; expected a number or 3 of them"):
+        scaler.decide(Snapshot(time=0.0, load=load, ready=1, desired=1))
+
+
 @pytest.mark.parametrize("keys", [[None], ["a", "a"], ["here"]])
 def test_keys_are_unique_and_not_none(keys: list[Hashable]) -> None:
     scaler = Autoscaler("default")

@@ -15,9 +15,10 @@ from rlscaler.policy import Policy, Proposal, View
 from rlscaler.reasons import Reason
 from rlscaler.rules.growth import Growth
 from rlscaler_operator import checkpoint
-from rlscaler_operator.deciding import BUDGET, EACH, LEAST_REST, NARROW, REST, Admission, Decider
+from rlscaler_operator.deciding import Admission, Decider
 from rlscaler_operator.estimating import Estimates, moved
 from rlscaler_operator.model import Decision, Key, PolicyInUse, Readings
+from rlscaler_operator.pools import BUDGET, EACH, LEAST_REST, NARROW, REST
 from workload_accounts import resource, target
 
 KEY = Key("shop", "web")
@@ -318,7 +319,7 @@ def test_a_window_that_is_widened_and_narrowed_again_forgets_nothing(policy: str
     with pytest.MonkeyPatch.context() as patch:
         for spec in specs:
             for decider, narrow in ((moving, NARROW), (still, 10**9)):
-                patch.setattr("rlscaler_operator.deciding.NARROW", narrow)
+                patch.setattr("rlscaler_operator.pools.NARROW", narrow)
                 decider.put(KEY, resource(**spec), load_policy(policy), IN_USE)
             for load in loads:
                 now += 4.0

@@ -1,0 +1,129 @@
+"""The workloads that one `Autoscaler` decides for: those of one policy whose guards remember about as much of each.
+
+What a pool's policy remembers is kept under the policy's name and taken back where it fits; a policy that is slow gives
+way to the rule for a while.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from rlscaler import Autoscaler, Snapshot
+from rlscaler.arrays import State
+from rlscaler.memory import guard_bytes, require_alike
+from rlscaler.policy import Policy, Proposal, View
+from rlscaler.settings import Settings
+from rlscaler.tenured import Tenured
+from rlscaler_operator.model import Key, PolicyInUse, Readings, Target
+
+BUDGET, EACH = 0.25, 0.001
+"""Seconds that a policy may take for a batch, and for each workload of it besides."""
+REST, LEAST_REST = 20.0, 60.0
+"""A policy that takes longer rests for so many times as long, and at least for so many seconds: it costs the loop no
+more than a twentieth."""
+NARROW, WIDER = 8192, 4
+"""Bytes that a guard may remember of a workload among all others, and times as many of which each further pool takes
+those that ask for more: within a pool, the widest is everybody's width.
+"""
+
+_READINGS = ("load", "backlog", "latency", "errors", "utilization")
+
+log = logging.getLogger("rlscaler.deciding")
+
+
+@dataclass(slots=True)
+class Pool:
+    """The workloads of one policy whose guards remember about as much. breadth: how much, see `breadth_of`."""
+
+    policy: Policy
+    in_use: PolicyInUse
+    breadth: int
+    scaler: Autoscaler
+    rows: dict[Key, int] = field(default_factory=dict)
+    rests_until: float = -np.inf
+    slowness: str = ""
+
+    def called(self, part: str) -> str:
+        """Return what the memory of the policy, or of the rule beside it, is called where it is kept."""
+        if part == "policy":
+            return f"policy {self.in_use.name} {self.in_use.digest}"
+        return f"rule {self.scaler.fallback.name}"
+
+    def kept(self, memory: State, rows: np.ndarray) -> State:
+        """Return what the policy remembers of the rows in the form in which it is kept."""
+        policy = self.policy
+        return policy.condensed(memory, self.scaler.settings(rows)) if isinstance(policy, Tenured) else memory
+
+    def restored(self, memory: State, rows: int) -> State | None:
+        """Return what `kept` made of a memory of so many rows, None where this version cannot take it."""
+        memory = self.policy.whole(memory) if isinstance(self.policy, Tenured) else memory
+        try:
+            require_alike("policy", memory, self.policy.state(1), rows)
+        except ValueError as problem:
+            log.warning("policy %s begins with an empty memory: %s", self.in_use.name, problem)
+            return None
+        return memory
+
+    def is_of(self, policy: Policy, in_use: PolicyInUse) -> bool:
+        """Tell whether the policy of the pool is this one."""
+        return self.in_use == in_use and bool(in_use.digest or self.policy == policy)
+
+    def remembers_as(self, other: "Pool") -> bool:
+        """Tell whether what its policy remembers means the same to another pool's, as in On and Advisory."""
+        if self.is_of(other.policy, other.in_use):
+            return True
+        alike = isinstance(self.policy, Tenured) and isinstance(other.policy, Tenured)
+        return alike and bool(self.in_use.digest) and self.called("policy") == other.called("policy")
+
+    def snapshot(
+        self,
+        keys: Sequence[Key],
+        time: Mapping[Key, float],
+        readings: Mapping[Key, Readings],
+        targets: Mapping[Key, Target],
+    ) -> tuple[np.ndarray, Snapshot]:
+        """Return the rows of some of the workloads, and what is known of them now."""
+        rows = np.array([self.rows[key] for key in keys], np.int64)
+        read = {name: np.array([getattr(readings[key], name) for key in keys]) for name in _READINGS}
+        counts = np.array([(targets[key].ready, targets[key].starting, targets[key].desired) for key in keys], float)
+        snapshot = Snapshot(
+            time=np.array([time[key] for key in keys]), ready=counts[:, 0], starting=counts[:, 1], desired=counts[:, 2],
+            **read,
+        )  # fmt: skip
+        return rows, snapshot
+
+    def proposed(self, view: View, rows: np.ndarray, timer: Callable[[], float]) -> tuple[Proposal, str]:
+        """Return what the policy wants and what it raised; nothing, and why, while it rests from having been slow.
+
+        timer: seconds, any origin.
+        """
+        began = timer()
+        if began < self.rests_until:
+            return Proposal(replicas=np.full(len(rows), np.nan)), self.slowness
+        proposal, error = self.scaler.propose(view, rows)
+        took, budget = timer() - began, BUDGET + EACH * len(rows)
+        if took > budget and self.policy != self.scaler.fallback:
+            rest = max(LEAST_REST, REST * took)
+            self.rests_until = began + took + rest
+            self.slowness = (
+                f"it took {took:.2g} s for {len(rows)} workloads; expected at most {budget:.2g} s, so it is not asked "
+                f"for {rest:.0f} s: give the operator more CPU, or use a smaller policy"
+            )
+            log.warning("policy %s is slow: %s", self.policy.name, self.slowness)
+        return proposal, error
+
+    def earned(self, rows: Sequence[int], which: np.ndarray) -> State:
+        """Return what the policy remembers of some of these rows, where say is earned in it; else nothing."""
+        if not isinstance(self.policy, Tenured):
+            return {}
+        return self.scaler.memory(np.array(rows)[which], ("policy",))["policy"]
+
+
+def breadth_of(settings: Settings) -> int:
+    """Return the number of the pool, by how much the guard remembers of a workload: 0 is everyday's."""
+    (behavior,) = settings.behavior if isinstance(settings.behavior, Sequence) else (settings.behavior,)
+    needed = guard_bytes(behavior, float(settings.interval))
+    return max(0, math.ceil(math.log(needed / NARROW, WIDER)))
