@@ -1,6 +1,6 @@
-"""Make what the Helm chart takes from elsewhere: its CustomResourceDefinition, and the README's table of values.
+"""Make what the Helm charts take from elsewhere: the CustomResourceDefinition, and the READMEs' tables of values.
 
-``python scripts/chart.py`` writes both; a test holds them to what this makes.
+``python scripts/chart.py`` writes them; a test holds them to what this makes.
 """
 
 import json
@@ -14,7 +14,7 @@ import yaml
 
 from rlscaler.crd import crd_yaml
 
-CHART = Path(__file__).resolve().parent.parent / "charts" / "rlscaler"
+CHARTS = Path(__file__).resolve().parent.parent / "charts"
 START, END = "<!-- values: made by scripts/chart.py -->\n", "<!-- /values -->\n"
 LONGEST = 80
 """Characters of a default that is shown as it is."""
@@ -63,11 +63,13 @@ def table(text: str) -> str:
 
 def made() -> dict[Path, str]:
     """Return the files that are made, with what they should hold."""
-    readme = CHART / "README.md"
-    before, _, rest = readme.read_text().partition(START)
-    _, _, after = rest.partition(END)
-    values_table = table((CHART / "values.yaml").read_text())
-    return {CHART / "files" / "crd.yaml": crd_yaml(), readme: f"{before}{START}{values_table}{END}{after}"}
+    found = {CHARTS / "rlscaler" / "files" / "crd.yaml": crd_yaml()}
+    for readme in sorted(CHARTS.glob("*/README.md")):
+        before, _, rest = readme.read_text().partition(START)
+        _, _, after = rest.partition(END)
+        values_table = table((readme.parent / "values.yaml").read_text())
+        found[readme] = f"{before}{START}{values_table}{END}{after}"
+    return found
 
 
 if __name__ == "__main__":

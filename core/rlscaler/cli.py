@@ -53,6 +53,7 @@ SECTIONS: tuple[tuple[str, dict[str, str]], ...] = (
             "explain": "Tell a decision on a workload in words.",
             "status": "List all RLScalers, those that need somebody first.",
             "serve": "Serve decisions over HTTP, on a GPU where there is one.",
+            "publish": "Put a policy where the operator reads it.",
         },
     ),
     (

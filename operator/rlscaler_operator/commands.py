@@ -20,6 +20,7 @@ from rlscaler.errors import UserError
 
 if TYPE_CHECKING:
     from rlscaler.settings import Settings
+    from rlscaler_operator.api_errors import ClusterError
     from rlscaler_operator.cluster import Cluster
     from rlscaler_operator.logs import Form
 
@@ -195,6 +196,54 @@ def status(
         click.echo(f"There is no RLScaler in {place}.", err=True)
 
 
+@click.command()
+@click.argument("artifact", type=click.Path(path_type=Path), metavar="FILE.rlz")
+@click.option("--name", metavar="NAME", help="Name of the policy, as spec.policy.name has it.  [default: its own]")
+@click.option("--configmap", metavar="NAME", help="The ConfigMap, made where there is none.  [default: policy-NAME]")
+@click.option("-n", "--namespace", metavar="NS", help="The operator's namespace; the context's by default.")
+@click.option("--folder", type=click.Path(path_type=Path), metavar="DIR",
+              help="A folder that the operator mounts, instead of a ConfigMap; no cluster is asked.")  # fmt: skip
+@click.option("--any-score", is_flag=True, help="Also where it says that it is no better than the rule it corrects.")
+@click.option("--force", is_flag=True, help="Also where somebody else wrote that key of the ConfigMap.")
+@_cluster_options
+def publish(
+    artifact: Path, name: str | None, configmap: str | None, namespace: str | None, folder: Path | None,
+    any_score: bool, force: bool, kubeconfig: str | None, context: str | None,
+) -> None:  # fmt: skip
+    """Put a policy where the operator reads it: into a ConfigMap of its namespace, or into the folder that it mounts.
+
+    It is checked as the operator checks it. Within some ten seconds it decides for every resource whose
+    spec.policy.name is its name and that pins no other digest. A ConfigMap takes 1 MiB, a folder more.
+
+    \b
+    Examples:
+      rlscaler publish runs/web-1/policy.rlz --name web -n rlscaler
+      kubectl patch rls web -n shop --type merge -p '{"spec":{"policy":{"name":"web"}}}'
+    """
+    from rlscaler_operator import publishing
+    from rlscaler_operator.api_errors import ClusterError
+    from rlscaler_operator.connection import Connection
+
+    if folder is not None and (configmap or namespace):
+        raise UserError("--folder is given with a ConfigMap or its namespace; expected one place")
+    policy = publishing.prepared(artifact, name, any_score=any_score)
+    if folder is not None:
+        put = str(publishing.into_folder(folder, policy))
+    else:
+        where, into = namespace or _namespace(kubeconfig, context), configmap or f"policy-{policy.name}"
+        publishing.require_place(where, into, policy)
+        connection = Connection.open(kubeconfig, context, timeout=30.0)
+        try:
+            publishing.into_config_map(connection, where, into, policy, force=force)
+        except ClusterError as error:
+            raise UserError(_to_a_person(error)) from error
+        finally:
+            connection.close()
+        put = f"ConfigMap {where}/{into}, key {policy.name}.rlz"
+    click.echo(f"{put}: {len(policy.data):,} bytes")
+    click.echo(f'use it by spec.policy: {{name: {policy.name}, digest: "{policy.digest}"}}')
+
+
 def _connected(kubeconfig: str | None, context: str | None) -> "tuple[Cluster, str]":
     """Return the cluster, and the namespace that is meant where none is named."""
     from rlscaler_operator.cluster import Cluster
@@ -227,14 +276,17 @@ def _asked(cluster: "Cluster", ask: Callable[[], T]) -> T:
     try:
         return ask()
     except ClusterError as error:
-        message = " ".join(error.message.split())
-        # It is a person who asks here, with rights of their own.
-        message = message.replace("the operator's service account", "this user").replace("the operator's", "your")
         if error.reason == "NotFound" and not _served(cluster, GROUP, PLURAL):
             raise UserError(
                 f"this cluster has no RLScalers: {PLURAL}.{GROUP} is not installed; see `helm install` in the README"
             ) from error
-        raise UserError(message) from error
+        raise UserError(_to_a_person(error)) from error
+
+
+def _to_a_person(error: "ClusterError") -> str:
+    """Return what went wrong, in one line, for somebody who asks with rights of their own."""
+    message = " ".join(error.message.split())
+    return message.replace("the operator's service account", "this user").replace("the operator's", "your")
 
 
 def _served(cluster: "Cluster", group: str, plural: str) -> bool:

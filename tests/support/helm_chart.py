@@ -41,8 +41,13 @@ def rendered_text(values: Mapping[str, Any] | None = None) -> str:
 
 def rendered(values: Mapping[str, Any] | None = None) -> Objects:
     """Return the objects that these values give. Raises ChartError."""
+    return by_key(rendered_text(values))
+
+
+def by_key(manifest: str) -> Objects:
+    """Return the objects of a manifest."""
     found: Objects = {}
-    for item in yaml.safe_load_all(rendered_text(values)):
+    for item in yaml.safe_load_all(manifest):
         if item is None:
             continue
         metadata = item["metadata"]

@@ -16,6 +16,7 @@ SETS = {
     "run": (["report"], []),
     "test": (["report", "train"], ["build", "lint", "test"]),
     "operator": (["operator"], []),
+    "training": (["report", "train", "distributed", "serve", "operator"], []),
     "build": (None, ["build"]),
     "go": (None, ["go"]),
 }

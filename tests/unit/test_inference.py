@@ -16,6 +16,7 @@ import yaml
 from faulty_prometheus import Answer, FaultyPrometheus, Talk, drip, flood, hang, raw, reply
 from minimal_resource import MINIMAL
 from rlscaler import Autoscaler, Settings, Snapshot, served
+from rlscaler.container import npy, packed
 from rlscaler.errors import UserError
 from rlscaler.observation import SCHEMA
 from rlscaler.policies import load_policy
@@ -70,6 +71,12 @@ def of(replicas: Sequence[float]) -> bytes:
     return served.reply(answers(replicas))
 
 
+def body_of(replicas: np.ndarray, patience: Sequence[float] | np.ndarray) -> bytes:
+    """Return an answer's body as somebody else may write it."""
+    arrays = {"replicas": replicas, "patience": np.asarray(patience), "trained": np.ones(len(replicas), bool)}
+    return packed({f"{name}.npy": npy(array) for name, array in arrays.items()})
+
+
 def asked(server: FaultyPrometheus, digest: str | None = None, seconds: float = 30.0, **more: Any) -> Reply:
     client = Client(config(server.url, **more))
     try:
@@ -116,6 +123,9 @@ FAULTS: dict[str, tuple[Answer, str, str]] = {
     "negative": (good(of([1, -2, 3])), "ServerBadAnswer", "replicas of row 1 is -2"),
     "too few": (good(of([1, 2])), "ServerBadAnswer", "has the shape (2,); expected (3,)"),
     "too many": (good(of([1, 2, 3, 4])), "ServerBadAnswer", "has the shape (4,); expected (3,)"),
+    "NaN patience": (good(body_of(np.ones(3), [1.0, math.nan, 1.0])), "ServerBadAnswer", "patience of row 1 is nan"),
+    "float32": (good(body_of(np.ones(3, np.float32), np.ones(3))), "ServerBadAnswer", "of the type float32; expected"),
+    "table": (good(body_of(np.ones((3, 1)), np.ones(3))), "ServerBadAnswer", "has the shape (3, 1); expected (3,)"),
     "question": (good(served.question(rows())), "ServerBadAnswer", "the body holds features, numbers; expected"),
     "page": (good(b"<html>"), "ServerBadAnswer", "the body is no answer"),
     "cut off": (raw(HEAD + b"PK"), "ServerBadAnswer", "broke off"),
@@ -434,6 +444,43 @@ def test_a_server_that_hangs_delays_nobody_else_and_the_local_policy_decides() -
         assert "Meanwhile policy default" in found["FallbackActive"][2]
         assert found["Ready"][:2] == ("True", "Ready")
         scripted.go.release(10)
+        there.servers.close()
+
+    run(scene)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason", "sentence"),
+    [
+        pytest.param(good(of([5.0]), OTHER), "ServerOtherPolicy", f"expected {DIGEST}", id="other digest"),
+        pytest.param(good(of([5.0, 6.0])), "ServerBadAnswer", "(2,); expected (1,)", id="shape"),
+        pytest.param(good(of([math.nan])), "ServerBadAnswer", "replicas of row 0 is nan", id="NaN"),
+        pytest.param(hang, "ServerTimeout", "within 0.3 s", id="slow"),
+        pytest.param(raw(b""), "ServerUnreachable", "closed the connection", id="dead"),
+        pytest.param(reply("", 503), "ServerOverloaded", "answers 503", id="overloaded"),
+    ],
+)
+def test_whatever_a_server_does_the_local_policy_decides_as_it_would_have(
+    server: FaultyPrometheus, answer: Answer, reason: str, sentence: str
+) -> None:
+    """Over a real connection, with the digest pinned; nothing that it said is in the decision."""
+
+    async def scene() -> None:
+        server.answer = answer
+        timeout = "300ms" if reason == "ServerTimeout" else "5s"
+        there = Scene(Client(config(server.url, timeout=timeout)), {"server": "gpu", "digest": DIGEST})
+        there.tick(NOON)
+        account = await there.decided(REMOTE)
+        local = there.told.accounts[LOCAL][-1]
+        assert account.decision is not None
+        assert local.decision is not None
+        assert (account.decision.proposal, account.decision.replicas) == (local.decision.proposal,
+                                                                          local.decision.replicas)  # fmt: skip
+        assert account.policy is not None
+        assert account.policy.digest != DIGEST
+        found = conditions(account)["FallbackActive"]
+        assert found[:2] == ("True", reason)
+        assert sentence in found[2]
         there.servers.close()
 
     run(scene)

@@ -80,6 +80,12 @@ def wanted(text: str, tenure: str | None) -> Wanted:
     return Wanted(name, Path(path), tenure)
 
 
+def require_names(wanted: Sequence[Wanted]) -> None:
+    """Raise UserError where two policies would be served by one name."""
+    if len({each.name for each in wanted}) < len(wanted):
+        raise UserError("two policies have one name; expected NAME=PATH with names of their own")
+
+
 def offered(wanted: Wanted) -> Offer:
     """Return the policy after all checks, as it travels. Raises UserError naming the file."""
     try:

@@ -26,6 +26,10 @@ class Replica(Server):
             device = CUDA if torch.cuda.is_available() else CPU
         super().__init__(offers, limits, device, _tallies if replicas > 1 else None)
 
+    async def Decide(self, question: Any, grpc_context: Any) -> Any:  # noqa: N802 - as gRPC calls it
+        """Do as `decide`: Ray Serve's proxy finds the method by its name in decisions.proto."""
+        return await self.decide(question, grpc_context)
+
     async def offer(self, offer: Offer) -> str:
         """Do as `take`."""
         return self.take(offer)
@@ -44,7 +48,12 @@ async def _tallies() -> list[Tally]:
 
 def application(offers: list[Offer], limits: Limits, device: str, replicas: int, gpus: float) -> Any:
     """Return the application for `serve.run`. gpus: of a replica."""
-    deployment = serve.deployment(
+    return deployed(Replica, limits, replicas, gpus).bind(offers, limits, device, replicas)
+
+
+def deployed(replica: type[Replica], limits: Limits, replicas: int, gpus: float) -> Any:
+    """Return a class of replicas as Ray Serve deploys it."""
+    return serve.deployment(
         name=DEPLOYMENT,
         num_replicas=replicas,
         max_ongoing_requests=limits.queue + SPARE,
@@ -54,5 +63,4 @@ def application(offers: list[Offer], limits: Limits, device: str, replicas: int,
         graceful_shutdown_timeout_s=5.0,
         health_check_period_s=5.0,
         health_check_timeout_s=60.0,
-    )(Replica)
-    return deployment.bind(offers, limits, device, replicas)
+    )(replica)

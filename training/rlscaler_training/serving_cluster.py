@@ -6,19 +6,21 @@ compared now and then with what they should, since one that Ray starts anew begi
 
 import contextlib
 import errno
+import io
 import logging
 import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlscaler.errors import UserError
 from rlscaler_training import serving
 from rlscaler_training.rollouts_ray import cluster
 from rlscaler_training.serving import CPU, CUDA, Offer, Wanted
+from rlscaler_training.serving_files import Followed
 from rlscaler_training.serving_http import Limits
 
 LOOK_EVERY, COMPARE_EVERY = 0.5, 5.0
@@ -35,18 +37,25 @@ PATIENT = {
 }
 """Environment variables of Ray, unless they are set: nobody is told of it, and where processes start slowly, on a busy
 machine, they are not killed for that."""
+EVERYWHERE = ("0.0.0.0", "::")
+"""Hosts that say that everybody may reach the server."""
+SERVICER = "rlscaler_training.serving_grpc.add_to_server"
+"""What tells Ray Serve's proxy of our service."""
 QUIET: dict[str, Any] = {"log_level": "WARNING", "enable_access_log": False}
 """What Ray Serve logs."""
 
 
 class Place(NamedTuple):
-    """Where to serve. address: of a Ray cluster that runs already; None: on this machine alone."""
+    """Where to serve. address: of a Ray cluster that runs already; None: on this machine alone. grpc: port for gRPC
+    beside HTTP; None: HTTP alone.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8000
     address: str | None = None
     replicas: int = 1
     device: str = "auto"
+    grpc: int | None = None
 
 
 class Running(NamedTuple):
@@ -66,16 +75,17 @@ def require_serve() -> None:
             raise UserError(f"'serve' needs {module}: pip install 'rlscaler[serve]'")
 
 
-def free_port(host: str, port: int) -> int:
+def free_port(host: str, port: int, option: str = "--port") -> int:
     """Return the port, or a free one for 0. Raises UserError where it is taken, or the host is none of this machine."""
     try:
         with socket.create_server((host, port)) as taken:
             return int(taken.getsockname()[1])
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise UserError(f"--port {port} of {host} is taken; choose another, or 0 for any") from error
+            other = "choose another, or 0 for any" if option == "--port" else "choose another"
+            raise UserError(f"{option} {port} of {host} is taken; {other}") from error
         raise UserError(
-            f"--host {host} --port {port}: {error.strerror or error}; expected one of this machine"
+            f"--host {host} {option} {port}: {error.strerror or error}; expected one of this machine"
         ) from error
 
 
@@ -84,7 +94,12 @@ def running(offers: Sequence[Offer], place: Place, limits: Limits) -> Iterator[R
     """Serve the policies until the block ends. Raises UserError where that cannot begin."""
     require_serve()
     local = place.address is None
+    if not local and place.port == 0:
+        raise UserError("--port 0 is given with --address; expected the port that the cluster is to listen at")
+    require_open(place)
     port = free_port(place.host, place.port) if local else place.port
+    if local and place.grpc is not None:
+        free_port(place.host, place.grpc, "--grpc-port")
     with cluster(place.replicas, place.address), _serving(place, port):
         import ray
         from ray import serve
@@ -99,8 +114,7 @@ def running(offers: Sequence[Offer], place: Place, limits: Limits) -> Iterator[R
         except (RuntimeError, ValueError) as error:
             raise UserError(f"the server does not start: {_first_line(error)}") from error
         try:
-            host = f"[{place.host}]" if ":" in place.host else place.host
-            yield Running(f"http://{host}:{port}", device, handle)
+            yield Running(_listening(place.host, port), device, handle)
         finally:
             if not local:
                 serve.delete(APP)
@@ -116,6 +130,7 @@ def _serving(place: Place, port: int) -> Iterator[None]:
         serve.start(
             proxy_location="HeadOnly",
             http_options={"host": place.host, "port": port, "request_timeout_s": REQUEST},
+            grpc_options=_grpc_options(place.grpc),
             logging_config=QUIET,
         )
     except Exception as error:  # Ray's own errors share no other base
@@ -125,8 +140,36 @@ def _serving(place: Place, port: int) -> Iterator[None]:
         yield
     finally:
         if place.address is None:
-            with contextlib.suppress(Exception):
+            unheard = io.StringIO()  # Ray tells on the way out that its controller ended, as if that were an error
+            with contextlib.suppress(Exception), redirect_stdout(unheard), redirect_stderr(unheard):
                 serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def require_open(place: Place) -> None:
+    """Raise UserError where gRPC is wanted, and not that everybody can reach it: Ray's proxy listens at every address
+    of the machine, and can be told of none."""
+    if place.grpc is not None and place.host not in EVERYWHERE:
+        raise UserError(f"--grpc-port is given with --host {place.host}: Ray Serve listens for gRPC at every address "
+                        "of the machine; say that it may, by --host 0.0.0.0, or leave --grpc-port out")  # fmt: skip
+    if place.grpc is not None and find_spec("grpc") is None:
+        raise UserError("--grpc-port needs grpc: pip install 'ray[serve-grpc]'")
+
+
+def _grpc_options(port: int | None) -> Any:
+    from ray.serve.config import gRPCOptions
+
+    if port is None:
+        return None
+    return gRPCOptions(port=port, grpc_servicer_functions=[SERVICER], request_timeout_s=REQUEST)
+
+
+def _listening(host: str, port: int) -> str:
+    """Return the URL where Ray Serve listens: on a cluster on which it runs already, it stays where it was."""
+    from ray.serve.context import _get_global_client
+
+    found = getattr(_get_global_client(), "http_config", None)  # None in another version: it is told nowhere else
+    host, port = getattr(found, "host", None) or host, getattr(found, "port", None) or port
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _device(asked: str, gpus: float) -> str:
@@ -139,33 +182,15 @@ def follow(
     handle: Any, wanted: Sequence[Wanted], offers: Sequence[Offer], stop: threading.Event, tell: Callable[[str], None]
 ) -> None:
     """Serve what the files hold, as they change, until `stop`. tell: hears a line for each change and each refusal."""
-    current = {offer.name: offer for offer in offers}
-    seen = {each.name: _version(each.path) for each in wanted}
-    doubted: dict[str, str] = {}
+    files = Followed(wanted, offers)
     looks = 0
     while not stop.wait(LOOK_EVERY):
         looks += 1
-        for each in wanted:
-            version = _version(each.path)
-            if version == seen[each.name] and each.name not in doubted:
-                continue
-            first = version != seen[each.name]
-            seen[each.name] = version
-            try:
-                offer = serving.offered(each)
-            except UserError as error:
-                # What cannot be read may be half written: it is told at the second look alike.
-                if not first and doubted.get(each.name) != str(error):
-                    tell(f"{error}; the policy before stays in use")
-                doubted[each.name] = "" if first else str(error)
-                continue
-            doubted.pop(each.name, None)
-            if offer.data != current[each.name].data:
-                current[each.name] = offer
-                tell(f"{each.name}: {_push(handle, [offer]) or serving.shelved(offer).digest}")
+        for offer in files.changed(tell):
+            tell(f"{offer.name}: {_push(handle, [offer]) or serving.shelved(offer).digest}")
         if looks * LOOK_EVERY >= COMPARE_EVERY:
             looks = 0
-            _push(handle, list(current.values()))
+            _push(handle, files.current())
 
 
 def _push(handle: Any, offers: Sequence[Offer]) -> str:
@@ -178,16 +203,6 @@ def _push(handle: Any, offers: Sequence[Offer]) -> str:
     except Exception as error:
         return f"the replicas cannot be told now, and will be within {COMPARE_EVERY:g} s: {_first_line(error)}"
     return ""
-
-
-def _version(path: Path) -> tuple[int, ...]:
-    """Return what changes when a file does, or the files of a folder; empty where it cannot be told."""
-    try:
-        found = path.stat()
-        inside = max((each.stat().st_mtime_ns for each in path.iterdir()), default=0) if path.is_dir() else 0
-    except OSError:
-        return ()
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, inside)
 
 
 def _first_line(error: Exception) -> str:

@@ -6,13 +6,13 @@ from typing import Any
 
 import click
 
-from rlscaler.errors import UserError
-
 
 @click.command()
 @click.argument("policies", nargs=-1, metavar="[POLICY]...")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; 0.0.0.0 for all.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="Port; 0: a free one.")
+@click.option("--grpc-port", metavar="PORT", type=click.IntRange(1, 65535), help="Listen for gRPC as well; at every "
+              "address of the machine, so with --host 0.0.0.0 alone.  [default: HTTP alone]")  # fmt: skip
 @click.option("--address", metavar="ADDRESS", help="Serve on a Ray cluster that runs already, such as auto or "
               "ray://head:10001.  [default: on this machine]")  # fmt: skip
 @click.option("--replicas", default=1, show_default=True, type=click.IntRange(1, 256), help="Processes that decide.")
@@ -29,8 +29,8 @@ from rlscaler.errors import UserError
 @click.option("--max-megabytes", default=16, show_default=True, type=click.IntRange(1, 1024),
               help="Largest request; a larger one is answered 413.")  # fmt: skip
 def serve(
-    policies: tuple[str, ...], host: str, port: int, address: str | None, replicas: int, device: str,
-    tenure: str | None, max_rows: int, max_wait: float, max_queue: int, max_megabytes: int,
+    policies: tuple[str, ...], host: str, port: int, grpc_port: int | None, address: str | None, replicas: int,
+    device: str, tenure: str | None, max_rows: int, max_wait: float, max_queue: int, max_megabytes: int,
 ) -> None:  # fmt: skip
     """Serve decisions over HTTP on Ray Serve: observation in, proposal out.
 
@@ -43,11 +43,11 @@ def serve(
 
     serving_cluster.require_serve()
     wanted = [serving.wanted(text, tenure) for text in policies or ("learned",)]
-    if len({each.name for each in wanted}) < len(wanted):
-        raise UserError("two policies have one name; expected NAME=PATH with names of their own")
+    serving.require_names(wanted)
     offers = [serving.offered(each) for each in wanted]
     limits = Limits(max_rows, max_wait / 1000.0, max_queue, max_megabytes * MEGABYTE)
-    place = serving_cluster.Place(host, port, address, replicas, device)
+    place = serving_cluster.Place(host, port, address, replicas, device, grpc_port)
+    serving_cluster.require_open(place)
     stop = threading.Event()
 
     def end(*_: Any) -> None:
@@ -61,6 +61,8 @@ def serve(
                 click.echo(f"{shelved.name} {shelved.digest}")
             where = "NumPy" if running.device == serving.CPU else "torch"
             click.echo(f"serving at {running.url}, device: {running.device} ({where}); Ctrl-C ends it")
+            if grpc_port is not None:
+                click.echo(f"serving gRPC at port {grpc_port} of every address")
             serving_cluster.follow(running.handle, wanted, offers, stop, click.echo)
             click.echo("ending")
     finally:

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -22,7 +23,7 @@ from rlscaler.observation import SCHEMA
 from rlscaler.policies import PolicyError
 from rlscaler.served import Answers, WireError
 from rlscaler_training import serving_http as http
-from rlscaler_training.serving import CPU, Offer, Question, Shelf, UnknownPolicyError, answer_all
+from rlscaler_training.serving import CPU, Offer, Question, Shelf, Shelved, UnknownPolicyError, answer_all
 from rlscaler_training.serving_http import HttpError, Limits, Said, Tally
 
 log = logging.getLogger("ray.serve")
@@ -148,21 +149,41 @@ class Server:
         raise HttpError(404, f"there is no {path[:80] or '/'}; expected {known}")
 
     async def _asked(self, request: Request) -> Said:
-        """Answer a question, and count it whatever becomes of it."""
+        """Answer a question over HTTP."""
+        answers, shelved = await self.answered(lambda: self._question(request))
+        return http.answer(answers, shelved, request.headers.get("content-type", ""))
+
+    async def decide(self, question: Any, context: Any) -> Any:
+        """Answer a question over gRPC. question: a message of `serving_grpc`; context: hears of what is wrong."""
+        from rlscaler_training import serving_grpc
+
+        async def read() -> Question:
+            shelved = self._shelved(question.schema or SCHEMA, question.policy or None, question.digest or None)
+            return Question(shelved, serving_grpc.rows_of(question, self._limits))
+
+        try:
+            return serving_grpc.answering(*await self.answered(read))
+        except HttpError as error:
+            return serving_grpc.refusing(error, context)
+
+    async def answered(self, read: Callable[[], Awaitable[Question]]) -> tuple[Answers, Shelved]:
+        """Return the answers to a question and who made them; counts it whatever becomes of it.
+
+        read: returns the question, once there is room for it. Raises HttpError, also what `read` raised.
+        """
         began, policy, rows, status = time.perf_counter(), "", 0, 500
         try:
             if self._waiting >= self._limits.queue:
                 raise HttpError(503, f"{self._waiting} questions wait already; come back, or serve more replicas")
             self._waiting += 1
             try:
-                question = await self._question(request)
+                question = await read()
                 policy, rows = question.shelved.name, len(question.rows)
                 answers = await self._batcher.ask(question)
             finally:
                 self._waiting -= 1
-            said = http.answer(answers, question.shelved, request.headers.get("content-type", ""))
-            status = said.status
-            return said
+            status = 200
+            return answers, question.shelved
         except HttpError as error:
             status = error.status
             raise
@@ -172,14 +193,18 @@ class Server:
     async def _question(self, request: Request) -> Question:
         query = request.query_params
         body = await self._body(request)
+        shelved = self._shelved(query.get("schema", SCHEMA), query.get("policy"), query.get("digest"))
+        return Question(shelved, http.question(request.headers.get("content-type", ""), body, self._limits))
+
+    def _shelved(self, schema: str, policy: str | None, digest: str | None) -> Shelved:
+        """Return the policy that is asked for. Raises HttpError."""
         try:
-            http.require_schema(query.get("schema", SCHEMA))
-            shelved = self.shelf.get(query.get("policy"), query.get("digest"))
+            http.require_schema(schema)
+            return self.shelf.get(policy, digest)
         except WireError as error:
             raise HttpError(400, str(error)) from error
         except UnknownPolicyError as error:
             raise HttpError(404, str(error)) from error
-        return Question(shelved, http.question(request.headers.get("content-type", ""), body, self._limits))
 
     async def _body(self, request: Request) -> bytes:
         """Return the body, of which never more is kept than may be."""
