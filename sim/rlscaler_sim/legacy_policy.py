@@ -134,17 +134,18 @@ class Episode:
         return int(self.actions[0]) if len(set(self.actions.tolist())) == 1 else None
 
 
-def played(act: Callable[[State, np.ndarray], Any], steps: int = STEPS) -> Episode:
-    """Return an episode of SINE_CURVE, as published: the same at every call.
+def played(act: Callable[[State, np.ndarray], Any], steps: int = STEPS, influx: np.ndarray | None = None) -> Episode:
+    """Return an episode of SINE_CURVE, as published: the same at every call; or of other items (steps + 1,).
 
     act: returns the actions (1,) for a state and its fields (1, F).
     """
-    state, before = legacy.start(1), np.full(1, legacy.MAX_INFLUX / 2)
+    state = legacy.start(1, legacy.MAX_INFLUX / 2 if influx is None else influx[0])
+    before = state["influx"]
     rows: list[tuple[float, ...]] = []
-    for _ in range(steps):
+    for step in range(steps):
         action = np.asarray(act(state, look(state, before)))
         before = state["influx"]
-        state, reward, ended = legacy.step(state, action)
+        state, reward, ended = legacy.step(state, action, None if influx is None else influx[step + 1 : step + 2])
         parts = (*(state[name] for name in ("instances", "load", "influx", "queue")), action, reward)
         rows.append(tuple(float(part[0]) for part in parts))
         if ended[0]:

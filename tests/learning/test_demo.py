@@ -134,7 +134,7 @@ def test_plain_lines_hold_every_agent_at_every_moment() -> None:
         ("x", 120.0, False, 220.0, False),
         ("q", 120.0, False, 220.0, True),
         ("-" * 20, 1.0, False, 101.0, False),
-        ("+" * 20, 1920.0, False, 1000.0, False),
+        ("+" * 20, 7680.0, False, 1000.0, False),
     ],
 )
 def test_keys_move_the_demo(keys: str, speed: float, paused: bool, at: float, left: bool) -> None:

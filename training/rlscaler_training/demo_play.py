@@ -1,6 +1,6 @@
 """One load scaled by several agents, step by step, as a demo shows it: live, in lines, or recorded."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -38,10 +38,45 @@ class Agent:
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """What the figures of a play are called, and how they are written: here those of this package's world.
+
+    load, count: units of the load and of what is scaled. ready, asked, backlog, cost, late, score: labels. percent:
+    whether `late` is a share. digits: of the cost on a screen. sign: of the score as it is shown, where the lowest
+    stored one is the best. grey, line, red: what the chart's parts are. by: what agents are ranked by.
+    """
+
+    load: str = "requests/s"
+    count: str = "replicas"
+    ready: str = "ready"
+    asked: str = "asked"
+    backlog: str = "backlog"
+    cost: str = "cost"
+    late: str = "late"
+    score: str = "score"
+    percent: bool = True
+    digits: int = 2
+    sign: int = 1
+    grey: str = "load in replicas"
+    line: str = "ready"
+    red: str = "not served"
+    strip: str = "late requests"
+    by: str = "lowest score = cost + 20 x late"
+
+    def late_told(self, value: float, digits: int = 2) -> str:
+        """Return what is late in words."""
+        return f"{100 * value:.{digits}f} %" if self.percent else f"{value:.{digits}f}"
+
+
+WORKLOADS = Terms()
+
+
+@dataclass(frozen=True, slots=True)
 class Play:
     """T steps of E agents. time (T,): seconds since the start. load (T,): requests/s. demand (T,): replicas at full
     use. ready, replicas, backlog, late (E, T): serving, asked for, requests waiting, share of a step's requests that
-    are late. cost, late_share, score (E, T): of all so far (late_share NaN-free; 0 before any request).
+    are late. cost, late_share, score (E, T): of all so far (late_share NaN-free; 0 before any request). terms: what
+    all that is called where it is something else. notes (E,): what has to be said of an agent beside its name.
     """
 
     scenario: str
@@ -58,6 +93,13 @@ class Play:
     cost: np.ndarray
     late_share: np.ndarray
     score: np.ndarray
+    terms: Terms = WORKLOADS
+    notes: tuple[str, ...] = ()
+
+    def title(self, agent: int) -> str:
+        """Return an agent's name, with what has to be said of it, fit for a terminal."""
+        note = self.notes[agent] if self.notes else ""
+        return printable(self.agents[agent].name) + (f" ({note})" if note else "")
 
     @property
     def steps(self) -> int:
@@ -88,14 +130,30 @@ def colour_of(index: int, *, dark: bool = True) -> str:
     return (DARK if dark else LIGHT)[_ORDER[index % len(_ORDER)]]
 
 
-def agents(asked: Sequence[str], root: str | Path) -> tuple[list[Agent], list[str]]:
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Who can take part in a demo. rules: by name. beside: those that stand beside policies where no agents are named.
+    refusal: returns why an artifact cannot take part, "" where it can. train: the command that makes one that can.
+    """
+
+    rules: tuple[str, ...]
+    beside: tuple[str, ...]
+    refusal: Callable[[Path], str]
+    train: str
+
+
+WORLD = Stage((BUILT_IN, LEARNED, *KNOWN), (BUILT_IN, *BESIDE), unservable, "rlscaler train q-learning")
+"""The world of this package."""
+
+
+def agents(asked: Sequence[str], root: str | Path, stage: Stage = WORLD) -> tuple[list[Agent], list[str]]:
     """Return who takes part, and what the watcher must know.
 
     asked: rules, artifacts or folders of runs; nothing: every policy among the runs in `root`, the newest MOST, then
-    the built-in one and BESIDE. Raises UserError.
+    what stands beside them. Raises UserError.
     """
     if asked:
-        found = [agent(name, root) for name in asked]
+        found = [agent(name, root, stage) for name in asked]
         names = [each.name for each in found]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise UserError(f"--agents: {twice[0]!r} is named twice; expected every name once")
@@ -108,7 +166,7 @@ def agents(asked: Sequence[str], root: str | Path) -> tuple[list[Agent], list[st
         for record in records:
             if record.policy is None:
                 continue
-            if problem := unservable(record.policy):
+            if problem := stage.refusal(record.policy):
                 notes.append(f"left out: {record.name}: {problem}")
             else:
                 trained.append(Agent(record.name, str(record.policy), True))
@@ -118,25 +176,31 @@ def agents(asked: Sequence[str], root: str | Path) -> tuple[list[Agent], list[st
             )
             trained = trained[-MOST:]
     if not trained:
-        notes.append(f"no trained policies in {root}; train one with 'rlscaler train q-learning'")
+        notes.append(f"no trained policies in {root}; train one with '{stage.train}'")
     taken = {each.name for each in trained}
-    return trained + [Agent(name, name, False) for name in (BUILT_IN, *BESIDE) if name not in taken], notes
+    return trained + [Agent(name, name, False) for name in stage.beside if name not in taken], notes
 
 
-def agent(name: str, root: str | Path = "runs") -> Agent:
+def agent(name: str, root: str | Path = "runs", stage: Stage = WORLD) -> Agent:
     """Return the agent of a rule's name, an artifact's path, or a run's folder or name. Raises UserError."""
-    if name in (BUILT_IN, LEARNED) or name in KNOWN:
+    if name in stage.rules:
         return Agent(name, name, False)
     for path in (Path(name), Path(root) / name):
         if (path / run_record.CONFIG).exists():
             policy = run_record.read(path).policy
             if policy is None:
                 raise UserError(f"--agents {name}: the run has no policy yet; finish it first")
-            return Agent(path.resolve().name, str(policy), True)
+            return _learned(path.resolve().name, policy, stage)
     if Path(name).exists():
-        return Agent(Path(name).stem, name, True)
-    raise UserError(f"--agents {name}: no such rule, artifact or run; expected {BUILT_IN}, {LEARNED}, "
-                    f"{', '.join(KNOWN)}, a file NAME.rlz or the folder of a run")  # fmt: skip
+        return _learned(Path(name).stem, Path(name), stage)
+    raise UserError(f"--agents {name}: no such rule, artifact or run; expected {', '.join(stage.rules)}, a file "
+                    "NAME.rlz or the folder of a run")  # fmt: skip
+
+
+def _learned(name: str, path: Path, stage: Stage) -> Agent:
+    if problem := stage.refusal(path):
+        raise UserError(f"--agents {name}: {problem}")
+    return Agent(name, str(path), True)
 
 
 def candidates(found: Sequence[Agent]) -> list[Candidate]:
@@ -170,15 +234,21 @@ def clock(seconds: float) -> str:
 
 def lines(play: Play, every: float = 300.0) -> Iterator[str]:
     """Yield the demo as plain lines: a heading, and for each `every` seconds of the load a line for each agent."""
-    width = max(5, *(len(each.name) for each in play.agents))
-    yield f"time      load/s  {'agent':<{width}}  ready  asked  backlog    cost    late %   score"
+    terms = play.terms
+    titles = [play.title(i) for i in range(len(play.agents))]
+    width = max(5, *map(len, titles))
+    unit = terms.load.replace("requests/s", "load/s")
+    late = f"{terms.late} %" if terms.percent else terms.late
+    yield (f"time      {unit:>6}  {'agent':<{width}}  {terms.ready:>5}  {terms.asked:>5}  {terms.backlog:>7}  "
+           f"{terms.cost:>6}  {late:>8}  {terms.score:>6}")  # fmt: skip
     stride = max(1, round(every / play.interval))
     for step in [*range(0, play.steps - 1, stride), play.steps - 1]:
-        for i, each in enumerate(play.agents):
+        for i, title in enumerate(titles):
             counts = f"{play.ready[i, step]:>5.0f}  {play.replicas[i, step]:>5.0f}  {play.backlog[i, step]:>7,.0f}"
-            figures = f"{play.cost[i, step]:>6.3f}  {100 * play.late_share[i, step]:>8.2f}  {play.score[i, step]:>6.3f}"
+            share = play.late_share[i, step] * (100.0 if terms.percent else 1.0)
+            figures = f"{play.cost[i, step]:>6.3f}  {share:>8.2f}  {terms.sign * play.score[i, step]:>6.3f}"
             moment = f"{clock(play.time[step])} {play.load[step]:>7,.0f}"
-            yield f"{moment}  {printable(each.name):<{width}}  {counts}  {figures}"
+            yield f"{moment}  {title:<{width}}  {counts}  {figures}"
 
 
 def corners(values: np.ndarray) -> list[int]:

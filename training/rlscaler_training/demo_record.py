@@ -28,7 +28,7 @@ CHART = (14, 36, 264, 92)
 STRIP = 34
 """Height of a frame's figures."""
 FIGURES = {"asked": 40, "ready": 38, "backlog": 50, "cost": 40, "late": 38, "score": 50}
-"""What is told of an agent, and how far right of its label."""
+"""What is told of an agent, as terms call it, and how far right of its label."""
 SHORTEST, LONGEST = 4.0, 120.0
 """Seconds that an animation lasts."""
 CAST_FRAMES, CAST_ROWS = 4.0, 7
@@ -111,7 +111,8 @@ def svg(play: Play, speed: float) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         'role="img" aria-labelledby="what">',
-        f'<title id="what">{escape(printable(f"Replicas of {names} under {play.scenario}"))}</title>',
+        f'<title id="what">{escape(printable(f"{play.terms.count.capitalize()} of {names} under {play.scenario}"))}'
+        "</title>",
         f"<style>{STYLE}{colours}{moving}</style>",
         f'<defs><path id="load" d="{_area(play)}"/>'
         f'<clipPath id="chart"><rect x="{x}" y="{y}" width="{w}" height="{h}"/></clipPath>'
@@ -122,11 +123,11 @@ def svg(play: Play, speed: float) -> str:
         f'<text x="{MARGIN + 84}" y="{MARGIN + 16}">{escape(printable(play.scenario))}</text>',
         f'<g transform="translate({MARGIN},{MARGIN + 22})"><g clip-path="url(#time)"><g class="clock">',
         *(f'<text class="muted" x="0" y="{16 + head_line * i}">{clock(float(play.time[step]))}, load '
-          f"{play.load[step]:,.0f} requests/s = {play.demand[step]:.1f} replicas at full use</text>"
+          f"{play.load[step]:,.0f} {play.terms.load} = {play.demand[step]:.1f} {play.terms.count} at full use</text>"
           for i, step in enumerate(told)),
         "</g></g></g>",
-        f'<text class="muted" x="{MARGIN}" y="{height - 12}">grey: load; line: ready replicas; red: late requests'
-        "</text>",
+        f'<text class="muted" x="{MARGIN}" y="{height - 12}">grey: {play.terms.grey}; line: {play.terms.line}; red: '
+        f"{play.terms.strip}</text>",
     ]  # fmt: skip
     for agent in range(len(play.agents)):
         left = MARGIN + agent % columns * (PANEL_WIDTH + GAP)
@@ -166,8 +167,9 @@ def _panel(play: Play, agent: int, told: list[int]) -> str:
     )  # fmt: skip
     line = y + h + 24
     places = [(x + across, line + 16 * row) for row in (0, 1) for across in (0, 86, 180)]
+    terms = play.terms
     labels = "".join(
-        f'<text class="muted" x="{across}" y="{down}">{label}</text>'
+        f'<text class="muted" x="{across}" y="{down}">{getattr(terms, label)}</text>'
         for (across, down), label in zip(places, FIGURES, strict=True)
     )
     figures = []
@@ -176,13 +178,13 @@ def _panel(play: Play, agent: int, told: list[int]) -> str:
         values = (
             (f"{play.replicas[agent, step]:.0f}", ""), (f"{ready[step]:.0f}", ""),
             (f"{backlog:,.0f}", "some" if play.short(agent, step) else ""), (f"{play.cost[agent, step]:.2f}", ""),
-            (f"{100 * play.late_share[agent, step]:.2f} %", ""),
-            (f"{play.score[agent, step]:.2f}", "best" if best else ""),
+            (terms.late_told(float(play.late_share[agent, step])), ""),
+            (f"{terms.sign * play.score[agent, step]:.2f}", "best" if best else ""),
         )  # fmt: skip
         for (left, down), shift, (value, mark) in zip(places, FIGURES.values(), values, strict=True):
             kind = f' class="{mark}"' if mark else ""
             figures.append(f'<text{kind} x="{left + shift}" y="{down + STRIP * i}">{value}</text>')
-    name = escape(printable(play.agents[agent].name[:34]))
+    name = escape(play.title(agent)[:34])
     return (
         f'<rect class="card" x="0.5" y="0.5" width="{PANEL_WIDTH - 1}" height="{PANEL_HEIGHT - 1}" rx="8"/>'
         f'<text class="title" x="{x}" y="24" style="fill:var(--a{agent})">{name}</text>'
@@ -191,7 +193,7 @@ def _panel(play: Play, agent: int, told: list[int]) -> str:
         f'<g class="uncover"><rect class="cover" x="{x}" y="{y}" width="{w + 2}" height="{h}"/>'
         f'<line class="now" x1="{x}" x2="{x}" y1="{y}" y2="{y + h}"/></g></g>'
         f'<line class="axis" x1="{x}" x2="{x + w}" y1="{y + h}" y2="{y + h}"/>'
-        f'<text class="muted" x="{x + w}" y="24" text-anchor="end">up to {play.top:.0f} replicas</text>'
+        f'<text class="muted" x="{x + w}" y="24" text-anchor="end">up to {play.top:.0f} {terms.count}</text>'
         f'{labels}<g clip-path="url(#figures)"><g class="strip">{"".join(figures)}</g></g>'
     )
 
@@ -276,18 +278,22 @@ def _pictures(figure: Any, panels: Any, play: Play) -> Callable[[int], list[Any]
         axes.set_ylim(0.0, play.top)
         axes.locator_params(nbins=4)
         axes.fill_between(hours, play.demand, color="#d9dde3", linewidth=0)
-        axes.set_title(play.agents[place].name[:30], fontsize=8, fontweight="bold", loc="left", color=colour)
+        axes.set_title(play.title(place)[:30], fontsize=8, fontweight="bold", loc="left", color=colour)
         lines.append(axes.plot([], [], color=colour, drawstyle="steps-post", linewidth=1.2, animated=True)[0])
         notes.append(axes.text(0.98, 0.97, "", transform=axes.transAxes, va="top", ha="right", fontsize=6.5,
                                animated=True))  # fmt: skip
     found += lines + notes
 
     def update(step: int) -> list[Any]:
-        head.set_text(f"{play.scenario}, {clock(float(play.time[step]))}: load {play.load[step]:,.0f} requests/s")
+        terms = play.terms
+        head.set_text(f"{play.scenario}, {clock(float(play.time[step]))}: load {play.load[step]:,.0f} {terms.load}")
         for agent, (line, note) in enumerate(zip(lines, notes, strict=True)):
             line.set_data(hours[: step + 1], play.ready[agent, : step + 1])
-            note.set_text(f"ready {play.ready[agent, step]:.0f}  backlog {play.backlog[agent, step]:,.0f}\n"
-                          f"cost {play.cost[agent, step]:.2f}  score {play.score[agent, step]:.2f}")  # fmt: skip
+            note.set_text(
+                f"{terms.ready} {play.ready[agent, step]:.0f}  "
+                f"{terms.backlog} {play.backlog[agent, step]:,.0f}\n{terms.cost} "
+                f"{play.cost[agent, step]:.2f}  {terms.score} {terms.sign * play.score[agent, step]:.2f}"
+            )
         return found
 
     return update

@@ -20,7 +20,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from rlscaler_training.demo_play import Play, clock, colour_of
+from rlscaler_training.demo_play import Play, Terms, clock, colour_of
 from rlscaler_training.run_table import large, printable
 
 PANEL, WIDEST, HIGHEST = 38, 60, 9
@@ -31,22 +31,25 @@ COLUMN = 2
 """Steps that a column of the chart covers."""
 FRAMES = 12.0
 """Frames a second."""
-SPEEDS = (1.0, 15.0, 30.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0)
+SPEEDS = (1.0, 15.0, 30.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 3840.0, 7680.0)
 """What + and - step through: seconds of the load in a second."""
 BLOCKS, LINES = " ▁▂▃▄▅▆▇█", "▁─▔"
 ASCII_BLOCKS, ASCII_LINES = " ........#"[:9], "_-~"
 GREY, RED = "grey50", "red3"
-LEGEND = "grey: load in replicas; line: ready; red: not served; green frame: lowest score = cost + 20 x late"
-KEYS = "[space] pause  [+/-] speed  [←/→] a minute  [q] quit"
+KEYS = "[space] pause  [+/-] speed  [←/→] {move}  [q] quit"
+MOVE = 60.0
+"""Seconds that an arrow moves by, or a step where that is longer."""
 
 
 @dataclass(slots=True)
 class Playback:
-    """Where the demo is, and how fast it goes. at: seconds since the start. end: of the last step."""
+    """Where the demo is, and how fast it goes. at: seconds since the start. end: of the last step. move: seconds that
+    an arrow moves by."""
 
     at: float
     end: float
     speed: float
+    move: float = MOVE
     paused: bool = False
     quit: bool = False
 
@@ -61,7 +64,7 @@ class Playback:
         elif key in ("-", "_"):
             self.speed = next((s for s in reversed(SPEEDS) if s < self.speed), self.speed)
         elif key in ("\x1b[C", "\x1b[D"):
-            self.at = float(np.clip(self.at + (60.0 if key.endswith("C") else -60.0), 0.0, self.end))
+            self.at = float(np.clip(self.at + (self.move if key.endswith("C") else -self.move), 0.0, self.end))
 
     def advance(self, seconds: float) -> None:
         """Let so many seconds of the wall pass."""
@@ -128,19 +131,21 @@ def chart(play: Play, agent: int, step: int, width: int, rows: int, *, ascii_onl
 
 def panel(play: Play, agent: int, step: int, layout: Layout, *, ascii_only: bool = False) -> Panel:
     """Return the panel of one agent."""
-    best, colour = play.best(step) == agent, colour_of(agent)
-    waiting = large(float(play.backlog[agent, step]))
+    best, colour, terms = play.best(step) == agent, colour_of(agent), play.terms
+    waiting, late = large(float(play.backlog[agent, step])), float(play.late_share[agent, step])
+    total = terms.sign * float(play.score[agent, step])
     facts = Text.assemble(
-        ("ready ", "dim"), (f"{play.ready[agent, step]:>3.0f}", f"bold {colour}"),
-        (" asked ", "dim"), f"{play.replicas[agent, step]:>3.0f}",
-        (" backlog ", "dim"), (f"{waiting:>6}", RED if play.short(agent, step) else ""),
+        (f"{terms.ready} ", "dim"), (f"{play.ready[agent, step]:>3.0f}", f"bold {colour}"),
+        (f" {terms.asked} ", "dim"), f"{play.replicas[agent, step]:>3.0f}",
+        (f" {terms.backlog} ", "dim"), (f"{waiting:>6}", RED if play.short(agent, step) else ""),
         "\n",
-        ("cost ", "dim"), f"{play.cost[agent, step]:>5.2f}",
-        (" late ", "dim"), f"{100 * play.late_share[agent, step]:>4.1f} %",
-        (" score ", "dim"), (f"{play.score[agent, step]:>5.2f}", "bold green" if best else "bold"),
+        (f"{terms.cost} ", "dim"), f"{play.cost[agent, step]:>{3 + terms.digits}.{terms.digits}f}",
+        (f" {terms.late} ", "dim"), f"{terms.late_told(late, 1):>{6 if terms.percent else 5}}",
+        (f" {terms.score} ", "dim"),
+        (f"{total:>5.{1 if abs(total) >= 100.0 else 2}f}", "bold green" if best else "bold"),
     )  # fmt: skip
     body = Group(chart(play, agent, step, layout.width - 4, layout.rows, ascii_only=ascii_only), facts)
-    title = Text(printable(play.agents[agent].name)[: layout.width - 8], style=f"bold {colour}")
+    title = Text(play.title(agent)[: layout.width - 8], style=f"bold {colour}")
     return Panel(body, title=title, title_align="left", width=layout.width,
                  box=box.ASCII if ascii_only else box.ROUNDED, border_style="green" if best else "grey37")  # fmt: skip
 
@@ -152,7 +157,7 @@ def screen(
     """Return everything at one step."""
     head = Text.assemble(
         ("rlscaler demo", "bold"), f"  {printable(play.scenario)}  ", (clock(float(play.time[step])), "bold"),
-        f"  load {play.load[step]:,.0f}/s = {play.demand[step]:.1f} replicas  ",
+        f"  load {play.load[step]:,.0f} {play.terms.load} = {play.demand[step]:.1f} {play.terms.count}  ",
         ("paused" if paused else f"{speed:g}x", "bold yellow" if paused else "dim"),
         no_wrap=True, overflow="ellipsis",
     )  # fmt: skip
@@ -162,23 +167,30 @@ def screen(
         grid.add_row(*panels[begin : begin + layout.across])
     hidden = len(play.agents) - layout.shown
     more = f"; {hidden} more need a larger terminal" if hidden else ""
-    lines = [Text(f"{LEGEND}{more}", style="dim", no_wrap=True, overflow="ellipsis")]
+    lines = [Text(f"{legend(play.terms)}{more}", style="dim", no_wrap=True, overflow="ellipsis")]
     if keys:
-        lines.append(Text(KEYS.replace("←/→", "left/right") if ascii_only else KEYS, style="dim", no_wrap=True))
+        told = KEYS.format(move="a minute" if play.interval <= MOVE else "a step")
+        lines.append(Text(told.replace("←/→", "left/right") if ascii_only else told, style="dim", no_wrap=True))
     return Group(head, grid, *lines)
+
+
+def legend(terms: Terms) -> str:
+    """Return what the parts of a chart are."""
+    return f"grey: {terms.grey}; line: {terms.line}; red: {terms.red}; green frame: {terms.by}"
 
 
 def ranking(play: Play, step: int) -> Table:
     """Return who stands where at a step, the best score first."""
+    terms = play.terms
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("")
-    for heading in ("score", "cost", "late", "rescales"):
+    for heading in (terms.score, terms.cost, terms.late, "rescales"):
         table.add_column(heading, justify="right", header_style="dim")
     for place, agent in enumerate(play.ranking(step)):
         rescales = int((np.diff(play.replicas[agent, : step + 1]) != 0).sum())
         table.add_row(
-            Text(printable(play.agents[agent].name)), f"{play.score[agent, step]:.3f}", f"{play.cost[agent, step]:.3f}",
-            f"{100 * play.late_share[agent, step]:.2f} %", str(rescales), style="bold" if place == 0 else "",
+            Text(play.title(agent)), f"{terms.sign * play.score[agent, step]:.3f}", f"{play.cost[agent, step]:.3f}",
+            terms.late_told(float(play.late_share[agent, step])), str(rescales), style="bold" if place == 0 else "",
         )  # fmt: skip
     return table
 
@@ -221,7 +233,7 @@ def watch(play: Play, console: Console, key: Callable[[float], str], now: Callab
 
     key: see `pressed`. now: seconds of the wall.
     """
-    playback = Playback(0.0, float(play.time[-1]), speed)
+    playback = Playback(0.0, float(play.time[-1]), speed, max(MOVE, play.interval))
     ascii_only = not console.encoding.lower().startswith("utf")
     step, before = 0, now()
     with Live(console=console, screen=True, auto_refresh=False) as live:

@@ -41,7 +41,7 @@ def _draw(figure: Any, learner: str, rows: Sequence[Mapping[str, float]], found:
     figure.text(0.035, 0.965, words, fontsize=10.5, fontweight="bold", va="center")
     figure.text(0.035, 0.935, "Return of 200 steps of SINE_CURVE, trained on and published alike",
                 color=_MUTED, va="center")  # fmt: skip
-    grid = figure.add_gridspec(3, 2, height_ratios=[1.6, 1.2, 0.8], hspace=0.55, wspace=0.42,
+    grid = figure.add_gridspec(3, 2, height_ratios=[1.6, 1.2, 0.8], hspace=0.55, wspace=0.5,
                                left=0.05, right=0.975, top=0.87, bottom=0.065)  # fmt: skip
     _learning(figure.add_subplot(grid[0, 0]), rows, found)
     _returns(figure.add_subplot(grid[0, 1]), learner, found)
@@ -70,7 +70,8 @@ def _learning(axes: Any, rows: Sequence[Mapping[str, float]], found: Verdict) ->
     axes.minorticks_off()
     axes.set_ylim(min(float(returns.min()) * 1.3, -30.0), -2.2)
     axes.set_xlabel("steps", labelpad=2)
-    axes.legend(frameon=False, fontsize=6, loc="lower right")
+    axes.legend(frameon=False, fontsize=6, ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.1,
+                handlelength=1.2, columnspacing=1.2)  # fmt: skip
     _title(axes, "Learning", "return, logarithmic")
 
 

@@ -131,6 +131,8 @@ def replayed(
 
 def verdict(found: Summary) -> tuple[str, str, str]:
     """Return who is ahead in a few words, why in a sentence, and whether that is won, lost or even."""
+    if found.trials is None and all(run.policy is not None for run in found.runs):
+        return ("No policy to evaluate", "None of them can scale a workload; the curves show how they learned.", "even")
     if found.trials is None:
         return (
             "No policy to evaluate yet",

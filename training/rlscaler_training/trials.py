@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from rlscaler import Settings
-from rlscaler.artifact import ArtifactError
+from rlscaler.artifact import ArtifactError, load
 from rlscaler.errors import UserError
 from rlscaler.policies import PolicyError, load_policy
 from rlscaler_sim import contenders
@@ -25,9 +25,11 @@ from rlscaler_sim.scenarios import get as scenario
 from rlscaler_sim.totals import Traced
 from rlscaler_sim.trace import TraceError
 from rlscaler_sim.world import WorldConfig
+from rlscaler_training.legacy import ID
 
 CLASSIC = ("steady", "sine-curve", "sinusoidal", "spike", "poisson", "random-walk")
 """The six patterns of the gym-scaling environment and its descendants."""
+OF_EARLIER_WORK = "it is of the environment of earlier work; 'rlscaler demo --environment legacy' plays it"
 FIRST_SEED = 90_000
 """Seed of the first draw."""
 Progress = Callable[[str, int, int], None]
@@ -66,8 +68,17 @@ def unservable(policy: str | Path) -> str:
     try:
         load_policy(policy)
     except (PolicyError, ArtifactError) as error:
-        return str(error)
+        return OF_EARLIER_WORK if of_environment(policy) == ID else str(error)
     return ""
+
+
+def of_environment(policy: str | Path) -> str | None:
+    """Return the environment that an artifact belongs to alone; None for workloads, and for what cannot be read."""
+    try:
+        found = load(policy).manifest["parameters"].get("environment")
+    except ArtifactError:
+        return None
+    return None if found is None else str(found)
 
 
 def entrants(candidates: Sequence[Candidate], rules: Sequence[str], settings: Settings) -> list[Entrant]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from rlscaler import artifact as artifacts
 from rlscaler import inspecting, probing
-from rlscaler.artifact import Artifact
+from rlscaler.artifact import Artifact, ArtifactError
 from rlscaler.cli import missing_extra, version_of
 from rlscaler.container import MANIFEST, show
 from rlscaler.errors import UserError
@@ -25,6 +25,9 @@ from rlscaler_training import run_record
 
 SCORE, UNTRAINED = "validation_score", "untrained_score"
 """Of a manifest: how good it is, and how good the rule is that it corrects."""
+RETURN, THRESHOLD = "return", "threshold"
+"""The same in the environment of earlier work, nearer to 0 the better."""
+ALIKE = "the same answers twice, read anew, in any order and row by row"
 CLOSE = 1e-3
 """Relative difference of a score that other machines' arithmetic may make; on the same machine there is none."""
 LONGEST_HOURS, MOST_NAMES, MOST_WORLDS = 24.0 * 14, 64, 512
@@ -108,10 +111,11 @@ def verified(path: Path, traces: str | None = None, *, scores: bool = True) -> V
     out.name, out.kind, out.digest = made.name, made.kind, made.digest
     out.score, out.untrained = (run_record.number(manifest["scores"].get(name)) for name in (SCORE, UNTRAINED))
     out.checks.append(_digest(path, made))
-    if manifest["parameters"].get("environment") is not None:
-        told = f"of the environment {show(manifest['parameters']['environment'])} alone: no workload has what it sees"
-        out.checks.append(Check("schema", True, told))
-        return _with_scores(out, made, traces, scores)
+    if (environment := manifest["parameters"].get("environment")) is not None:
+        out.score, out.untrained = (_turned(manifest["scores"].get(name)) for name in (RETURN, THRESHOLD))
+        checks = _alone(made, str(environment))
+        out.checks += checks
+        return out if checks[0].passed is False else _with_scores(out, made, traces, scores)
     try:
         policy, again = from_artifact(made), from_artifact(artifacts.loads(artifacts.dumps(made)))
     except ValueError as error:
@@ -121,6 +125,35 @@ def verified(path: Path, traces: str | None = None, *, scores: bool = True) -> V
     out.checks.append(Check("schema", True, f"{kept}; {inspecting.shape(policy)}"))
     out.checks += behaved(policy, again)
     return _with_scores(out, made, traces, scores)
+
+
+def _turned(value: Any) -> float | None:
+    """Return a return as a score, of which less is better."""
+    number = run_record.number(value)
+    return None if number is None else -number
+
+
+def _alone(made: Artifact, environment: str) -> list[Check]:
+    """Return the checks of a policy of an environment that no workload has; the first: whether it is a whole one."""
+    from rlscaler_sim.legacy_policy import LegacyPolicy
+    from rlscaler_training import legacy_checks
+    from rlscaler_training.legacy import ID
+
+    if environment != ID:
+        return [Check("schema", False, f"of the environment {show(environment)}; expected {ID}, or none")]
+    try:
+        policy, again = LegacyPolicy(made), LegacyPolicy(artifacts.loads(artifacts.dumps(made)))
+    except ArtifactError as error:
+        return [Check("schema", False, str(error))]
+    told = f"of the environment {show(environment)} alone: no workload has what it sees"
+    differ, (wrong, found) = legacy_checks.repeatable(policy, again), legacy_checks.behaved(policy)
+    fewer, of = legacy_checks.more_load(policy)
+    return [
+        Check("schema", True, told),
+        Check("repeatable", not differ, differ or ALIKE),
+        Check("behaviour", not wrong, wrong or found),
+        Check("more load", True, f"{fewer} of {of} steps of load up gave fewer instances"),
+    ]
 
 
 def _with_scores(out: Verified, made: Artifact, traces: str | None, wanted: bool) -> Verified:
@@ -135,10 +168,10 @@ def agreeing(made: Artifact, traces: str | None, *, along: bool) -> Check:
     """Return whether NumPy decides as torch does with the artifact's weights: on observations drawn from its training
     range, and along the episodes that it was validated in, where these can be had and `along` says so."""
     try:
-        from rlscaler_training import episodes, finishing
+        from rlscaler_training import episodes, finishing, legacy_checks
 
         alone = made.manifest["parameters"].get("environment") is not None
-        parts = {} if alone else {"observations": episodes.sampled(made)}
+        parts = {"observations": legacy_checks.sampled(made) if alone else episodes.sampled(made)}
         left = "not along episodes"
         if along:
             world, why = _validated_in(made, traces)
@@ -186,7 +219,7 @@ def behaved(policy: Policy, again: Policy) -> list[Check]:
     share = fuzzed.fallbacks / fuzzed.decisions
     told = f"{fuzzed.decisions:,} decisions on any input at all, {share:.0%} of them by the rule"
     return [
-        Check("repeatable", not differ, differ or "the same answers twice, read anew, in any order and row by row"),
+        Check("repeatable", not differ, differ or ALIKE),
         Check("behaviour", not fuzzed.wrong, "; ".join(fuzzed.wrong) or told),
         Check("more load", True, f"{fewer} of {of} steps of load up gave fewer replicas"),
     ]
