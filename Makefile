@@ -8,7 +8,7 @@ COMPARE ?= hpa,hpa-tuned,keda
 run := $(PYTHON) scripts/environment.py run
 test := $(PYTHON) scripts/environment.py test
 
-.PHONY: help dry-run test lint format bench bench-sim bench-training bench-cluster bench-serving benchmark side-by-side constraints docs results robustness ablations stress preferences tictactoe default-policy
+.PHONY: help dry-run test lint format bench bench-sim bench-training bench-cluster bench-serving bench-distributed benchmark side-by-side constraints docs results robustness ablations stress preferences tictactoe rollouts default-policy
 
 help: ## Show what there is to do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r target text; do \
@@ -51,6 +51,9 @@ bench-cluster: ## Measure the operator with thousands of workloads, beside the H
 bench-serving: ## Measure decisions over HTTP beside those in process, and write docs/serving.md (two minutes)
 	@$(test) python -m rlscaler_training.bench_serving --markdown docs/serving.md $(ARGS)
 
+bench-distributed: ## Measure gradient steps alone, by DDP and by ZeRO-2, and write docs/distributed.md (three minutes)
+	@$(test) python -m rlscaler_training.bench_distributed --markdown docs/distributed.md $(ARGS)
+
 side-by-side: ## Play recorded load to twins under the real HPA and under rlscaler (half an hour)
 	@$(test) python scripts/side_by_side.py --speed 1 $(ARGS)
 
@@ -82,6 +85,9 @@ preferences: ## Measure what preferences do to bdq and apg, and write docs/prefe
 
 tictactoe: ## Measure rollouts on Ray by Tic-Tac-Toe, and write docs/tictactoe.md (five minutes, on a machine at rest)
 	@$(test) rlscaler benchmark tictactoe --workers 1 2 4 8 12 --output docs/tictactoe.json --markdown docs/tictactoe.md --plot docs/tictactoe.png $(ARGS)
+
+rollouts: ## Measure trainings with workers on Ray, and write docs/rollouts.md (ten minutes; goes on where it was cut off)
+	@$(test) python scripts/rollouts.py $(ARGS)
 
 ablations: ## Score the default policy without its parts, and other learners (40 minutes; goes on where it was cut off)
 	@$(test) python scripts/ablations.py --traces $(TRACES) --work out/ablations --output docs/ablations.json $(ARGS)

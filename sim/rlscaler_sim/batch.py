@@ -18,7 +18,7 @@ from rlscaler.observation import observe
 from rlscaler.policy import View
 from rlscaler.rows import Picked
 from rlscaler_sim import world
-from rlscaler_sim.chance import Chance, NumpyChance, TorchChance, Twice
+from rlscaler_sim.chance import Chance, NumpyChance, Part, TorchChance, Twice
 from rlscaler_sim.device_scaler import DeviceScaler
 from rlscaler_sim.pool import WARM_UP, Pool, settings_of, varied
 
@@ -70,20 +70,23 @@ class Batch:
         like: Array = None,
         *,
         twin: Sequence[int] | None = None,
+        part: tuple[int, int] | None = None,
     ) -> None:
         """Start `n` environments with episodes of at most `episode` steps.
 
         config, settings: those that the pool was prepared with, of one behaviour. like: a tensor on whose device all
         of it lives, load, world, guard and random numbers (None: NumPy); what comes out are tensors then. twin: choice
         of each branch that a second copy of every environment takes at every step, under the same load, noise and
-        resets; what it earns is `Transition.twin`, and nothing else is told of it. Raises ValueError where no step
-        could be made.
+        resets; what it earns is `Transition.twin`, and nothing else is told of it. part: (first, many), these are
+        the environments from number `first` on of a batch of `many`, and go as they go there, if the batch is `even`.
+        Raises ValueError where no step could be made.
         """
         for name, value, least in (("n", n, 1), ("episode", episode, 1), ("steps of the pool", pool.steps, 2)):
             if value < least:
                 raise ValueError(f"{name} is {value}; expected {least} or more")
         self.pool, self.scheme, self.n, self.episode, self.like = pool, scheme, n, episode, like
         self.xp = xp = np if like is None else namespace(like)
+        self._part = part
         self.config = replace(config, fano=1.0, gap_rate=0.0, interval=pool.interval)
         self.settings = settings
         self._varied = varied(self.config, settings)
@@ -127,6 +130,8 @@ class Batch:
         else:
             self.chance = TorchChance(seed, self.like)
             self.scaler = DeviceScaler(self.settings, self._rows, self.like, self.pool.loads if self._varied else 0)
+        if self._part is not None:
+            self.chance = Part(self.chance, *self._part)
         if self._twin is not None:
             self.chance = Twice(self.chance, self.xp)
         self.enter()
@@ -140,6 +145,14 @@ class Batch:
         """Return what decides for one row of each of these loads, (M,) indices, without a history of its own."""
         settings = settings_of(self.settings, loads) if self._varied else self.settings
         return Autoscaler("growth-quantile", settings, len(loads), remembers=False)
+
+    @property
+    def even(self) -> bool:
+        """Whether the episodes of all environments end together, wherever in a load they begin."""
+        latest = max(min(WARM_UP, self.pool.steps // 4), self.pool.steps - self.episode - 2)
+        if self.pool.cold:
+            latest = max(latest, int(self._known.max()))
+        return latest + self.episode <= self.pool.steps - 1
 
     @property
     def price(self) -> Array:

@@ -98,3 +98,24 @@ class Twice:
         """See `Chance`."""
         drawn = self.of.draws(replace(params, n=params.n // 2))
         return {name: self._xp.concat([array] * 2, axis=-1) for name, array in drawn.items()}
+
+
+class Part:
+    """What another source gives for some of many environments, that are drawn for all at once."""
+
+    def __init__(self, of: Chance, first: int, many: int) -> None:
+        """Take the numbers of `of`, which are for `many` environments, from that of number `first` on."""
+        self.of, self.first, self.many = of, first, many
+
+    def integers(self, low: int, high: int, size: int) -> Array:
+        """See `Chance`; size: of all the part."""
+        return self.of.integers(low, high, self.many)[self.first : self.first + size]
+
+    def uniform(self, low: float, high: float, size: int) -> Array:
+        """See `Chance`; size: of all the part."""
+        return self.of.uniform(low, high, self.many)[self.first : self.first + size]
+
+    def draws(self, params: world.Params) -> State:
+        """See `Chance`."""
+        drawn = self.of.draws(replace(params, n=self.many))
+        return {name: array[..., self.first : self.first + params.n] for name, array in drawn.items()}

@@ -14,7 +14,7 @@ from rlscaler.action import STEP, scheme
 from rlscaler.mlp import MlpPolicy, chosen
 from rlscaler.observation import NAMES
 from rlscaler_sim.batch import Transition
-from rlscaler_training import learner, loads, ppo_fast, runs
+from rlscaler_training import learner, loads, ppo_fast, ppo_rollout, runs
 from rlscaler_training.devices import device
 from rlscaler_training.learner import Outcome, Progress, StoppedError, Task
 from rlscaler_training.ppo_fast import Config
@@ -158,7 +158,7 @@ def test_advantages_are_those_of_the_definition() -> None:
                 if cut[at, env]:
                     break
     a, b, c = (torch.from_numpy(array.astype(np.float32)) for array in (reward, value, last))
-    found = ppo_fast.advantages(a, b, c, torch.from_numpy(cut), gamma, trace)
+    found = ppo_rollout.advantages(a, b, c, torch.from_numpy(cut), gamma, trace)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
 
 
@@ -167,14 +167,14 @@ def test_actions_are_drawn_by_their_probabilities_and_never_forbidden() -> None:
     branches = (3, 2)
     logits = torch.tensor([[0.0, 1.0, 5.0, 0.5, -0.5]]).expand(40_000, -1)
     mask = torch.tensor([[True, True, False]]).expand(40_000, -1)
-    shares = ppo_fast.log_shares(logits, mask, branches)
-    actions = ppo_fast.drawn(shares, torch.Generator().manual_seed(3))
+    shares = ppo_rollout.log_shares(logits, mask, branches)
+    actions = ppo_rollout.drawn(shares, torch.Generator().manual_seed(3))
     first, second = np.exp([0.0, 1.0]) / np.exp([0.0, 1.0]).sum(), np.exp([0.5, -0.5]) / np.exp([0.5, -0.5]).sum()
     counts = [np.bincount(actions[:, at].numpy(), minlength=size) / 40_000 for at, size in enumerate(branches)]
     np.testing.assert_allclose(counts[0], [*first, 0.0], atol=0.01)
     np.testing.assert_allclose(counts[1], second, atol=0.01)
     expected = np.log(first[actions[:9, 0].numpy()] * second[actions[:9, 1].numpy()])
-    np.testing.assert_allclose(ppo_fast.log_share(shares, actions)[:9].numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(ppo_rollout.log_share(shares, actions)[:9].numpy(), expected, atol=1e-5)
 
 
 def test_returns_are_normalised_by_their_deviation() -> None:
@@ -182,7 +182,7 @@ def test_returns_are_normalised_by_their_deviation() -> None:
     rewards = 50.0 * torch.randn((200, 64), generator=torch.Generator().manual_seed(1))
     cut = torch.zeros((200, 64), dtype=torch.bool)
     cut[99] = True
-    known = ppo_fast.Returns(0.9)
+    known = ppo_rollout.Returns(0.9)
     for part in range(0, 200, 20):
         known.taken(rewards[part : part + 20], cut[part : part + 20])
     total, totals = torch.zeros(64), []
@@ -191,7 +191,7 @@ def test_returns_are_normalised_by_their_deviation() -> None:
         totals.append(total)
         total = torch.where(ended, 0.0, total)
     assert known.spread**0.5 == pytest.approx(float(torch.stack(totals).std()), rel=1e-3)
-    assert known.normalised(torch.tensor([1e9])).item() == ppo_fast.LARGEST_REWARD
+    assert known.normalised(torch.tensor([1e9])).item() == ppo_rollout.LARGEST_REWARD
 
 
 # --- in the world

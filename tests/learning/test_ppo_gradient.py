@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from rlscaler.observation import NAMES
-from rlscaler_training import ppo_fast, ppo_gradient
+from rlscaler_training import ppo_fast, ppo_gradient, ppo_rollout
 from rlscaler_training.ppo_fast import Config
 
 COUNT, MINE, FIELDS = 240, 150, NAMES[:12]
@@ -30,9 +30,9 @@ def rollout(learner: ppo_fast.Learner, generator: torch.Generator) -> list[Tenso
     mask = torch.rand((COUNT, learner.branches[0]), generator=generator) < 0.7
     mask[:, 1] = True
     with torch.no_grad():
-        shares = ppo_fast.log_shares(learner.network.logits(inputs), mask, learner.branches)
-        actions = ppo_fast.drawn(shares, generator)
-        share = ppo_fast.log_share(shares, actions) + 0.3 * normal(COUNT)
+        shares = ppo_rollout.log_shares(learner.network.logits(inputs), mask, learner.branches)
+        actions = ppo_rollout.drawn(shares, generator)
+        share = ppo_rollout.log_share(shares, actions) + 0.3 * normal(COUNT)
         value = learner.network.value(inputs) + 0.1 * normal(COUNT)
     return [inputs, mask, actions, share, normal(COUNT), value + 0.2 * normal(COUNT), value]
 

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ import pytest
 
 from rlscaler.errors import UserError
 from rlscaler_training import rollouts_ray
-from rlscaler_training.rollouts import DROPPED, FRESH, MISMATCHED, STALE, Counts, Data, Local
+from rlscaler_training.rollouts import DROPPED, FRESH, MISMATCHED, STALE, Counts, Data, Local, gathered
 
 ray = pytest.importorskip("ray", reason="Ray comes with the extra `distributed`")
 pytestmark = [
@@ -50,13 +52,23 @@ class Walk:
 
 @dataclass(frozen=True, slots=True)
 class Making:
-    """Makes walks. sick: what is wrong with those of a life under `lives`."""
+    """Makes walks. sick: what is wrong with those of a life under `lives`, from the worker `first` on."""
 
     sick: str = ""
     lives: int = 0
+    first: int = 0
 
     def __call__(self, number: int, life: int) -> Walk:
-        return Walk(np.random.default_rng([7, number, life]), self.sick if life < self.lives else "")
+        sick = life < self.lives and number >= self.first
+        return Walk(np.random.default_rng([7, number, life]), self.sick if sick else "")
+
+
+class Liar(rollouts_ray._Actor):
+    """What runs in the other process, when it decides by another version than it is told."""
+
+    def collect(self, version: int, boxed: list[Any]) -> tuple[int, int, Data]:
+        _, process, data = super().collect(version, boxed)
+        return version + 1, process, data
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +215,74 @@ def test_a_session_that_is_there_goes_on_with_as_many_workers_as_it_has_processo
     with rollouts_ray.cluster(2):
         assert ray.is_initialized()
     assert ray.is_initialized()
+
+
+@pytest.mark.parametrize(("end", "told"), [("os._exit(1)", True), ("pass", False), ("sys.exit(3)", False)])
+def test_a_process_that_is_ended_does_not_end_without_a_word(end: str, told: bool) -> None:
+    """As Ray does it: at once, with nothing that Python could still do."""
+    program = f"import os, sys\nfrom rlscaler_training import rollouts_ray\nwith rollouts_ray.last_word():\n    {end}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=250,
+                          env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
+    assert (rollouts_ray.ENDED in done.stderr) == told
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("ray.exceptions.AuthenticationError: RPC error: InvalidAuthToken", "RAY_AUTH_MODE=token"),
+        ("RuntimeError: Version mismatch: The cluster was started with:\n    Ray: 2.1\n", "another version of Ray"),
+        ("ConnectionError: no", "no Ray cluster of this version"),
+    ],
+    ids=["token", "version", "other"],
+)
+def test_why_a_cluster_takes_nobody_in_is_told_in_one_line(said: str, told: str) -> None:
+    found = rollouts_ray._refusal(said)
+    assert told in found
+    assert "\n" not in found
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_worker_that_cannot_be_replaced_is_given_up_and_the_others_go_on() -> None:
+    with rollouts_ray.Remote(Making("dying", 9, 1), 2, limit=0, timeout=250.0) as there:
+        there.publish([0.0])
+        ends = time.monotonic() + 240.0
+        while not there.counts.lost and time.monotonic() < ends:
+            assert there.next().worker == 0
+        assert (there.counts.lost, there.counts.replaced) == (1, rollouts_ray.LIVES)
+        assert there.next().worker == 0
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_worker_of_another_version_of_the_policy_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollouts_ray, "_Actor", Liar)
+    with rollouts_ray.Remote(Making(), 1, limit=0, timeout=250.0) as there:
+        there.publish([0.0])
+        with pytest.raises(UserError, match="it decided by version 2 of the policy; expected 1"):
+            there.next()
+        assert (there.counts.mismatched, there.counts.replaced) == (rollouts_ray.LIVES, rollouts_ray.LIVES)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_in_lockstep_each_worker_makes_one_chunk_of_each_version() -> None:
+    with rollouts_ray.Remote(Making(), 2, limit=0, timeout=250.0, lockstep=True) as there:
+        for version in (1, 2, 3):
+            there.publish([0.0])
+            chunks = gathered(there, 2)
+            assert [(each.worker, each.number, each.version) for each in chunks] == [
+                (0, version - 1, version), (1, version - 1, version),
+            ]  # fmt: skip
+        assert (there.counts.stale, there.counts.dropped) == (0, 0)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_learner_that_waits_can_be_called_away() -> None:
+    def glance() -> None:
+        raise InterruptedError
+
+    with rollouts_ray.Remote(Making("silent", 1), 1, limit=0, timeout=600.0, glance=glance) as there:
+        there.publish([0.0])
+        with pytest.raises(InterruptedError):
+            there.next()
 
 
 @pytest.mark.parametrize(

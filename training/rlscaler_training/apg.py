@@ -27,6 +27,7 @@ from rlscaler_training import export, relaxation
 from rlscaler_training.export import Mlp
 from rlscaler_training.hyper import choice, setting
 from rlscaler_training.learner import Outcome, Progress, StoppedError, Task
+from rlscaler_training.parallel import ALONE, Model, Parallel
 from rlscaler_training.preferences import Liking
 from rlscaler_training.relaxation import Stretch
 from rlscaler_training.runs import generators, restore_generators
@@ -57,22 +58,32 @@ TAKES_PREFERENCES = True
 """`--preferences` leans on its trajectories, see `preferences`."""
 
 
+SHARED_OUT = "batch"
+"""The setting whose rows several processes share, see `parallel`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """Hyper-parameters, each with the source of its default."""
 
     steps: int = setting(3000, 1, 1_000_000, "Gradient steps.")
-    batch: int = setting(48, 1, 65_536, "Stretches of load in each.")
+    batch: int = setting(48, 1, 65_536, "Stretches of load in each; own choice.")
     decisions: int = setting(120, 8, 10_000, "Decisions of a stretch that count: half an hour.")
-    rate: float = setting(2e-3, 1e-7, 1.0, "First learning rate; it falls to 0 as a cosine.")
+    rate: float = setting(2e-3, 1e-7, 1.0, "First learning rate, own choice; it falls to 0 as a cosine.")
     decay: float = setting(1e-4, 0.0, 1.0, "Weight decay of AdamW (Loshchilov & Hutter 2019).")
-    clip: float = setting(1.0, 1e-3, 1e3, "Largest norm of the gradient.")
-    hidden: tuple[int, ...] = setting((96, 96), 1, 4096, "Widths of the hidden layers.")
-    activation: str = choice("silu", ("silu", "tanh", "relu"), "What stands between them.")
-    dropout: float = setting(0.1, 0.0, 0.9, "Share of the inputs that is blanked, so that none is leaned on.")
-    cold: float = setting(0.1, 0.0, 1.0, "Share of the stretches from a load's first hour: a cold start is rare else.")
-    width: float = setting(1.0, 1e-3, 60.0, "First width, in seconds of waiting, of the edge of being late.")
-    width_end: float = setting(0.1, 1e-3, 60.0, "Last width; it falls geometrically.")
+    clip: float = setting(1.0, 1e-3, 1e3, "Largest norm of the gradient; own choice.")
+    hidden: tuple[int, ...] = setting((96, 96), 1, 4096, "Widths of the hidden layers; own choice.")
+    activation: str = choice("silu", ("silu", "tanh", "relu"), "What stands between them; own choice.")
+    dropout: float = setting(
+        0.1, 0.0, 0.9, "Share of the inputs that is blanked, so that none is leaned on; own choice."
+    )
+    cold: float = setting(
+        0.1, 0.0, 1.0, "Share of the stretches from a load's first hour, own choice: a cold start is rare else."
+    )
+    width: float = setting(
+        1.0, 1e-3, 60.0, "First width, in seconds of waiting, of the edge of being late; own choice."
+    )
+    width_end: float = setting(0.1, 1e-3, 60.0, "Last width, own choice; it falls geometrically.")
     evaluate_every: int = setting(250, 1, 1_000_000, "Steps between evaluations.")
 
 
@@ -242,13 +253,17 @@ class Net(Mlp):
         return out
 
 
-def corrected(network: Net, seen: Tensor, dropout: float = 0.0) -> Tensor:
+def corrected(network: Net, seen: Tensor, dropout: float = 0.0, parallel: Parallel = ALONE) -> Tensor:
     """Return the correction (N, T) of what is seen, (N, T, len(FIELDS)); dropout blanks that share of the inputs of a
     stretch."""
+
+    def uniform(shape: Sequence[int]) -> Tensor:
+        return torch.rand(shape, device=seen.device)
+
     inputs = (seen[..., network.of_seen].float() - network.mean) / network.scale
     if dropout:
         shape = (seen.shape[0], 1, inputs.shape[2])
-        inputs = inputs * (torch.rand(shape, device=seen.device) >= dropout) / (1.0 - dropout)
+        inputs = inputs * (parallel.drawn(shape, uniform) >= dropout) / (1.0 - dropout)
     out: Tensor = network.head(network.trunk(inputs))[..., 0]
     return out
 
@@ -279,7 +294,7 @@ def learn(task: Task, config: Config, train: Material | None = None, validation:
 
     train, validation: what `material` makes of the task's pools, where that is known already.
     """
-    pools, run, device = task.pools, task.run, task.device.torch
+    pools, run, device, parallel = task.pools, task.run, task.device.torch, task.parallel
     train = material(pools.train, device) if train is None else train
     validation = material(pools.validation, device) if validation is None else validation
     torch.manual_seed(task.seed)
@@ -292,11 +307,12 @@ def learn(task: Task, config: Config, train: Material | None = None, validation:
     if task.preferences is not None:
         liking = task.preferences.outcomes(FIELDS, config.hidden[-1], device, task.seed)
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=config.decay)
+    model = parallel.model(network, optimiser, config.clip)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
     best, kept, smoothed = float("inf"), _copied(network), float("nan")
     if (state := run.restore()) is not None:
         network.load_state_dict(state["network"])
-        optimiser.load_state_dict(state["optimiser"])
+        model.restore(state["optimiser"])
         schedule.load_state_dict(state["schedule"])
         restore_generators(rng, state["random"])
         if liking is not None:
@@ -320,7 +336,7 @@ def learn(task: Task, config: Config, train: Material | None = None, validation:
                         best, kept = score, _copied(network)
                     task.report(Progress(step, config.steps, {**numbers, "best": best}))
                 state = {
-                    "network": _copied(network), "optimiser": optimiser.state_dict(), "best": best, "kept": kept,
+                    "network": _copied(network), "optimiser": model.state(), "best": best, "kept": kept,
                     "schedule": schedule.state_dict(), "random": generators(rng), "smoothed": smoothed,
                     **({} if liking is None else {"liking": liking.state()}),
                 }  # fmt: skip
@@ -329,12 +345,12 @@ def learn(task: Task, config: Config, train: Material | None = None, validation:
                 raise StoppedError
         if step < config.steps:
             opened = pools.train.opened(step / config.steps)
-            loss = _step(train, network, optimiser, config, step, opened, rng, liking)
+            loss = _step(train, network, model, config, step, opened, rng, liking, parallel)
             schedule.step()
             smoothed = loss if smoothed != smoothed else 0.98 * smoothed + 0.02 * loss
     liked = {} if liking is None else liking.report(network)
     network.load_state_dict(kept)
-    made = _artifact(task, network, train, config, {"relaxed_score": best, "relaxed_rule": rule, **liked})
+    made = _artifact(task, network, train, validation, config, {"relaxed_score": best, "relaxed_rule": rule, **liked})
     return Outcome(made, config.steps * config.batch * config.decisions)
 
 
@@ -352,38 +368,44 @@ def alike(material: Material, loads: int, count: int, rng: np.random.Generator) 
 
 
 def _step(
-    train: Material, network: Net, optimiser: torch.optim.Optimizer, config: Config, step: int, loads: int,
-    rng: np.random.Generator, liking: Liking | None = None,
+    train: Material, network: Net, model: Model, config: Config, step: int, loads: int,
+    rng: np.random.Generator, liking: Liking | None = None, parallel: Parallel = ALONE,
 ) -> float:  # fmt: skip
     """Follow the gradient of one batch of stretches of the first so many loads, and return its loss."""
     device = train.seen.device
     load = torch.as_tensor(alike(train, loads, config.batch, rng)[:, None], device=device)
-    length = config.decisions + part(train, load, torch.zeros_like(load)).lead
+    lead = part(train, load, torch.zeros_like(load)).lead
+    length = config.decisions + lead
     last = train.steps - length
     latest = np.where(rng.random(config.batch) < config.cold, min(WARM_UP, last), last)
     begin = torch.as_tensor(rng.integers(0, np.maximum(latest, 1))[:, None], device=device)
-    load, at = load.expand(-1, length), begin + torch.arange(length, device=device)
+    mine = parallel.mine(config.batch, "batch")
+    load, at = load[mine].expand(-1, length), begin[mine] + torch.arange(length, device=device)
     width = config.width * (config.width_end / config.width) ** (step / config.steps)
-    correction = corrected(network, train.seen[load, at], config.dropout)
+    correction = model(corrected, train.seen[load, at], config.dropout, parallel)
     stretch, counts = part(train, load, at), train.known[load, at]
+    if not parallel.alone:
+        counts[:, :lead] = False  # as for the whole batch, where a rank's part of it may start up faster
     ordered = orders(train, correction, load, at)
     cost, late = relaxation.score(stretch, ordered, width, counts)
     if liking is not None and liking.strength:
         late = late + liking.against(network, train.seen[load, at], stretch, ordered, width, counts)
     loss = (train.weight[load[:, 0]] * (cost + late)).mean()
-    optimiser.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss)
-    torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
+    model.backward(loss)
     if liking is not None:
         liking.pull(network, step)
-    optimiser.step()
-    return float(loss.detach())
+    model.step()
+    return float(parallel.averaged(loss.detach()))
 
 
-def _artifact(task: Task, network: Mlp, train: Material, config: Config, scores: dict[str, Any]) -> Artifact:
+def _artifact(
+    task: Task, network: Mlp, train: Material, validation: Material, config: Config, scores: dict[str, Any]
+) -> Artifact:  # fmt: skip
     """Return what the autoscaler serves, scored in the world itself beside the rule that it corrects."""
     columns = [NAMES.index(name) for name in FIELDS]
-    seen = train.seen[train.known].cpu().numpy()
+    shown = validation.seen[validation.known]
+    known = [train.seen[train.known], *(extreme(shown, dim=0, keepdim=True) for extreme in (torch.amin, torch.amax))]
+    seen = torch.cat(known).cpu().numpy()
     observations = np.zeros((len(seen), len(NAMES)), np.float32)
     observations[:, columns] = seen
     return export.artifact(

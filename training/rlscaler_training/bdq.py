@@ -8,10 +8,10 @@ baseline that takes away the load's luck and no action's merit (Mao et al. 2019,
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,12 +26,23 @@ from rlscaler_training.hyper import choice, setting, switch
 from rlscaler_training.inputs import with_extremes
 from rlscaler_training.learner import Outcome, Progress, StoppedError, Task, scored, untrained
 from rlscaler_training.loads import batches, elsewhere, progressed
-from rlscaler_training.preferences import Preferences, served
+from rlscaler_training.parallel import ALONE, Parallel, Rows
+from rlscaler_training.preference_heads import served
+from rlscaler_training.preferences import Preferences
 from rlscaler_training.replay import Replay, Step
 from rlscaler_training.runs import generators, restore_generators
 
+if TYPE_CHECKING:
+    from rlscaler_training.bdq_remote import There
+
+RULE = (CORRECTIONS.index(0.0), PATIENCES.index(HOLD))
+"""What the rule that is corrected chooses of each branch."""
 TAKES_PREFERENCES = True
 """`--preferences` leans on its choices, see `preferences`."""
+
+
+SHARED_OUT = "envs"
+"""The setting whose rows several processes share, see `parallel`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +50,7 @@ class Config:
     """Hyper-parameters, each with the source of its default."""
 
     steps: int = setting(600_000, 1, 10_000_000_000, "Decisions in all; not tuned.")
-    envs: int = setting(128, 1, 65_536, "Workloads simulated at once.")
+    envs: int = setting(128, 1, 65_536, "Workloads simulated at once; own choice.")
     episode: int = setting(
         120, 2, 5000, "Decisions of an episode; all begin and end together, and checkpoints are kept in between."
     )
@@ -50,7 +61,7 @@ class Config:
         6, 1, 100, "Rewards summed before the target network takes over: an order serves some five decisions later."
     )
     batch: int = setting(256, 1, 65_536, "Transitions of a gradient step (64 in the paper, which plays one game).")
-    updates: int = setting(1, 1, 1000, "Gradient steps for each step of the environments.")
+    updates: int = setting(1, 1, 1000, "Gradient steps for each step of the environments (one in the paper).")
     rate: float = setting(3e-4, 1e-8, 1.0, "Learning rate of Adam (1e-4 in the paper, for batches of 64).")
     clip: float = setting(10.0, 1e-6, 1e9, "Largest norm of the gradient (the paper's code clips at 10 too).")
     target_every: int = setting(500, 1, 1_000_000, "Gradient steps between copies to the target network (paper: 1000).")
@@ -62,18 +73,20 @@ class Config:
     beta: float = setting(
         0.4, 0.0, 1.0, "First share of the bias of that draw that is taken away; it rises to 1 (Schaul et al. 2016)."
     )
-    warm_up: int = setting(10_000, 1, 100_000_000, "Transitions before the first gradient step; the rule plays them.")
+    warm_up: int = setting(
+        10_000, 1, 100_000_000, "Transitions before the first gradient step, own choice; the rule plays them."
+    )
     epsilon: float = setting(
         0.4, 0.0, 1.0, "First share of explored choices of a branch; as q-learning's, since one low order lasts long."
     )
-    epsilon_end: float = setting(0.05, 0.0, 1.0, "Last share of explored choices.")
+    epsilon_end: float = setting(0.05, 0.0, 1.0, "Last share of explored choices; as q-learning's.")
     epsilon_share: float = setting(
         0.6, 0.0, 1.0, "Share of the steps over which epsilon falls, linearly (as Mnih et al. 2015 do)."
     )
     repeat: int = setting(
         8, 1, 1000, "Decisions that an explored choice is held on average (Dabney, Ostrovski & Barreto 2021)."
     )
-    encoder: tuple[int, ...] = setting((64,), 1, 4096, "Widths of the micro and of the macro encoder.")
+    encoder: tuple[int, ...] = setting((64,), 1, 4096, "Widths of the micro and of the macro encoder; own choice.")
     trunk: tuple[int, ...] = setting(
         (256, 128), 1, 4096, "Widths of the shared trunk (512 and 256 in the paper, for far more branches)."
     )
@@ -100,19 +113,22 @@ class Learner:
         device: torch.device,
         preferences: Preferences | None = None,
         seed: int = 0,
+        parallel: Parallel = ALONE,
     ) -> None:
         """Make a fresh one. fields: of the observation. rule: the choice of each branch before the first update. seed:
         of what preferences draw."""
         self.config, self.device, self.rule = config, device, np.array(rule, np.int64)
+        self.parallel = parallel
 
         def made() -> Branching:
             return Branching(fields, branches, config.encoder, config.trunk, config.head, config.activation).to(device)
 
         self.network, self.target = made(), made().requires_grad_(False)
-        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.rate)
+        optimiser = torch.optim.Adam(self.network.parameters(), lr=config.rate)
+        self.model = parallel.model(self.network, optimiser, config.clip)
         self.replay = Replay(
             config.replay, config.envs, len(NAMES), len(branches), branches[0], config.lookahead, config.gamma,
-            config.alpha, device,
+            config.alpha, device, parallel,
         )  # fmt: skip
         self.reward_scale = torch.ones((), device=device)
         self.updates = 0
@@ -135,13 +151,13 @@ class Learner:
     def begin(self) -> None:
         """Take the scale of inputs and rewards from the replay; called once, before the first update."""
         self.network.normalise(self.replay.seen())
-        self.reward_scale = self.replay.reward[: self.replay.size].std().clamp(min=1e-6)
+        self.reward_scale = self.replay.rewards().std().clamp(min=1e-6)
         self.target.load_state_dict(self.network.state_dict())
 
     def state(self) -> dict[str, Any]:
         """Return what is needed to go on between two episodes."""
         return {
-            "network": copied(self.network), "target": copied(self.target), "optimiser": self.optimiser.state_dict(),
+            "network": copied(self.network), "target": copied(self.target), "optimiser": self.model.state(),
             "replay": self.replay.state(), "reward_scale": self.reward_scale, "updates": self.updates,
             **({} if self.liking is None else {"liking": self.liking.state()}),
         }  # fmt: skip
@@ -150,7 +166,7 @@ class Learner:
         """Put back what `state` returned."""
         self.network.load_state_dict(state["network"])
         self.target.load_state_dict(state["target"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.model.restore(state["optimiser"])
         self.replay.restore(state["replay"])
         self.reward_scale = state["reward_scale"].to(self.device)
         self.updates = int(state["updates"])
@@ -175,7 +191,7 @@ def taken(q: list[Tensor], action: Tensor) -> Tensor:
 
 
 def update(learner: Learner, beta: float) -> Tensor:
-    """Make one gradient step and return its loss, (), which stays on the device.
+    """Make one gradient step and return its loss, (), which stays on the device; of several ranks their mean is it.
 
     One target for all branches: the mean over the branches of the target network's Q where the network chooses.
     """
@@ -186,15 +202,13 @@ def update(learner: Learner, beta: float) -> Tensor:
         # what is followed is valued, so preferences choose here as they do in play
         following = best(learner.network.favoured(drawn.then, learner.weight) if config.double else after, drawn.mask)
         target = drawn.reward / learner.reward_scale + drawn.discount * taken(after, following).mean(dim=1)
-    error = taken(learner.network.q(drawn.observation), drawn.action) - target[:, None]
-    loss = (drawn.weight * error.square().mean(dim=1)).mean()
-    learner.optimiser.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss)
-    torch.nn.utils.clip_grad_norm_(learner.network.parameters(), config.clip)
+    error = taken(learner.model(Branching.q, drawn.observation), drawn.action) - target[:, None]
+    loss = learner.parallel.mean(drawn.weight * error.square().mean(dim=1), config.batch)
+    learner.model.backward(loss)
     if learner.liking is not None:
         learner.liking.pull(learner.network, learner.updates)
-    learner.optimiser.step()
-    replay.learned(drawn.index, error.detach().abs().sum(dim=1))
+    learner.model.step()
+    replay.learned(drawn.index, replay.of_all(drawn, error.detach().abs().sum(dim=1)))
     learner.updates += 1
     if learner.updates % config.target_every == 0:
         learner.target.load_state_dict(learner.network.state_dict())
@@ -203,7 +217,7 @@ def update(learner: Learner, beta: float) -> Tensor:
 
 def explored(
     greedy: np.ndarray, held: np.ndarray, mask: np.ndarray, branches: Sequence[int], config: Config, epsilon: float,
-    rng: np.random.Generator,
+    rng: np.random.Generator | Rows,
 ) -> np.ndarray:  # fmt: skip
     """Return the actions (N, branches) with a share of epsilon explored in each branch; -1 in `held` = none is.
 
@@ -229,6 +243,7 @@ def play(
     twin: what the rule earns there is taken off the rewards; None: nothing is.
     """
     config, branches = learner.config, learner.network.branches
+    chance = learner.parallel.generator(rng)
     observation = learner.tensor(batch.reset(seed))
     if twin is not None:
         twin.reset(seed)
@@ -239,7 +254,7 @@ def play(
     loss, updates = torch.zeros((), device=learner.device), 0
     for _ in range(config.episode):
         greedy = learner.decide(observation, learner.tensor(mask))
-        action = explored(greedy, held, mask, branches, config, epsilon, rng)
+        action = explored(greedy, held, mask, branches, config, epsilon, chance)
         done = batch.step(action)
         reward = done.reward - twin.step(rule).reward if twin is not None else done.reward
         following = batch.scheme.mask(batch.last_view)
@@ -251,13 +266,13 @@ def play(
         )  # fmt: skip
         observation = learner.tensor(done.observation)
         mask = batch.mask() if done.truncated.any() else following
-        if learner.replay.size >= min(config.warm_up, len(learner.replay.reward)):
+        if learner.replay.size >= min(config.warm_up, learner.replay.slots):
             if not learner.updates:
                 learner.begin()
             for _ in range(config.updates):
                 loss += update(learner, beta)
                 updates += 1
-    return float(loss) / max(1, updates)
+    return float(learner.parallel.averaged(loss)) / max(1, updates)
 
 
 def check(config: Config, rounds: int) -> None:
@@ -275,19 +290,36 @@ def check(config: Config, rounds: int) -> None:
 
 
 def learn(task: Task, config: Config) -> Outcome:
-    """Learn on the task's training load, and return the network that was best on its validation load.
+    """Learn on the task's training load, and return the network that was best on its validation load; see `learned`."""
+    if task.workers is None:
+        return learned(task, config)
+    from rlscaler_training import bdq_remote
+
+    own = task.workers.share(config.envs)
+    with bdq_remote.opened(task, config) as there:
+        return learned(task, replace(config, envs=own * task.workers.count), own, there)
+
+
+def learned(
+    task: Task, config: Config, own: int | None = None, there: "Callable[[Learner], There] | None" = None
+) -> Outcome:
+    """Learn, where `there` is given by workers, each with `own` of the environments.
 
     Goes on from the run's newest checkpoint. Raises StoppedError after a checkpoint where the task says stop, at the
     end of the episode that is being played.
     """
     torch.manual_seed(task.seed)
     rng = np.random.default_rng(task.seed)
-    batch, twin, judge = batches(task.pools, BRANCHING.name, config.envs, config.episode, task.seed)
+    parallel = task.parallel
+    envs, part = config.envs // parallel.ranks, parallel.part(config.envs)
+    batch, twin, judge = batches(task.pools, BRANCHING.name, envs, config.episode, task.seed, part)
+    parallel.require_even(batch)
     varied = elsewhere(task.pools, BRANCHING.name, config.evaluation)
-    rule = (CORRECTIONS.index(0.0), PATIENCES.index(HOLD))
     learner = Learner(
-        config, task.pools.fields, BRANCHING.branches, rule, task.device.torch, task.preferences, task.seed
-    )
+        replace(config, envs=own or config.envs), task.pools.fields, BRANCHING.branches, RULE, task.device.torch,
+        task.preferences, task.seed, parallel,
+    )  # fmt: skip
+    remote = None if there is None else there(learner)
     each = config.envs * config.episode
     rounds = -(-config.steps // each)
     check(config, rounds)
@@ -307,7 +339,10 @@ def learn(task: Task, config: Config) -> Outcome:
         beta = config.beta + (1.0 - config.beta) * share
         seed = int(np.random.SeedSequence((task.seed, played)).generate_state(1)[0])
         progressed(share, batch, twin)
-        loss = play(learner, batch, twin, seed, epsilon, beta, rng)
+        if remote is None:
+            loss = play(learner, batch, twin, seed, epsilon, beta, rng)
+        else:
+            loss = remote.play(played, share, epsilon, beta)
         numbers |= {"loss": loss, "epsilon": epsilon}
         if not math.isfinite(loss):
             task.run.log(played * each, numbers)  # which ends it, before a checkpoint is written
@@ -317,11 +352,12 @@ def learn(task: Task, config: Config) -> Outcome:
             found = scored(judge, policy, config.evaluation, task.seed)
             if varied is not None:
                 numbers["score_randomised"] = scored(varied, policy, config.evaluation, task.seed).total
-            better = found.total < lowest
+            better = parallel.any(found.total < lowest)
             if better:
                 kept, lowest = copied(learner.network), found.total
             numbers |= {"score": found.total, "cost": found.cost, "late": found.late, "rule": bar, "best": lowest}
             numbers |= {} if learner.liking is None else learner.liking.numbers(learner.network)
+        numbers |= {} if task.workers is None else task.workers.told()
         task.run.log(played * each, numbers)
         task.report(Progress(played * each, rounds * each, dict(numbers)))
         stop = task.stop() and not last
@@ -339,7 +375,7 @@ def learn(task: Task, config: Config) -> Outcome:
     learner.network.load_state_dict(kept)
     made = artifact(
         served(learner.network, learner.weight), name=task.name, scheme=BRANCHING.name,
-        observations=with_extremes(learner.replay.seen().cpu().numpy(), task.pools.train), provenance=task.provenance,
+        observations=with_extremes(learner.replay.seen().cpu().numpy(), *task.pools.known), provenance=task.provenance,
         scores={"validation_score": lowest, "rule": bar}
         | ({} if learner.liking is None else learner.liking.report(learner.network)),
     )  # fmt: skip

@@ -6,8 +6,9 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,17 @@ import click
 from click.shell_completion import CompletionItem
 
 from rlscaler.errors import NoRoomError, UserError
-from rlscaler_training import own_past_command
+from rlscaler_training import own_past_command, remote_rollouts
 
 if TYPE_CHECKING:
+    from rlscaler_training.devices import Device
+    from rlscaler_training.launching import Job
     from rlscaler_training.learner import Progress, Score
     from rlscaler_training.legacy import Legacy
     from rlscaler_training.loads import Pools
+    from rlscaler_training.parallel import Parallel
+    from rlscaler_training.preferences import Preferences
+    from rlscaler_training.remote_rollouts import Workers
     from rlscaler_training.runs import Run
 
 LEARNERS: dict[str, tuple[str, str]] = {
@@ -115,6 +121,7 @@ class Asked:
     validate: tuple[str, ...] = ()
     worlds: dict[str, Any] | None = None
     preferences: dict[str, Any] | None = None
+    workers: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, arguments: dict[str, Any], where: Path) -> "Asked":
@@ -164,9 +171,18 @@ PREFERENCES = click.option("--preferences", type=click.Path(), metavar="FILE.jso
                            help="Answers of 'rlscaler prefer': lean on what they tell is better; the options that "
                            "begin with --preference- say how.")  # fmt: skip
 """The option of a learner that listens to people."""
+RANKS: tuple[Callable[[Any], Any], ...] = (
+    click.option("--distributed", type=click.Choice(["ddp", "zero2"]), help="Train on several processes, each with a "
+                 "share of the same batch: ddp averages gradients, zero2 splits the optimiser too (DeepSpeed)."),
+    click.option("--ranks", type=click.IntRange(1, 1024), help="With --distributed: how many processes to start on "
+                 "this machine; torchrun starts those of several."),
+    click.option("--launcher", type=click.Choice(["here", "ray"]), default="here", show_default=True,
+                 help="With --distributed: who starts the processes; ray: Ray Train, on this machine or at --address."),
+)  # fmt: skip
+"""The options of a learner that several processes can train."""
 LOADS = ("scenarios", "traces", "hours", "validate", "worlds")
 """Options of the load, which `legacy` has its own of."""
-FREE_TO_RESUME = ("resume", "out", "device_", "as_json", "quiet")
+FREE_TO_RESUME = ("resume", "out", "device_", "address", "as_json", "quiet", "distributed", "ranks", "launcher")
 """Options that may be given beside --resume."""
 
 
@@ -187,9 +203,12 @@ def _command(learner: str) -> click.Command:
         from rlscaler_training.preferences import Settings
 
         decorated = PREFERENCES(hyper.flags(Settings)(decorated))
+    if hasattr(module, "SHARED_OUT"):
+        for option in reversed(RANKS):
+            decorated = option(decorated)
     if hasattr(module, "LEGACY"):
         decorated = _environment(module.LEGACY)(decorated)
-    for option in reversed(SHARED):
+    for option in reversed((*SHARED, *remote_rollouts.OPTIONS)):
         decorated = option(decorated)
     command: click.Command = click.command(learner, short_help=about)(decorated)
     return command
@@ -215,59 +234,156 @@ def _paragraphs(docstring: str | None) -> str:
 
 def _train(learner: str, module: Any, given: dict[str, Any]) -> None:
     """Train, or go on with a run, and tell what came of it. Raises UserError; exits with 130 after Ctrl-C."""
-    from rlscaler_training import devices, finishing, legacy_finish
-    from rlscaler_training.learner import StoppedError, Task
-    from rlscaler_training.legacy import Legacy
-    from rlscaler_training.run_record import at_work
-    from rlscaler_training.runs import Interruption
+    from rlscaler_training import devices
 
+    mode = given.get("distributed")
+    if mode is not None:
+        from rlscaler_training import launching
+
+        prepare = partial(_job, learner, module, given)
+        if given["launcher"] == "ray":
+            from rlscaler_training import ray_launcher
+
+            ray_launcher.launch(mode, given["ranks"], given["address"], learner, prepare, given["as_json"])
+        else:
+            launching.launch(mode, given["ranks"], given["device_"], learner, prepare)
+        return
+    if given.get("launcher", "here") != "here":
+        raise UserError("--launcher ray is given without --distributed ddp or zero2; leave it out")
+    if given.get("ranks") is not None:
+        raise UserError(f"--ranks {given['ranks']} is given without --distributed ddp or zero2; leave it out")
     device = devices.device(given["device_"])
+    run, config, asked, world, liked = _prepared(learner, module, given, device.why)
+    training = Training(
+        learner, module, run, config, asked, world, device, Path(given["out"]) if given["out"] else None,
+        given["quiet"], given["as_json"], liked, remote_rollouts.workers(asked.workers, given["address"]),
+    )  # fmt: skip
+    carry_out(training)
+
+
+def _prepared(
+    learner: str, module: Any, given: dict[str, Any], device: str, check: Callable[[Any, Asked], None] | None = None
+) -> "tuple[Run, Any, Asked, Pools | Legacy, Preferences | None]":
+    """Return the run, begun or to go on with, its settings, what it was told, what is trained on and what people said.
+
+    device: a line about it. check: takes settings and what is asked before anything is begun. Raises UserError.
+    """
     from rlscaler_training import preferences
 
     out = Path(given["out"]) if given["out"] else None
-    quiet, as_json = given["quiet"], given["as_json"]
+    run: Run | None = None
     if given["resume"]:
         run, config, asked = _resumed(learner, module, given)
-        _require_place(out)
-        pools = world_of(asked)
-        liked = preferences.of(asked.preferences, getattr(pools, "trained_on", ()))
     else:
         config, asked = _asked(learner, module, given)
-        _require_place(out)
-        pools = world_of(asked)
-        if hasattr(module, "require"):
-            module.require(config, pools.inputs.names)
-        liked = preferences.of(asked.preferences, getattr(pools, "trained_on", ()))
-        run = begun(learner, config, asked, given["folder"], device.why)
+    if check is not None:
+        check(config, asked)
+    _require_place(out)
+    world = world_of(asked)
+    if run is None and hasattr(module, "require"):
+        module.require(config, world.inputs.names)
+    liked = preferences.of(asked.preferences, getattr(world, "trained_on", ()))
+    if run is None:
+        remote_rollouts.require(asked.workers)
+        run = begun(learner, config, asked, given["folder"], device)
+    return run, config, asked, world, liked
+
+
+def _job(learner: str, module: Any, given: dict[str, Any], ranks: int) -> "Job":
+    """Return what so many ranks are told, with their run begun. Raises UserError where they cannot share the work."""
+    from rlscaler_training import launching
+
+    mode, name = given["distributed"], module.SHARED_OUT
+
+    def check(config: Any, asked: Asked) -> None:
+        for option, found in (("--rollouts ray", asked.workers), ("--preferences", asked.preferences)):
+            if found is not None:
+                raise UserError(f"{option} is given with --distributed {mode}; expected one of them")
+        launching.require_shared(name, getattr(config, name), ranks)
+
+    run = _prepared(learner, module, given, f"{ranks} ranks, {mode}", check)[0]
+    return launching.Job(
+        learner=learner, settings=run.settings, asked=run.arguments, folder=str(run.folder), mode=mode,
+        device=given["device_"], out=given["out"], as_json=given["as_json"], quiet=given["quiet"],
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """A training that is about to run: the learner's name and module, its run, settings and what it was told, what it
+    is trained on, where, where a copy of the artifact goes, how much is said, what people said, and who takes part."""
+
+    learner: str
+    module: Any
+    run: "Run"
+    config: Any
+    asked: Asked
+    world: "Pools | Legacy"
+    device: "Device"
+    out: Path | None
+    quiet: bool
+    as_json: bool
+    liked: "Preferences | None" = None
+    workers: "Workers | None" = None
+    parallel: "Parallel | None" = None
+
+
+def carry_out(training: Training) -> None:
+    """Train, and tell what came of it; of several ranks the first does.
+
+    Raises UserError; exits with 130 after Ctrl-C.
+    """
+    from rlscaler_training import finishing, legacy_finish
+    from rlscaler_training.learner import StoppedError, Task
+    from rlscaler_training.legacy import Legacy
+    from rlscaler_training.parallel import ALONE
+    from rlscaler_training.run_record import at_work
+    from rlscaler_training.runs import Interruption
+
+    learner, module, run, config = training.learner, training.module, training.run, training.config
+    asked, pools, device, out = training.asked, training.world, training.device, training.out
+    liked, workers, parallel = training.liked, training.workers, training.parallel or ALONE
+    as_json = training.as_json or not parallel.leads
     for note in () if liked is None else liked.notes:
         click.echo(f"note: {note}", err=True)
     if not as_json:
         click.echo("\n".join((device.why, *(() if isinstance(pools, Legacy) else pools.told))))
+    held = at_work(run.folder) if parallel.leads else nullcontext()
     try:
-        with at_work(run.folder), Interruption() as interruption, _progress(learner, quiet or as_json) as report:
+        with held, Interruption() as interruption, _progress(learner, training.quiet or as_json) as report:
             task = Task(
                 name=asked.name,
                 world=pools,
                 run=run,
                 device=device,
                 seed=asked.seed,
-                provenance=finishing.provenance(run, pools),
+                provenance=finishing.provenance(run, pools) if parallel.leads else {},
                 report=report,
-                stop=lambda: interruption.wanted,
+                stop=lambda: parallel.any(interruption.wanted),
                 preferences=liked,
+                workers=workers,
+                parallel=parallel,
             )
             outcome = module.learn(task, config)
+            if not parallel.leads:
+                return
             scores = None if isinstance(pools, Legacy) else finishing.judged(pools, outcome.artifact, asked.seed)
             elsewhere = finishing.elsewhere(pools, outcome.artifact)
             lived = finishing.agreed(pools, outcome.artifact, asked.seed)
     except (StoppedError, KeyboardInterrupt):
-        click.echo(f"stopped; go on with it by: {_resumption(learner, run, out)}", err=True)
+        if parallel.leads:
+            click.echo(f"stopped; go on with it by: {_resumption(learner, run, out, parallel)}", err=True)
         raise click.exceptions.Exit(130) from None
     except NoRoomError as error:
         raise _without_room(error, learner, run, out) from error
     finally:
         run.close()
-    told = {"device": device.why, "steps": outcome.steps, "seconds": round(run.seconds, 1)}
+    told: dict[str, Any] = {"device": device.why, "steps": outcome.steps, "seconds": round(run.seconds, 1)}
+    told |= (
+        {} if workers is None else {"rollouts": workers.told() | {"workers": workers.count, "waited": workers.waited}}
+    )
+    if workers is not None and not as_json:
+        click.echo(workers.spoken())
     made = finishing.changed(outcome.artifact, scores=outcome.artifact.manifest["scores"] | lived)
     try:
         if scores is None:
@@ -326,7 +442,13 @@ def _asked(learner: str, module: Any, given: dict[str, Any]) -> tuple[Any, Asked
     if learner == "offline" and given["worlds"] != STANDARD:
         raise UserError(f"--worlds {given['worlds']}: offline learns from a log and in no world; leave it out")
     return config, Asked(given["scenarios"], given["traces"], given["hours"], given["seed"], name, logs, environment,
-                         given["validate"], ranges(given["worlds"]), _preferences(given))  # fmt: skip
+                         given["validate"], ranges(given["worlds"]), _preferences(given),
+                         remote_rollouts.asked(learner, given, _given(_of_workers(given))))  # fmt: skip
+
+
+def _of_workers(given: dict[str, Any]) -> list[str]:
+    """Return the options that go with --rollouts ray; where Ray starts the ranks, the address is theirs."""
+    return [name for name in remote_rollouts.NAMES if name != "address" or given.get("launcher") != "ray"]
 
 
 def _preferences(given: dict[str, Any]) -> dict[str, Any] | None:
@@ -441,19 +563,20 @@ def _finish(
     if liked := scores.get("preferences"):
         click.echo(f"preferences: {liked['accuracy']:.0%} of {liked['pairs']} pairs that were not trained on are told "
                    f"right; calibration error {liked['calibration']:.2f}")  # fmt: skip
-    if lived := scores.get("export", {}).get("episodes"):
-        click.echo(finishing.along_episodes(lived))
+    if compared := finishing.as_exported(scores):
+        click.echo(compared)
     click.echo(f"{told['steps']:,} steps of environments in {told['seconds']:,.0f} s")
     click.echo(f"run:      {run.folder}")
     click.echo(f"artifact: {shown}")
     click.echo(f"try it:   rlscaler dry-run -f examples/web.yaml --policy {shlex.quote(str(shown))}")
 
 
-def _resumption(learner: str, run: "Run", out: Path | None) -> str:
+def _resumption(learner: str, run: "Run", out: Path | None, parallel: "Parallel | None" = None) -> str:
     """Return the command that goes on with a run."""
-    return shlex.join(
-        ["rlscaler", "train", learner, "--resume", str(run.folder), *(["--out", str(out)] if out else [])]
-    )
+    also = ["--out", str(out)] if out else []
+    if parallel is not None and not parallel.alone:
+        also += ["--distributed", parallel.mode, "--ranks", str(parallel.ranks)]
+    return shlex.join(["rlscaler", "train", learner, "--resume", str(run.folder), *also])
 
 
 def _without_room(error: NoRoomError, learner: str, run: "Run", out: Path | None) -> NoRoomError:

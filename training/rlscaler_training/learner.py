@@ -20,10 +20,12 @@ from rlscaler_sim.batch import Batch
 from rlscaler_training.devices import Device
 from rlscaler_training.legacy import ID, Legacy
 from rlscaler_training.loads import Pools
+from rlscaler_training.parallel import ALONE, Parallel
 from rlscaler_training.runs import Run
 
 if TYPE_CHECKING:
     from rlscaler_training.preferences import Preferences
+    from rlscaler_training.remote_rollouts import Workers
 
 
 class StoppedError(Exception):
@@ -48,6 +50,7 @@ class Task:
 
     world: what is trained and validated on. report: takes each Progress. stop: whether to end now. provenance: for the
     artifact. name: of the policy. preferences: what people said of pairs of episodes, None where nobody was asked.
+    workers: who steps the environments, None where this process does. parallel: the processes that train together.
     """
 
     name: str
@@ -59,6 +62,8 @@ class Task:
     report: Callable[[Progress], None] = lambda _: None
     stop: Callable[[], bool] = lambda: False
     preferences: "Preferences | None" = None
+    workers: "Workers | None" = None
+    parallel: Parallel = ALONE
 
     @property
     def pools(self) -> Pools:

@@ -83,6 +83,11 @@ class Pools:
         """The fields of the observation that networks learn from (see `inputs.learnable`)."""
         return learnable(self.train.steps * self.train.interval)
 
+    @property
+    def known(self) -> tuple[Pool, ...]:
+        """The load that a policy was trained on, or shown to be good on: where it may decide (`with_extremes`)."""
+        return (self.train, self.validation, *(() if self.elsewhere is None else (self.elsewhere,)))
+
 
 def pools(
     names: Sequence[str],
@@ -147,13 +152,18 @@ def _prepared(drawn: Sequence[Drawn], hours: float, seed: int, rise: float = 0.0
     return prepare(loads, config, settings, seed, levels=levels, rise=rise, cold=cold)
 
 
-def batches(found: Pools, actions: str, envs: int, episode: int, seed: int) -> tuple[Batch, Batch, Batch]:
-    """Return environments to train in, their twins (the same load at the same moments), and those to validate in."""
+def batches(
+    found: Pools, actions: str, envs: int, episode: int, seed: int, part: tuple[int, int] | None = None
+) -> tuple[Batch, Batch, Batch]:
+    """Return environments to train in, their twins (the same load at the same moments), and those to validate in.
+
+    part: see `Batch`; of those to train in.
+    """
     choice, train, validation = scheme(actions), found.train, found.validation
     judged = seed + VALIDATION_SEED
     return (
-        Batch(train, train.config, train.settings, choice, envs, episode, seed),
-        Batch(train, train.config, train.settings, choice, envs, episode, seed),
+        Batch(train, train.config, train.settings, choice, envs, episode, seed, part=part),
+        Batch(train, train.config, train.settings, choice, envs, episode, seed, part=part),
         Batch(validation, validation.config, validation.settings, choice, VALIDATION_ENVS, episode, judged),
     )
 

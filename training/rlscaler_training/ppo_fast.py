@@ -1,18 +1,18 @@
 """Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347) over the vectorised world, on torch.
 
-Read from top to bottom: the settings, the networks, a rollout, the update, the loop. Thousands of environments are
-one batch of arrays; nothing is copied or called for each. On CUDA the world, the guard and the random numbers live on
-the device beside the networks (`Batch(like=...)`), elsewhere the world runs on NumPy, and the gradient of tanh networks
-is written out (`ppo_gradient`).
+Read from top to bottom: the settings, the networks, the update, the loop; `ppo_rollout` has what is met on the way.
+Thousands of environments are one batch of arrays; nothing is copied or called for each. On CUDA the world, the guard
+and the random numbers live on the device beside the networks (`Batch(like=...)`), elsewhere the world runs on NumPy,
+and the gradient of tanh networks is written out (`ppo_gradient`).
 
 The details follow "The 37 implementation details of PPO" (Huang et al. 2022). Training goes in stretches of one
 episode: each begins with fresh environments and random numbers that follow from the seed and its number alone, so a
 checkpoint between two stretches holds all that there is to resume from.
 """
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,22 +21,32 @@ from torch import Tensor, nn
 
 from rlscaler.action import CORRECTIONS, HOLD, PATIENCES, scheme
 from rlscaler.observation import NAMES
-from rlscaler_sim.batch import Batch, Transition
+from rlscaler_sim.batch import Batch
 from rlscaler_training import export, learner
 from rlscaler_training.export import Mlp
 from rlscaler_training.hyper import choice, setting, switch
 from rlscaler_training.inputs import with_extremes
 from rlscaler_training.learner import Outcome, Progress, StoppedError, Task
 from rlscaler_training.loads import VALIDATION_ENVS, VALIDATION_SEED, Environments, elsewhere, progressed
+from rlscaler_training.parallel import ALONE, ZERO2, Parallel
 from rlscaler_training.ppo_gradient import Gradient
+from rlscaler_training.ppo_rollout import (
+    FORBIDDEN,
+    Here,
+    Returns,
+    Rollout,
+    Source,
+    acted,
+    advantages,
+    drawn,
+    log_share,
+    log_shares,
+    tensor,
+)
 from rlscaler_training.runs import Run
 
 MANY, FEW = 65_536, 1024
 """Environments on CUDA, and elsewhere, where the setting leaves it open."""
-FORBIDDEN = -1e8
-"""Logit of a choice that is not allowed: finite, so that its share of the entropy is 0 and not NaN."""
-LARGEST_REWARD = 10.0
-"""Normalised rewards are cut off at this many standard deviations of the return (as CleanRL and SB3 do)."""
 WARM_UP = 24
 """Steps of chance by which the inputs' mean and scale are told."""
 
@@ -47,7 +57,7 @@ class Config:
 
     steps: int = setting(5_000_000, 1, 10**12, "Environment steps in all; rounded up to whole episodes of all"
                          " environments.")  # fmt: skip
-    envs: int = setting(0, 0, 1_048_576, f"Workloads simulated at once; 0: {FEW:,}, on CUDA {MANY:,}.")
+    envs: int = setting(0, 0, 1_048_576, f"Workloads simulated at once, own choice; 0: {FEW:,}, on CUDA {MANY:,}.")
     horizon: int = setting(16, 1, 10_000, "Decisions of a rollout, between two updates (Isaac Gym's PPO uses 16 to 32"
                            " with thousands of environments).")  # fmt: skip
     episode: int = setting(240, 8, 5000, "Decisions of an episode: one hour.")
@@ -66,18 +76,23 @@ class Config:
     entropy: float = setting(0.003, 0.0, 10.0, "Weight of the entropy (CleanRL: 0.01); not tuned.")
     gradient: float = setting(0.5, 1e-3, 1e6, "Largest norm of the gradient (CleanRL).")
     divergence: float = setting(0.0, 0.0, 10.0, "The rest of the passes is left out above this Kullback-Leibler"
-                                " divergence; 0: never.")  # fmt: skip
+                                " divergence; 0: never, as in the paper.")  # fmt: skip
     normalise_advantage: bool = switch(True, "Advantages of a minibatch to mean 0 and deviation 1 (detail 7).")
     normalise_return: bool = switch(True, "Rewards are divided by the deviation of the discounted return (detail A1).")
     twin: bool = switch(True, "Rewards are counted from what the same load would have earned without corrections"
                         " (input-dependent baseline, Mao et al. 2019, arXiv 1807.02264).")  # fmt: skip
-    head_start: float = setting(1.0, 0.0, 20.0, "Logit by which the choice that corrects nothing begins ahead.")
+    head_start: float = setting(1.0, 0.0, 20.0, "Logit by which the choice that corrects nothing begins ahead;"
+                                " own choice.")  # fmt: skip
     hidden: tuple[int, ...] = setting((64, 64), 1, 4096, "Widths of the hidden layers of policy and value (SB3).")
     activation: str = choice("tanh", ("tanh", "silu", "relu"), "What stands between them (SB3, CleanRL).")
     actions: str = choice("headroom", ("headroom", "step", "branching"), "Action scheme.")
     evaluate_every: int = setting(1, 1, 100_000, "Episodes between evaluations, each with a checkpoint.")
     compile: str = choice("auto", ("auto", "on", "off"), "torch.compile of the loss, with CUDA graphs on CUDA; auto: on"
                           " CUDA alone.")  # fmt: skip
+
+
+SHARED_OUT = "envs"
+"""The setting whose rows several processes share, see `parallel`."""
 
 
 class ActorCritic(nn.Module):
@@ -125,139 +140,6 @@ def neutral(branches: Sequence[int]) -> list[int]:
 assert CORRECTIONS[neutral((len(CORRECTIONS),))[0]] == 0.0
 
 
-def log_shares(logits: Any, mask: Tensor, branches: Sequence[int]) -> list[Tensor]:
-    """Return the log probabilities of each branch's choices; the mask is of the first branch."""
-    parts: list[Tensor] = list(logits.split(tuple(branches), dim=-1))
-    parts[0] = parts[0].masked_fill(~mask, FORBIDDEN)
-    return [part.log_softmax(dim=-1) for part in parts]
-
-
-def log_share(shares: Sequence[Tensor], actions: Tensor) -> Tensor:
-    """Return the log probability of actions (..., branches)."""
-    found = [share.gather(-1, actions[..., at : at + 1])[..., 0] for at, share in enumerate(shares)]
-    return found[0] if len(found) == 1 else torch.stack(found).sum(dim=0)
-
-
-def drawn(shares: Sequence[Tensor], generator: torch.Generator) -> Tensor:
-    """Return actions (..., branches) drawn with these log probabilities: a race of exponential clocks."""
-    found = []
-    for share in shares:
-        clock = torch.empty_like(share).exponential_(generator=generator)
-        found.append((share - clock.log()).argmax(dim=-1))
-    return torch.stack(found, dim=-1)
-
-
-@dataclass(slots=True)
-class Returns:
-    """Running deviation of the discounted return, by which rewards are divided. total: (N,) return so far."""
-
-    gamma: float
-    count: float = 1e-4
-    mean: float = 0.0
-    spread: float = 1.0
-    total: Tensor = field(default_factory=lambda: torch.zeros(0))
-
-    def taken(self, rewards: Tensor, cut: Tensor) -> None:
-        """Take in rewards (T, N) and where the episode was cut after them (T, N)."""
-        if self.total.shape != rewards.shape[1:]:
-            self.total = torch.zeros_like(rewards[0])
-        totals = torch.empty_like(rewards)
-        for at, (reward, ended) in enumerate(zip(rewards, cut, strict=True)):
-            totals[at] = self.total = reward + self.gamma * self.total
-            self.total = torch.where(ended, 0.0, self.total)
-        variance, mean = (float(value) for value in torch.var_mean(totals.double(), correction=0))
-        many, all_ = totals.numel(), self.count + totals.numel()
-        off = mean - self.mean
-        self.spread = (self.spread * self.count + variance * many + off * off * self.count * many / all_) / all_
-        self.mean += off * many / all_
-        self.count = all_
-
-    def normalised(self, rewards: Tensor) -> Tensor:
-        """Return the rewards over the deviation, cut off at LARGEST_REWARD."""
-        return (rewards / math.sqrt(self.spread + 1e-8)).clamp(-LARGEST_REWARD, LARGEST_REWARD)
-
-
-@dataclass(slots=True)
-class Rollout:
-    """What was met in T decisions of N environments, tensors (T, N, ...) on the device.
-
-    inputs: normalised. last: value of where the step led to, wherever an episode was cut, else NaN. value: (T + 1, N).
-    """
-
-    inputs: Tensor
-    mask: Tensor
-    actions: Tensor
-    share: Tensor
-    reward: Tensor
-    cut: Tensor
-    last: Tensor
-    value: Tensor
-
-    @staticmethod
-    def empty(steps: int, n: int, branches: Sequence[int], inputs: int, device: torch.device) -> "Rollout":
-        """Return one to be written into."""
-
-        def new(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.zeros((steps, n, *shape), dtype=dtype, device=device)
-
-        return Rollout(
-            inputs=new(inputs), mask=new(branches[0], dtype=torch.bool),
-            actions=new(len(branches), dtype=torch.int64), share=new(), reward=new(), cut=new(dtype=torch.bool),
-            last=new(), value=torch.zeros((steps + 1, n), device=device),
-        )  # fmt: skip
-
-
-def tensor(array: Any, device: torch.device) -> Tensor:
-    """Return a batch's array on the device, numbers as float32."""
-    found = array if isinstance(array, Tensor) else torch.from_numpy(np.ascontiguousarray(array))
-    return (found.float() if found.dtype == torch.float64 else found).to(device)
-
-
-def acted(envs: Environments, actions: Tensor) -> Transition:
-    """Step the environments by actions (N, branches), as arrays of their own library."""
-    actions = actions[:, 0] if actions.shape[1] == 1 else actions
-    return envs.step(actions if getattr(envs, "like", None) is not None else actions.cpu().numpy())
-
-
-def collect(
-    network: ActorCritic, envs: Environments, observation: Tensor, into: Rollout, generator: torch.Generator
-) -> Tensor:
-    """Fill a rollout and return the observation after it. Rewards count from what twins earn, where there are any."""
-    device, branches = observation.device, envs.scheme.branches
-    for at in range(len(into.reward)):
-        with torch.no_grad():
-            inputs = network.inputs(observation)
-            mask = tensor(envs.mask(), device)
-            shares = log_shares(network.logits(inputs), mask, branches)
-            actions = drawn(shares, generator)
-            into.inputs[at], into.mask[at], into.actions[at] = inputs, mask, actions
-            into.share[at], into.value[at] = log_share(shares, actions), network.value(inputs)
-        done = acted(envs, actions)
-        reward = tensor(done.reward, device)
-        into.reward[at] = reward if done.twin is None else reward - tensor(done.twin, device)
-        into.cut[at] = tensor(done.truncated, device)
-        observation = tensor(done.observation, device)
-        if bool(done.truncated.any()):
-            ended = into.cut[at].nonzero()[:, 0]
-            with torch.no_grad():
-                into.last[at, ended] = network.value(network.inputs(tensor(done.last, device)[ended]))
-    with torch.no_grad():
-        into.value[-1] = network.value(network.inputs(observation))
-    return observation
-
-
-def advantages(reward: Tensor, value: Tensor, last: Tensor, cut: Tensor, gamma: float, trace: float) -> Tensor:
-    """Return generalised advantages (T, N). value: (T + 1, N). Nothing ends: a cut episode is worth `last` there."""
-    following = torch.where(cut, last, value[1:])
-    surprise = reward + gamma * following - value[:-1]
-    kept = gamma * trace * (~cut).float()
-    out, carried = torch.empty_like(reward), torch.zeros_like(reward[0])
-    for at in range(len(reward) - 1, -1, -1):
-        carried = surprise[at] + kept[at] * carried
-        out[at] = carried
-    return out
-
-
 def standardised(advantage: Tensor) -> Tensor:
     """Return the advantages of a minibatch with mean 0 and deviation 1."""
     return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
@@ -277,13 +159,11 @@ def loss(
 ) -> tuple[Tensor, Tensor]:
     """Return the loss of a minibatch (M, ...), and its parts (policy, value, entropy, divergence), detached.
 
-    share, value: as they were when the rollout was made. target: of the value.
+    share, value: as they were when the rollout was made. advantage: as it counts. target: of the value.
     """
     shares = log_shares(network.logits(inputs), mask, branches)
     ahead = log_share(shares, actions) - share
     ratio = ahead.exp()
-    if config.normalise_advantage:
-        advantage = standardised(advantage)
     policy = torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1.0 - config.clip, 1.0 + config.clip)).mean()
     now = network.value(inputs)
     error = (now - target) ** 2
@@ -304,10 +184,11 @@ class Learner:
     """Networks, optimiser and what is known of returns; `update` learns from one rollout."""
 
     def __init__(
-        self, branches: Sequence[int], config: Config, device: torch.device, seed: int, fields: Sequence[str] = NAMES
-    ) -> None:
+        self, branches: Sequence[int], config: Config, device: torch.device, seed: int, fields: Sequence[str] = NAMES,
+        parallel: Parallel = ALONE,
+    ) -> None:  # fmt: skip
         """Make them anew; the state of torch's own random numbers is left as it was."""
-        self.config, self.branches, self.device = config, tuple(branches), device
+        self.config, self.branches, self.device, self.parallel = config, tuple(branches), device, parallel
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = ActorCritic(self.branches, config, fields).to(device)
@@ -315,42 +196,60 @@ class Learner:
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.rate, eps=1e-5, fused=fused)
         self.returns = Returns(config.gamma)
         self._loss: Callable[..., tuple[Any, Tensor]] = loss
-        if config.compile == "on" or (config.compile == "auto" and device.type == "cuda"):
+        if config.compile == "on" or (config.compile == "auto" and device.type == "cuda" and parallel.alone):
             self._loss = torch.compile(loss, mode="reduce-overhead" if device.type == "cuda" else None)
         self._gradient: Gradient | None = None
-        if device.type == "cpu" and config.compile != "on" and config.activation == "tanh" and config.hidden:
+        written = config.compile != "on" and config.activation == "tanh" and config.hidden and parallel.mode != ZERO2
+        if device.type == "cpu" and written:
             self._gradient = Gradient(self.network.actor, self.network.critic, self.branches, FORBIDDEN)
+        self.model = parallel.model(self.network, self.optimiser, config.gradient, autograd=self._gradient is None)
 
     def state(self) -> dict[str, Any]:
         """Return what there is to remember between two stretches."""
         returns = {"count": self.returns.count, "mean": self.returns.mean, "spread": self.returns.spread}
-        return {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict(), "returns": returns}
+        return {"network": self.network.state_dict(), "optimiser": self.model.state(), "returns": returns}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Put back what `state` returned."""
         self.network.load_state_dict(state["network"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.model.restore(state["optimiser"])
         self.returns = Returns(self.config.gamma, **state["returns"])
 
     def _descent(self, flat: Sequence[Tensor], rows: Tensor) -> Tensor:
-        """Leave the clipped gradient of a minibatch with the parameters, and return the parts of its loss.
+        """Leave the clipped gradient of a minibatch with the parameters, and return the parts of its loss: what this
+        rank adds to them.
 
-        flat: what `loss` takes, of the whole rollout. rows: the minibatch's.
+        flat: what `loss` takes, of this rank's rollout; the advantage of all. rows: the minibatch's, of all ranks.
         """
-        if self._gradient is None:
-            whole, parts = self._loss(self.network, self.config, self.branches, *(part[rows] for part in flat))
-            self.optimiser.zero_grad(set_to_none=True)
-            whole.backward()
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient)
-            return parts
         inputs, mask, actions, share, advantage, target, value = flat
         advantage = advantage.index_select(0, rows)
         if self.config.normalise_advantage:
             advantage = standardised(advantage)
+        rows, advantage, weight = self._own(rows, advantage)
+        if self._gradient is None:
+            given = [part[rows] for part in (inputs, mask, actions, share)]
+            given += [advantage, target[rows], value[rows]]
+            whole, parts = self.model(self._loss, self.config, self.branches, *given)
+            self.model.backward(whole if self.parallel.alone else whole * (weight * self.parallel.ranks))
+            told: Tensor = parts if self.parallel.alone else parts * weight
+            return told
         self._gradient.begin()
         parts = self._gradient.add(self.config, rows, inputs, mask, actions, share, advantage, target, value)
+        if not self.parallel.alone:
+            parts *= weight
+            self._gradient.whole *= weight
+            self.parallel.summed(self._gradient.whole)  # one buffer, where autograd's would be gathered from many
         self._gradient.clip(self.config.gradient)
         return parts
+
+    def _own(self, rows: Tensor, advantage: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Return those rows of a minibatch that this rank has, their advantages, and their share of all."""
+        if self.parallel.alone:
+            return rows, advantage, 1.0
+        held, own = self.parallel.owned(rows, self.width)
+        if not len(own):  # a row that counts nothing, as a mean needs one
+            return rows.new_zeros(1), advantage.new_zeros(1), 0.0
+        return own, advantage[held], len(own) / len(rows)
 
     def update(self, rollout: Rollout, generator: torch.Generator, share: float) -> dict[str, float]:
         """Learn from a rollout; share: of the learning rate. Return the mean of each of PARTS."""
@@ -359,13 +258,17 @@ class Learner:
             group["lr"] = config.rate * share
         reward = rollout.reward
         if config.normalise_return:
-            self.returns.taken(reward, rollout.cut)
+            self.returns.taken(self.parallel.whole(reward, 1), self.parallel.whole(rollout.cut, 1))
             reward = self.returns.normalised(reward)
-        advantage = advantages(reward, rollout.value, rollout.last, rollout.cut, config.gamma, config.trace)
+        advantage = advantages(
+            reward, rollout.value, rollout.last, rollout.cut, config.gamma, config.trace, rollout.trust
+        )
         value = rollout.value[:-1]
-        whole = [rollout.inputs, rollout.mask, rollout.actions, rollout.share, advantage, advantage + value, value]
+        target = value + (advantage if rollout.trust is None else rollout.trust * advantage)
+        advantage = self.parallel.whole(advantage, 1)
+        whole = [rollout.inputs, rollout.mask, rollout.actions, rollout.share, advantage, target, value]
         flat = [part.flatten(0, 1) for part in whole]
-        total = flat[0].shape[0]
+        self.width, total = advantage.shape[1], advantage.numel()
         size = -(-total // config.minibatches)
         told = torch.zeros(len(PARTS), device=self.device)
         count = 0
@@ -374,11 +277,14 @@ class Learner:
             order: Any = torch.randperm(total, generator=generator, device=self.device)
             for rows in order.split(size):
                 parts = self._descent(flat, rows)
-                self.optimiser.step()
+                self.model.step()
                 told += parts
                 count += 1
-            if config.divergence and float((told - before)[-1]) / config.minibatches > config.divergence:
-                break
+            if config.divergence:
+                divergence = float(self.parallel.summed((told - before)[-1]))
+                if divergence / config.minibatches > config.divergence:
+                    break
+        told = self.parallel.summed(told)
         return {name: float(part) / count for name, part in zip(PARTS, told, strict=True)}
 
 
@@ -403,16 +309,20 @@ def evaluate(network: ActorCritic, judge: Environments, steps: int, seed: int) -
     return learner.Score(cost, late)
 
 
-def met(envs: Environments, network: ActorCritic | None, steps: int, seed: int, device: torch.device) -> np.ndarray:
+def met(
+    envs: Environments, network: ActorCritic | None, steps: int, seed: int, device: torch.device,
+    parallel: Parallel = ALONE,
+) -> np.ndarray:  # fmt: skip
     """Return observations that are met in so many steps, by the best choices, or by chance without a network."""
     generator = torch.Generator(device=device).manual_seed(seed)
     observation = tensor(envs.reset(seed), device)
     found = []
     for _ in range(steps):
-        found.append(observation[: max(1, 262_144 // steps)].cpu())
+        found.append(parallel.whole(observation)[: max(1, 262_144 // steps)].cpu())
         if network is None:
             flat = torch.zeros((envs.n, sum(envs.scheme.branches)), device=device)
-            actions = drawn(log_shares(flat, tensor(envs.mask(), device), envs.scheme.branches), generator)
+            shares = log_shares(flat, tensor(envs.mask(), device), envs.scheme.branches)
+            actions = drawn(shares, generator, parallel)
         else:
             actions = best_choices(network, envs, observation)
         observation = tensor(acted(envs, actions).observation, device)
@@ -446,22 +356,27 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     elsewhere: Environments | None = None,
     fields: Sequence[str] = NAMES,
+    source: "Callable[[Learner], Source] | None" = None,
+    parallel: Parallel = ALONE,
 ) -> Trained:
     """Learn in `envs`, judge in `judge` (and `elsewhere`, which chooses nothing); return what was judged best.
 
-    fields: of the observation, that the networks see.
+    fields: of the observation, that the networks see. source: where rollouts of `envs.n` environments come from (None:
+    from `envs`).
     Goes on from the run's newest checkpoint. Deterministic with the seed on a processor. Raises StoppedError where
     `stop` says so (the last checkpoint stays), NotFiniteError where training came to numbers that are none.
     """
     rollouts = max(1, -(-config.episode // config.horizon))
-    stretch_steps = rollouts * config.horizon * envs.n
+    each = config.horizon * envs.n * parallel.ranks
+    stretch_steps = rollouts * each
     stretches = -(-config.steps // stretch_steps)
     steps = stretches * stretch_steps
-    found = Learner(envs.scheme.branches, config, device, seed, fields)
+    found = Learner(envs.scheme.branches, config, device, seed, fields, parallel)
     rollout = Rollout.empty(config.horizon, envs.n, envs.scheme.branches, len(fields), device)
+    rolled: Source = Here(envs, found.network, rollout, parallel) if source is None else source(found)
     state = run.restore()
     if state is None:
-        sample = met(envs, None, min(WARM_UP, config.episode), seed, device)
+        sample = met(envs, None, min(WARM_UP, config.episode), seed, device, parallel)
         for part in (found.network.actor, found.network.critic):
             part.normalise(sample)
         begin, best, kept = 0, None, None
@@ -485,18 +400,17 @@ def train(
             run.checkpoint(at, whole, best=better)
         if stretch == stretches:
             break
-        progressed(stretch / stretches, envs)
         env_seed, own_seed = seeds(seed, stretch)
         generator = torch.Generator(device=device).manual_seed(own_seed)
-        observation = tensor(envs.reset(env_seed), device)
+        rolled.begin(stretch, env_seed, stretch / stretches)
         found.returns.total = torch.zeros(0)
         for number in range(rollouts):
             if stop():
-                raise StoppedError(f"stopped at step {at + number * config.horizon * envs.n:,}")
-            observation = collect(found.network, envs, observation, rollout, generator)
+                raise StoppedError(f"stopped at step {at + number * each:,}")
+            rollout = rolled.next(generator)
             share = 1.0 - (stretch + number / rollouts) / stretches if config.anneal else 1.0
-            told = found.update(rollout, generator, share)
-            done = at + (number + 1) * config.horizon * envs.n
+            told = found.update(rollout, generator, share) | rolled.told()
+            done = at + (number + 1) * each
             report(Progress(done, steps, {"score": best.total, **told} if best else told))
     assert best is not None
     assert kept is not None
@@ -508,33 +422,44 @@ def environments(task: Task, config: Config) -> tuple[Batch, Batch]:
     """Return environments to train in, with twins, and those to validate in, on the device where it is CUDA's."""
     device = task.device.torch
     like = torch.zeros(1, device=device) if device.type == "cuda" else None
-    count = config.envs or (FEW if like is None else MANY)
+    count = config.envs or (FEW if like is None or task.workers else MANY)
+    if task.workers is not None:
+        count = task.workers.share(count) * task.workers.count
     pools, of = task.pools, scheme(config.actions)
 
-    def made(pool: Any, n: int, twin: Sequence[int] | None = None) -> Batch:
-        return Batch(pool, pool.config, pool.settings, of, n, config.episode, task.seed, like, twin=twin)
+    def made(pool: Any, n: int, twin: Sequence[int] | None = None, part: tuple[int, int] | None = None) -> Batch:
+        return Batch(pool, pool.config, pool.settings, of, n, config.episode, task.seed, like, twin=twin, part=part)
 
-    twin = neutral(of.branches) if config.twin else None
-    return made(pools.train, count, twin), made(pools.validation, VALIDATION_ENVS)
+    twin, part = neutral(of.branches) if config.twin else None, task.parallel.part(count)
+    envs = made(pools.train, count // task.parallel.ranks, twin, part)
+    task.parallel.require_even(envs)
+    return envs, made(pools.validation, VALIDATION_ENVS)
 
 
 def learn(task: Task, config: Config) -> Outcome:
     """Train by the task, going on from its run's checkpoint, and return the artifact of the best validation."""
     envs, judge = environments(task, config)
     device = task.device.torch
-    trained = train(
-        envs, judge, config,
-        run=task.run, device=device, seed=task.seed, report=task.report, stop=task.stop,
-        elsewhere=elsewhere(task.pools, config.actions, config.episode, envs.like), fields=task.pools.fields,
-    )  # fmt: skip
+    with ExitStack() as stack:
+        source = None
+        if task.workers is not None:
+            from rlscaler_training import ppo_remote
+
+            source = stack.enter_context(ppo_remote.opened(task, config, envs.n))
+        trained = train(
+            envs, judge, config,
+            run=task.run, device=device, seed=task.seed, report=task.report, stop=task.stop,
+            elsewhere=elsewhere(task.pools, config.actions, config.episode, envs.like), fields=task.pools.fields,
+            source=source, parallel=task.parallel,
+        )  # fmt: skip
     progressed(1.0, envs)  # what is seen in all worlds is the range that the policy may decide in
-    seen = [met(envs, network, config.episode, task.seed, device) for network in (None, trained.network)]
+    seen = [met(envs, network, config.episode, task.seed, device, task.parallel) for network in (None, trained.network)]
     made = export.artifact(
         trained.network.actor,
         name=task.name,
         output="choices",
         scheme=config.actions,
-        observations=with_extremes(np.concatenate(seen), task.pools.train),
+        observations=with_extremes(np.concatenate(seen), *task.pools.known),
         provenance=task.provenance,
         scores={
             "validation_score": trained.score.total,

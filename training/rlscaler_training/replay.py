@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlscaler_training.parallel import ALONE, Parallel
+
 FAN = 32
 """Children of a node: a million leaves are four levels."""
 
@@ -74,9 +76,10 @@ class SumTree:
 class Drawn:
     """A batch of transitions, tensors (B, ...) on the replay's device.
 
-    index: (B,) int64 of the slots. weight: (B,) of the loss, 1 at most. observation, then: (B, F), and where it led
-    after some steps. action: (B, branches) int64. reward: (B,) discounted and summed over these steps. discount: (B,)
-    of what follows. mask: (B, choices) bool, what the first branch allowed `then`.
+    index: (B,) int64 of the slots. held: (B,) bool, which of them this rank has, None: all; the rest is of those.
+    weight: (B,) of the loss, 1 at most. observation, then: (B, F), and where it led after some steps. action: (B,
+    branches) int64. reward: (B,) discounted and summed over these steps. discount: (B,) of what follows. mask: (B,
+    choices) bool, what the first branch allowed `then`.
     """
 
     index: Tensor
@@ -87,6 +90,7 @@ class Drawn:
     discount: Tensor
     then: Tensor
     mask: Tensor
+    held: Tensor | None = None
 
 
 @dataclass(slots=True)
@@ -127,6 +131,9 @@ class Replay:
     """A ring of n-step transitions, written by whole steps of N environments.
 
     A new transition has the highest priority that there ever was, so that each is seen at least about once.
+
+    Where several ranks train, each keeps the transitions of its own environments and the priorities of all: every rank
+    draws the same slots, and has some of the transitions that are there.
     """
 
     def __init__(
@@ -140,6 +147,7 @@ class Replay:
         gamma: float,
         alpha: float,
         device: torch.device,
+        parallel: Parallel = ALONE,
     ) -> None:
         """Make an empty one for `capacity` transitions, rounded down to whole steps of `envs` environments.
 
@@ -150,12 +158,14 @@ class Replay:
         if not slots:
             raise ValueError(f"the replay holds {capacity} transitions; expected at least one for each of {envs} envs")
         self.envs, self.lookahead, self.gamma, self.alpha = envs, lookahead, gamma, alpha
-        self.observation = torch.zeros(slots, width, device=device)
-        self.then = torch.zeros(slots, width, device=device)
-        self.action = torch.zeros(slots, branches, dtype=torch.int64, device=device)
-        self.reward = torch.zeros(slots, device=device)
-        self.discount = torch.zeros(slots, device=device)
-        self.mask = torch.zeros(slots, choices, dtype=torch.bool, device=device)
+        self.parallel, self.slots = parallel, slots
+        own = slots // parallel.ranks
+        self.observation = torch.zeros(own, width, device=device)
+        self.then = torch.zeros(own, width, device=device)
+        self.action = torch.zeros(own, branches, dtype=torch.int64, device=device)
+        self.reward = torch.zeros(own, device=device)
+        self.discount = torch.zeros(own, device=device)
+        self.mask = torch.zeros(own, choices, dtype=torch.bool, device=device)
         self.tree = SumTree(slots, device)
         self.highest = torch.ones((), device=device)
         self.at = self.size = 0
@@ -171,15 +181,15 @@ class Replay:
         if len(self.window) < self.lookahead:
             return
         first = self.window[0]
-        slots = slice(self.at, self.at + self.envs)
+        slots = slice(self.at // self.parallel.ranks, (self.at + self.envs) // self.parallel.ranks)
         self.observation[slots], self.action[slots] = first.observation, first.action
         self.reward[slots], self.discount[slots], self.then[slots], self.mask[slots] = joined(
             list(self.window), self.gamma
         )
         index = torch.arange(self.at, self.at + self.envs, device=self.reward.device)
         self.tree.put(index, self.highest.expand(self.envs).contiguous())
-        self.at = (self.at + self.envs) % len(self.reward)
-        self.size = min(self.size + self.envs, len(self.reward))
+        self.at = (self.at + self.envs) % self.slots
+        self.size = min(self.size + self.envs, self.slots)
 
     def draw(self, count: int, beta: float) -> Drawn:
         """Return `count` transitions, one from each of as many equal parts of the priorities' sum.
@@ -191,10 +201,21 @@ class Replay:
         index = self.tree.draw(uniform)
         share = self.tree.priorities[index] / self.tree.total
         weight = (self.size * share) ** -beta
+        weight = weight / weight.max()
+        own, held = index, None
+        if not self.parallel.alone:
+            held, own = self.parallel.owned(index, self.envs)
+            weight = weight[held]
         return Drawn(
-            index=index, weight=weight / weight.max(), observation=self.observation[index], action=self.action[index],
-            reward=self.reward[index], discount=self.discount[index], then=self.then[index], mask=self.mask[index],
+            index=index, weight=weight, observation=self.observation[own], action=self.action[own],
+            reward=self.reward[own], discount=self.discount[own], then=self.then[own], mask=self.mask[own], held=held,
         )  # fmt: skip
+
+    def of_all(self, drawn: Drawn, error: Tensor) -> Tensor:
+        """Return the errors (B,) of all that was drawn; error: of what this rank has of it."""
+        if drawn.held is None:
+            return error
+        return self.parallel.summed(error.new_zeros(len(drawn.held)).masked_scatter_(drawn.held, error))
 
     def learned(self, index: Tensor, error: Tensor, floor: float = 1e-3) -> None:
         """Set priorities of slots (B,) by the size of their errors (B,), 0 or more; none falls below `floor`."""
@@ -204,22 +225,34 @@ class Replay:
 
     def seen(self) -> Tensor:
         """Return the observations that it holds, (size, F)."""
-        return self.observation[: self.size]
+        return self._whole(self.observation)
+
+    def rewards(self) -> Tensor:
+        """Return the n-step rewards that it holds, (size,)."""
+        return self._whole(self.reward)
+
+    def _whole(self, rows: Tensor) -> Tensor:
+        """Return what an array holds on all ranks, in the order of the slots, (size, ...)."""
+        ranks = self.parallel.ranks
+        own = rows[: self.size // ranks]
+        if self.parallel.alone:
+            return own
+        return self.parallel.whole(own.view(-1, self.envs // ranks, *own.shape[1:]), 1).flatten(0, 1)
 
     def state(self) -> dict[str, Any]:
         """Return what is needed to go on, but for steps that no transition was made of: call `begin` before."""
-        rows = slice(0, self.size)
-        arrays = {name: getattr(self, name)[rows].clone() for name in _ARRAYS}
+        arrays = {name: self._whole(getattr(self, name)).clone() for name in _ARRAYS}
         return {
             **arrays, "at": self.at, "size": self.size, "highest": self.highest.clone(),
-            "priorities": self.tree.priorities[rows].clone(),
+            "priorities": self.tree.priorities[: self.size].clone(),
         }  # fmt: skip
 
     def restore(self, state: dict[str, Any]) -> None:
         """Put back what `state` returned, of a replay of the same make."""
         self.at, self.size = int(state["at"]), int(state["size"])
+        held, own = self.parallel.owned(torch.arange(self.size), self.envs)
         for name in _ARRAYS:
-            getattr(self, name)[: self.size] = state[name].to(self.reward.device)
+            getattr(self, name)[: len(own)] = state[name][held].to(self.reward.device)
         self.highest = state["highest"].to(self.reward.device)
         priorities = torch.zeros_like(self.tree.priorities)
         priorities[: self.size] = state["priorities"].to(self.reward.device)

@@ -57,8 +57,9 @@ class Chunk:
 class Counts:
     """What happened so far. chunks: given to the learner; stale ones are among them, dropped and mismatched are not.
 
-    behind: versions that given chunks were behind, summed. replaced: workers that died, and those that did not answer
-    in time (silent). waited: seconds that the learner waited for chunks. broadcasts: versions that were published.
+    behind: versions that given chunks were behind, summed. replaced: workers that died, those that did not answer in
+    time (silent), and those that decided by another version than they were told. lost: those of them that nobody could
+    replace. waited: seconds that the learner waited for chunks. broadcasts: versions that were published.
     """
 
     chunks: int = 0
@@ -68,6 +69,7 @@ class Counts:
     behind: int = 0
     replaced: int = 0
     silent: int = 0
+    lost: int = 0
     waited: float = 0.0
     broadcasts: int = 0
 
@@ -112,6 +114,11 @@ class Rollouts(Protocol):
 
     def close(self) -> None:
         """End the workers."""
+
+
+def gathered(source: Rollouts, count: int) -> list[Chunk]:
+    """Return so many chunks, by worker and number; one of each worker where these keep step."""
+    return sorted((source.next() for _ in range(count)), key=lambda chunk: (chunk.worker, chunk.life, chunk.number))
 
 
 @dataclass(slots=True)

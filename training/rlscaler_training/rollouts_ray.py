@@ -4,10 +4,11 @@ A remote call costs the better part of a millisecond, so a call makes a whole ch
 under way: one is worked on while the other waits, and the learner finds a chunk whenever it comes for one. Weights go
 into the object store once for each version; an actor fetches them when it meets a version that it does not have.
 Chunks are taken in the order in which they were asked for, of those that are there, so that a busy learner treats all
-actors alike.
+actors alike. In lockstep an actor makes one chunk of each version instead, and waits for the next.
 
 Whatever dies is replaced, by an actor with other random numbers, and counted; whatever does not answer within the time
-limit is killed and replaced. An actor that comes to nothing LIVES times in a row ends the training with its reason.
+limit is killed and replaced, and so is what decides by another version than it was told. An actor that comes to
+nothing LIVES times in a row is given up: the others go on, and the last one ends the training with its reason.
 """
 
 import logging
@@ -17,8 +18,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -28,7 +29,9 @@ from rlscaler_training.rollouts import DROPPED, MISMATCHED, Chunk, Counts, Data,
 IN_FLIGHT = 2
 """Calls of each actor that are under way."""
 LIVES = 3
-"""Actors in a row that may come to nothing, before the training is given up."""
+"""Actors in a row that may come to nothing, before their place is given up."""
+GLANCE = 1.0
+"""Seconds after which a learner that waits is asked whether it still wants to."""
 TIMEOUT = 120.0
 """Seconds within which an actor answers: the start of its process and the imports of torch are part of it."""
 REACH = 60.0
@@ -37,15 +40,23 @@ STARTS = 2
 """Times that Ray is started before that is given up."""
 STORE = 256 * 2**20
 """Bytes of the object store of a local cluster: chunks and weights are small."""
+LESS = "expected fewer environments, fewer workers or more memory"
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_agent_register_timeout_ms": "120000",
 }
 """Environment variables of Ray, unless they are set: nobody is told of it, and a busy machine has time to start."""
-LOCAL = {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+ALONE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+LOCAL = {"RAY_AUTH_MODE": "disabled", ALONE: "0"}
 """The same of a local cluster: it listens on loopback alone, as Ray does elsewhere than on Linux, so it takes no token.
 Ray reads them when it is first imported."""
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+ENDED = (
+    "error: this process was ended from outside, or by Ray, as where the Ray cluster or its processes on this machine "
+    "are gone; a run keeps its checkpoints: go on with --resume"
+)
+_WATCH = "import sys; sys.stdin.read() or print(sys.argv[1], file=sys.stderr)"
 _PROBE = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='CRITICAL')"
 
 
@@ -56,8 +67,7 @@ def cluster(workers: int, address: str | None = None) -> Iterator[None]:
     Goes on with a session that there is. Raises UserError where nothing answers at the address within REACH seconds, or
     it has too few processors; ModuleNotFoundError where Ray is not installed.
     """
-    for name, value in (QUIET if address is not None else QUIET | LOCAL).items():
-        os.environ.setdefault(name, value)
+    prepare(address)
     import ray
 
     if ray.is_initialized():
@@ -73,9 +83,54 @@ def cluster(workers: int, address: str | None = None) -> Iterator[None]:
     _start(where, address)
     try:
         _require_room(workers, address)
-        yield
+        with (
+            last_word(),
+            redirect_stdout(sys.stderr),
+        ):  # where Ray tells of processes that died; what is printed here may be JSON
+            yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def last_word() -> Iterator[None]:
+    """Have a process that says so where this one is ended: Ray does it, without a word, where its own are gone."""
+    watch = subprocess.Popen([sys.executable, "-I", "-S", "-c", _WATCH, ENDED], stdin=subprocess.PIPE,
+                             stdout=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # it may have been ended itself
+            watch.communicate(b"over")
+
+
+def prepare(address: str | None) -> None:
+    """Set what Ray reads from the environment when it is first imported, and import it.
+
+    Raises ModuleNotFoundError where it is not installed.
+    """
+    for name, value in _variables(address).items():
+        os.environ.setdefault(name, value)
+    import ray  # noqa: F401
+
+
+def _variables(address: str | None) -> dict[str, str]:
+    """Return the environment variables by which Ray reaches an address, or starts here.
+
+    Ray takes an address on loopback for one of this machine's own, and nothing answers there where a cluster listens
+    on loopback alone.
+    """
+    if address is None:
+        return QUIET | LOCAL
+    host, _, port = address.rpartition(":")
+    if host not in LOOPBACK or not port.isdigit():
+        return QUIET
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # sends nothing: which of the machine's addresses it would be sent from
+        own = probe.getsockname()[0]
+        with suppress(OSError), socket.create_connection((own, int(port)), timeout=1.0):
+            return QUIET
+    return QUIET | {ALONE: LOCAL[ALONE]}
 
 
 def _start(where: dict[str, Any], address: str | None) -> None:
@@ -122,44 +177,66 @@ def _first_line(error: BaseException) -> str:
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
+def require_answer(address: str, within: float = REACH) -> None:
+    """Raise UserError unless something takes connections at the address within so many seconds."""
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65_536:
+        raise UserError(f"--address {address}: expected HOST:PORT, ray://HOST:PORT or auto")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=within).close()
+    except OSError as error:
+        why = error.strerror or error
+        raise UserError(f"--address {address}: nothing answers there: {why}; expected a Ray cluster") from error
+
+
 def _reach(address: str) -> None:
     """Raise UserError unless a Ray cluster answers at the address within REACH seconds.
 
     Ray itself tries for minutes, and ends the process where something else answers: it is tried in a process of its
     own.
     """
-    place = address.removeprefix("ray://")
-    host, _, port = place.rpartition(":")
     ends = time.monotonic() + REACH
-    if address != "auto":
-        if not host or not port.isdigit() or not 0 < int(port) < 65_536:
-            raise UserError(f"--address {address}: expected HOST:PORT, ray://HOST:PORT or auto")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=REACH).close()
-        except OSError as error:
-            why = error.strerror or error
-            raise UserError(f"--address {address}: nothing answers there: {why}; expected a Ray cluster") from error
+    require_answer(address)
     try:
         subprocess.run([sys.executable, "-c", _PROBE, address], check=True, stdin=subprocess.DEVNULL,
-                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
                        timeout=max(ends - time.monotonic(), 1.0))  # fmt: skip
     except subprocess.TimeoutExpired:
         raise UserError(f"--address {address}: no Ray cluster answers there within {REACH:g} s") from None
-    except subprocess.CalledProcessError:
-        raise UserError(f"--address {address}: no Ray cluster of this version of Ray and Python is there") from None
+    except subprocess.CalledProcessError as error:
+        raise UserError(f"--address {address}: {_refusal(error.stderr or '')}") from None
+
+
+def _refusal(said: str) -> str:
+    """Return why nothing came of a connection, by what Ray said of it."""
+    if "AuthenticationError" in said:
+        return ("the Ray cluster there wants a token, and takes none or another; expected RAY_AUTH_MODE=token in the "
+                "environment, and the cluster's token in RAY_AUTH_TOKEN or in ~/.ray/auth_token")  # fmt: skip
+    if (at := said.lower().find("version mismatch")) >= 0:
+        told = " ".join(said[at:].split())[:300]
+        return f"the Ray cluster there is of another version of Ray or Python; expected the same as here ({told})"
+    return "what is there answers as no Ray cluster of this version of Ray and Python"
 
 
 class _Actor:
-    """What runs in the other process: a worker, and which version of the weights it has."""
+    """What runs in the other process: a worker, and which version of the weights it has.
+
+    The worker is made by the first call, so that what is wrong with it is told as what is wrong with a chunk.
+    """
 
     def __init__(self, make: Maker, number: int, life: int) -> None:
-        self.worker: Worker = make(number, life)
+        self.made: Callable[[], Worker] = lambda: make(number, life)
+        self.worker: Worker | None = None
         self.version = 0
 
     def collect(self, version: int, boxed: list[Any]) -> tuple[int, int, Data]:
         """Return the version decided by, this process, and a chunk. boxed: the weights' reference, not resolved."""
         import ray
 
+        if self.worker is None:
+            self.worker = self.made()
         if version != self.version:
             self.worker.load(ray.get(boxed[0], timeout=TIMEOUT))
             self.version = version
@@ -168,13 +245,15 @@ class _Actor:
 
 @dataclass(slots=True)
 class _Held:
-    """An actor of ours. given: chunks that it has given. since: when it was last heard of. failures: in a row."""
+    """An actor of ours. given: chunks that it has given. since: when it was last heard of. failures: in a row. lost:
+    nobody is there any more."""
 
     handle: Any
     life: int = 0
     given: int = 0
     since: float = 0.0
     failures: int = 0
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,29 +267,39 @@ class _Call:
 class Remote:
     """Workers in processes of their own. limit: versions that a chunk may be behind. timeout: seconds of an answer.
 
-    To be used within `cluster`. processes: of the workers, by number, as far as they have answered.
+    To be used within `cluster`. ahead: calls of each worker that are under way. lockstep: each worker makes one chunk
+    of each version, so that nothing is stale and `workers` chunks are one of each. glance: called every GLANCE seconds
+    that the learner waits; what it raises ends the wait. processes: of the workers, by number, as far as they have
+    answered.
     """
 
     make: Maker
     workers: int
     limit: int
     timeout: float = TIMEOUT
+    ahead: int = IN_FLIGHT
+    lockstep: bool = False
+    glance: Callable[[], object] = lambda: None
     version: int = 0
     counts: Counts = field(default_factory=Counts)
     processes: dict[int, int] = field(default_factory=dict)
     _held: list[_Held] = field(default_factory=list)
     _calls: dict[Any, _Call] = field(default_factory=dict)
     _weights: Any = None
+    _made: Any = None
 
     def __post_init__(self) -> None:
         """Start the actors; they wait for weights."""
+        import ray
+
+        self._made = ray.put(self.make)  # once for all: it may hold hours of load
         self._held = [_Held(self._started(number, 0)) for number in range(self.workers)]
 
     def _started(self, number: int, life: int) -> Any:
         import ray
 
         made: Any = ray.remote(_Actor)
-        return made.options(num_cpus=1, max_restarts=0, max_task_retries=0).remote(self.make, number, life)
+        return made.options(num_cpus=1, max_restarts=0, max_task_retries=0).remote(self._made, number, life)
 
     def publish(self, weights: Any) -> int:
         """Let workers decide by these weights from their next call on; return their version."""
@@ -218,25 +307,32 @@ class Remote:
 
         self._weights, self.version = ray.put(weights), self.version + 1
         self.counts.broadcasts += 1
-        if self.version == 1:
+        if self.version == 1 or self.lockstep:
             for number in range(self.workers):
                 self._fill(number)
         return self.version
 
+    def _mine(self, number: int) -> list[Any]:
+        """Return the calls of an actor that are under way."""
+        return [reference for reference, call in self._calls.items() if call.worker == number]
+
     def _fill(self, number: int) -> None:
-        """Have IN_FLIGHT calls of an actor under way."""
+        """Have as many calls of an actor under way as there should be."""
         held = self._held[number]
-        mine = sum(call.worker == number and call.life == held.life for call in self._calls.values())
+        if held.lost:
+            return
+        mine = len(self._mine(number))
         if not mine:
             held.since = time.monotonic()
-        for _ in range(mine, IN_FLIGHT):
+        for _ in range(mine, 1 if self.lockstep else self.ahead):
             call = held.handle.collect.remote(self.version, [self._weights])
             self._calls[call] = _Call(number, held.life, self.version)
 
     def next(self) -> Chunk:
         """Return the first chunk that is there and not too old.
 
-        Raises UserError where an actor came to nothing LIVES times in a row, whether it died or was silent.
+        Raises UserError where the last actor came to nothing LIVES times in a row, whether it died or was silent; in
+        lockstep, where any did.
         """
         import ray
 
@@ -245,8 +341,9 @@ class Remote:
         begun = time.monotonic()
         try:
             while True:
-                ready, _ = ray.wait(list(self._calls), num_returns=1, timeout=self._patience())
+                ready, _ = ray.wait(list(self._calls), num_returns=1, timeout=min(self._patience(), GLANCE))
                 if not ready:
+                    self.glance()
                     self._replace_silent()
                     continue
                 if (found := self._taken(ready[0])) is not None:
@@ -256,7 +353,8 @@ class Remote:
 
     def _patience(self) -> float:
         """Return the seconds until the first actor will have been silent for too long."""
-        return max(min(held.since for held in self._held) + self.timeout - time.monotonic(), 0.0)
+        working = {call.worker for call in self._calls.values()}
+        return max(min(self._held[number].since for number in working) + self.timeout - time.monotonic(), 0.0)
 
     def _taken(self, reference: Any) -> Chunk | None:
         """Return the chunk of a call that has come to an end; None where there is none to be used."""
@@ -270,13 +368,19 @@ class Remote:
         except exceptions.RayTaskError as error:
             raise _failed(call.worker, error) from error
         except exceptions.RayError as error:
-            self._replace(call.worker, _first_line(error))
+            self.glance()  # perhaps there is nothing left to have another one on
+            self._replace(call.worker, _reason(error))
+            return None
+        judged = self.counts.judge(call.asked, version, self.version, self.limit)
+        if judged == MISMATCHED:
+            self._replace(call.worker, f"it decided by version {version:,} of the policy; expected {call.asked:,}")
             return None
         held.since, held.failures = time.monotonic(), 0
         self.processes[call.worker] = process
         number, held.given = held.given, held.given + 1
-        self._fill(call.worker)
-        if self.counts.judge(call.asked, version, self.version, self.limit) in (DROPPED, MISMATCHED):
+        if not self.lockstep:
+            self._fill(call.worker)
+        if judged == DROPPED:
             return None
         return Chunk(call.worker, call.life, number, version, self.version - version, data)
 
@@ -286,26 +390,32 @@ class Remote:
 
         late = time.monotonic() - self.timeout
         for number, held in enumerate(self._held):
-            if held.since > late:
+            mine = self._mine(number)
+            if not mine or held.since > late:
                 continue
-            mine = [reference for reference, call in self._calls.items() if call.worker == number]
             if not ray.wait(mine, num_returns=1, timeout=0)[0]:
                 self.counts.silent += 1
                 self._replace(number, f"no answer within {self.timeout:g} s")
 
     def _replace(self, number: int, why: str) -> None:
-        """Put another actor in the place of one that is of no use. Raises UserError where that was tried enough."""
+        """Put another actor in the place of one that is of no use, or nobody where that was tried enough.
+
+        Raises UserError where nobody would be left, or all are needed.
+        """
         import ray
 
         held = self._held[number]
-        for reference in [each for each, call in self._calls.items() if call.worker == number]:
+        for reference in self._mine(number):
             del self._calls[reference]
         with suppress(Exception):  # it is dead, or will be
             ray.kill(held.handle)
         self.processes.pop(number, None)
         self.counts.replaced += 1
         if held.failures + 1 >= LIVES:
-            raise UserError(f"worker {number} came to nothing {LIVES} times in a row, at last: {why}")
+            held.lost, self.counts.lost = True, self.counts.lost + 1
+            if self.lockstep or all(each.lost for each in self._held):
+                raise UserError(f"worker {number} came to nothing {LIVES} times in a row, at last: {why}")
+            return
         life = held.life + 1
         self._held[number] = _Held(self._started(number, life), life, failures=held.failures + 1)
         self._fill(number)
@@ -317,7 +427,7 @@ class Remote:
         for held in self._held:
             with suppress(Exception):  # the cluster may be gone
                 ray.kill(held.handle)
-        self._held, self._calls, self._weights = [], {}, None
+        self._held, self._calls, self._weights, self._made = [], {}, None, None
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -328,9 +438,22 @@ class Remote:
         self.close()
 
 
+def _reason(error: Any) -> str:
+    """Return why an actor is no more."""
+    from ray import exceptions
+
+    if isinstance(error, exceptions.OutOfMemoryError):
+        return f"it was ended for want of memory; {LESS}"
+    if isinstance(error, exceptions.RayActorError):
+        return f"its process or its machine ended, as where it is killed for want of memory ({_first_line(error)})"
+    return _first_line(error)
+
+
 def _failed(worker: int, error: Any) -> UserError:
     """Return what a mistake in a worker's own code is told as."""
     cause = error.cause
     if isinstance(cause, UserError):
         return cause
+    if isinstance(cause, MemoryError):
+        return UserError(f"worker {worker} is out of memory: {_first_line(cause)}; {LESS}")
     return UserError(f"worker {worker} failed: {type(cause).__name__}: {_first_line(cause)}")

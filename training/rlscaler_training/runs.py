@@ -101,12 +101,7 @@ class Run:
             self._event(row)
         except OSError as error:
             raise unwritable(path, error) from error
-        for name, value in row.items():
-            if not math.isfinite(value):
-                raise NotFiniteError(
-                    f"{name} is {value} at step {step}: training was stopped. The last good checkpoint is "
-                    f"{self.newest() or 'none yet'}; a lower learning rate usually helps"
-                )
+        require_finite(step, row, self.newest())
 
     def _event(self, row: Mapping[str, float]) -> None:
         if self._events is None:
@@ -204,6 +199,16 @@ class Run:
         for folder in (self.folder, self.folder / CHECKPOINTS):
             for path in folder.glob(".*.tmp"):
                 path.unlink(missing_ok=True)
+
+
+def require_finite(step: int, numbers: Mapping[str, float], newest: Path | None = None) -> None:
+    """Raise NotFiniteError naming the first number that is NaN or infinite, and the newest checkpoint."""
+    for name, value in numbers.items():
+        if not math.isfinite(value):
+            raise NotFiniteError(
+                f"{name} is {value} at step {step}: training was stopped. The last good checkpoint is "
+                f"{newest or 'none yet'}; a lower learning rate usually helps"
+            )
 
 
 def begin(folder: str | Path, algorithm: str, settings: Any, arguments: Mapping[str, Any], device: str = "cpu") -> Run:
