@@ -1,6 +1,7 @@
 """The benchmark tells what its runs show and no more, goes on where it was cut off, and calls a constant a constant."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +19,10 @@ from rlscaler.artifact import Artifact
 from rlscaler.observation import NAMES, SCHEMA
 from rlscaler_sim import trace
 from rlscaler_sim.batch import Batch
+from rlscaler_sim.env import ScalerEnv
 from rlscaler_sim.legacy_policy import STEPS
 from rlscaler_sim.score_statistics import iqm
-from rlscaler_training import bench, learner, loads
+from rlscaler_training import bench, bench_gpu, bench_replay, export, finishing, learner, loads
 from rlscaler_training import benchmark_legacy as legacy
 from rlscaler_training import benchmark_report as report
 from rlscaler_training import benchmark_runs as runs
@@ -38,6 +40,7 @@ from rlscaler_training.benchmark_statistics import (
     verdict,
 )
 from rlscaler_training.commands import LEARNERS
+from rlscaler_training.ppo_fast import Config as PpoFast
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -420,6 +423,17 @@ def test_a_clock_leaves_out_the_setting_up() -> None:
     assert (speed.steps, speed.seconds > 0.0) == (4, True)
 
 
+def test_both_networks_of_the_bench_read_the_same() -> None:
+    """Those fields that ppo-fast reads in so little load."""
+    fields = loads.pools(("spike",), None, 1.0, 0).fields
+    env = ScalerEnv("spike", "headroom", 20, loads=2, hours=1.0)
+    whole, _ = env.reset(seed=1)
+    seen, _ = (narrow := bench.of_fields(env, fields)).reset(seed=1)
+    assert narrow.observation_space.contains(seen)
+    assert seen.tolist() == [whole[NAMES.index(name)] for name in fields]
+    assert len(seen) < len(whole)
+
+
 def test_the_bench_measures_and_tells() -> None:
     found: dict[str, Any] = {
         "ppo_fast": {"sb3_steps_per_s": {"1": 10.0, "16": 20.0}, "ppo_fast_envs": 8, "ppo_fast_steps_per_s": 2000.0,
@@ -427,10 +441,49 @@ def test_the_bench_measures_and_tells() -> None:
                      "over_best_by_processor_time": 90.0, "sb3_best_n_envs": 16},
         "learners_steps_per_s": bench.of_learners(0.01, ("q-learning",)),
         "until_better_than_hpa": {"apg": {"seconds": None, "hpa_tuned": 2.0, "untrained_rule": 1.5, "tried": []}},
-        "replay": bench.replays(0.01, capacity=1024),
+        "gpu": {"name": "a GPU", "steps_per_s": 2e7, "busy": 0.9, "scores": {"cuda": [1.0, 1.2], "cpu": [1.1, 1.1]},
+                "untrained_rule": [1.3, 1.5]},
+        "replay": bench_replay.replays(0.01, capacity=1024),
     }  # fmt: skip
     assert found["learners_steps_per_s"]["q-learning"] > 0.0
     lines = "\n".join(bench.lines(found))
     assert "over stable-baselines3: 200x its default, 100x its best (n_envs 16)" in lines
     assert "apg better than the tuned HPA in randomised worlds: not reached" in lines
+    assert "ppo-fast on a GPU: 20,000,000 environment steps/s; the GPU is busy 90% of the time" in lines
+    assert "2 seeds on cuda: score 1.100 (1.000 to 1.200); the untrained rule 1.400" in lines
     assert found["replay"]["device_over_host"] > 0.0
+
+
+def test_the_same_seeds_come_to_the_same_scores_on_the_same_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_gpu, "SEEDS", 1)
+    monkeypatch.setattr(finishing, "EPISODE", 10)
+    monkeypatch.setattr(export, "SAMPLE", 1000)
+    pools = loads.pools(("steady",), None, 1.0, 0)
+    found = bench_gpu.same_seeds(pools, PpoFast(envs=8, episode=16, steps=128, hidden=(8,)), ("cpu", "cpu"))
+    once, again = found["scores"]["cpu"]
+    assert once == again
+    assert once > 0.0
+
+
+@pytest.mark.parametrize(
+    ("program", "busy"),
+    [("echo 50; echo 100; echo '[N/A]'; : > heard; exec sleep 60", 0.75), (": > heard; exit 9", None), (None, None)],
+    ids=["there", "without a device", "not there"],
+)
+def test_a_gpu_is_looked_at_meanwhile(
+    program: str | None, busy: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the tool that comes with its driver; what it does not say is unknown."""
+    if program is not None:
+        (tool := tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{program}\n")
+        tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin" if program is not None else str(tmp_path))
+
+    def work() -> str:
+        while program is not None and not Path("heard").exists():
+            time.sleep(0.01)
+        return "done"
+
+    done, share = bench_gpu.watched(work)
+    assert done == "done"
+    assert share == (None if busy is None else pytest.approx(busy))

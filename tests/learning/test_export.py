@@ -51,6 +51,19 @@ def test_a_correction_is_exported_alike() -> None:
     assert (policy.high <= HIGH[policy.columns]).all()
 
 
+def test_corrections_are_compared_by_what_they_come_to() -> None:
+    """A headroom within the margin of the middle between two multiples is a tie and counted; others are differences."""
+    seen = np.zeros((4, len(NAMES)), np.float32)
+    ours = np.array([[0.0099999], [0.0100001], [0.03], [0.029]])
+    theirs = np.array([[0.0100001], [0.0099999], [0.031], [0.031]])
+    found = export.corrected(ours, theirs, seen)
+    assert (found.rows, found.ties, found.different) == (4, 2, 1)
+    seen[:, NAMES.index("trend_cheap")] = 0.005
+    assert export.corrected(ours, theirs, seen).ties == 0, "they are added to the headroom that is corrected"
+    far = export.corrected(np.full((4, 1), 8.0), np.full((4, 1), 9.0), seen)
+    assert far.different == 0, "both are cut off"
+
+
 def test_a_network_that_decides_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Were the two sides to drift apart, no artifact would be written."""
     network = Mlp(FIELDS, (16,), 11, "tanh")

@@ -1,5 +1,6 @@
 """What networks read: nothing that leaves its training range because a workload grows older."""
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -11,7 +12,7 @@ from rlscaler.observation import LOAD_FIELDS, NAMES
 from rlscaler_sim.batch import Batch
 from rlscaler_sim.pool import WARM_UP
 from rlscaler_training import inputs, loads
-from rlscaler_training.export import training_range
+from rlscaler_training.export import MARGIN, training_range
 
 HOURS = {8.0: False, 47.9: False, 48.0: True, 24.0 * 14: True}
 """Hours of load, and whether they show what a day is like."""
@@ -48,6 +49,24 @@ def test_the_training_range_is_that_of_the_whole_load() -> None:
     assert low <= np.log(np.nanmin(pool.features["level"]) + 0.5)
     assert high >= np.log(np.nanmax(pool.features["level"]) + 0.5)
     assert found["starting"][1] == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_policy_may_decide_in_every_world_that_it_was_trained_or_shown_good_in() -> None:
+    """Whichever of them were met: by what is told of them, and by their load; and a stated margin further."""
+    pools = drawn()
+    spread = replace(pools.train, settings=replace(pools.train.settings, startup=np.array([5.0, 600.0])))
+    least, most = (np.log(startup + spread.settings.lag + spread.interval) for startup in (5.0, 600.0))
+    one = np.zeros((1, len(NAMES)), np.float32)
+    one[0, NAMES.index("reaction")] = 0.5 * (least + most)
+    found = training_range(inputs.with_extremes(one, spread), NAMES)["reaction"]
+    wider = MARGIN * (most - least)
+    assert found == pytest.approx([least - wider, most + wider], abs=2e-3)
+    both = inputs.with_extremes(one, *pools.known)
+    assert len(both) == 1 + 2 * len(pools.known)
+    for pool in (pools.train, pools.validation):
+        observed = pool.observed()[np.isfinite(pool.features["level"])]
+        assert (both[:, : len(LOAD_FIELDS)].max(axis=0) >= observed.max(axis=0)).all()
+        assert (both[:, : len(LOAD_FIELDS)].min(axis=0) <= observed.min(axis=0)).all()
 
 
 @pytest.mark.parametrize("like", [None, torch.zeros(1)], ids=["numpy", "torch"])

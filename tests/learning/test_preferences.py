@@ -20,12 +20,23 @@ from rlscaler.action import BRANCHING
 from rlscaler.branching import BranchingPolicy
 from rlscaler.errors import UserError
 from rlscaler.observation import HIGH, LOW, NAMES
-from rlscaler_training import apg, bdq, loads, preference_pairs, preference_teachers, preferences, relaxation, runs
+from rlscaler_training import (
+    apg,
+    bdq,
+    loads,
+    preference_heads,
+    preference_pairs,
+    preference_teachers,
+    preferences,
+    relaxation,
+    runs,
+)
 from rlscaler_training.branching import Branching, exported
 from rlscaler_training.devices import Device
 from rlscaler_training.learner import StoppedError, Task
+from rlscaler_training.preference_heads import bradley_terry, served
 from rlscaler_training.preference_pairs import Answer, Segments, Source
-from rlscaler_training.preferences import Preferences, Settings, bradley_terry, served
+from rlscaler_training.preferences import Preferences, Settings
 from rlscaler_training.replay import Step
 
 SOURCE = Source(("spike", "random-walk"), 1.0, 0)
@@ -86,7 +97,7 @@ def test_a_weight_of_a_pair_is_so_many_pairs() -> None:
 def test_calibration_is_the_gap_of_what_is_stated_and_what_is() -> None:
     lead = np.array([0.0, 2.0, 2.0, -2.0, -2.0, 9.0])
     wins = np.array([0.5, 1.0, 0.0, 0.0, 0.0, 1.0])
-    found = preferences.judged(lead, wins, 0.0)
+    found = preference_heads.judged(lead, wins, 0.0)
     stated = 1.0 / (1.0 + math.exp(-2.0))
     assert found.pairs == 5
     assert found.accuracy == pytest.approx(4 / 5)
@@ -206,7 +217,7 @@ def stretch(n: int = 3, steps: int = 40) -> tuple[relaxation.Stretch, torch.Tens
 
 def test_the_outcomes_of_a_trajectory_are_those_that_its_score_is_made_of() -> None:
     made, orders = stretch()
-    found = preferences.outcomes(made, orders, 0.1)[:, made.lead :].mean(dim=1)
+    found = preference_heads.outcomes(made, orders, 0.1)[:, made.lead :].mean(dim=1)
     cost, late = relaxation.score(made, orders, 0.1)
     torch.testing.assert_close(found[:, 0] * made.price, late)
     torch.testing.assert_close(found[:, 1], cost)
@@ -219,7 +230,7 @@ def test_the_score_of_a_trajectory_pulls_at_its_orders_alone_and_most_at_the_wor
     for fairness in (0.0, 2.0):
         liking = taught(count=60, preference_fairness=fairness).outcomes(apg.FIELDS, 8, CPU, 0)
         head = liking.head
-        assert isinstance(head, preferences.OutcomeHead)
+        assert isinstance(head, preference_heads.OutcomeHead)
         with torch.no_grad():
             head.say.bias.copy_(torch.tensor([-1.0, 0.0, 0.0]))
         made, orders = stretch()
@@ -232,7 +243,7 @@ def test_the_score_of_a_trajectory_pulls_at_its_orders_alone_and_most_at_the_wor
         gradients.append(orders.grad.sum(dim=1))
     assert float(gradients[0][1]) < 10.0 * float(gradients[0][2])
     assert float(gradients[0][1]) < 0.0
-    share = preferences.outcomes(*stretch(), 0.5)[:, stretch()[0].lead :, 0].mean(dim=1)
+    share = preference_heads.outcomes(*stretch(), 0.5)[:, stretch()[0].lead :, 0].mean(dim=1)
     more = 1.0 + 2.0 * (float(share[1]) / float(share.mean()) - 1.0)
     torch.testing.assert_close(gradients[1][1], gradients[0][1] * more)
 

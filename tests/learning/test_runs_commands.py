@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,12 @@ def test_runs_are_listed_with_what_matters(root: Path) -> None:
     assert row[1:4] == ["q-learning", "1", "finished"]
     assert next(line for line in lines if line[:1] == ["cut"])[3:6] == ["interrupted", "at", "8"]
     assert f"rlscaler train q-learning --resume {root / 'cut'}" in told.stdout
+
+
+def test_a_run_stands_at_its_newest_checkpoint_though_nothing_was_measured_since(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "cut", tmp_path / "cut")
+    (tmp_path / "cut" / "checkpoints" / "000000001200.pt").touch()
+    assert "interrupted at 1,200" in succeeded(run("runs", str(tmp_path))).stdout
 
 
 def test_an_unreadable_folder_is_named_and_no_reason_to_stop(root: Path) -> None:

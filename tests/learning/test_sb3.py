@@ -20,8 +20,9 @@ from rlscaler.observation import NAMES
 from rlscaler_sim.batch import Transition
 from rlscaler_training import dqn, export, hyper, loads, ppo, runs, sb3
 from rlscaler_training.devices import Device
-from rlscaler_training.learner import Outcome, StoppedError, Task, scored
+from rlscaler_training.learner import Outcome, Progress, StoppedError, Task, scored
 from rlscaler_training.runs import NotFiniteError
+from rlscaler_training.sb3_envs import Envs
 
 Learner = ModuleType
 """A module with `Config`, `model`, `layers` and `learn`."""
@@ -92,7 +93,7 @@ class Match:
 def test_it_finds_the_known_optimum(learner: Learner) -> None:
     """The network that is copied for export takes the best action in every state."""
     mean, scale = np.zeros(len(NAMES), np.float32), np.ones(len(NAMES), np.float32)
-    envs = sb3.Envs(Match(8), None, mean, scale)  # type: ignore[arg-type]
+    envs = Envs(Match(8), None, mean, scale)  # type: ignore[arg-type]
     envs.begin(1)
     with sb3.own_generators():
         model = learner.model(MATCHING[learner], envs, 2, "cpu")
@@ -186,10 +187,21 @@ def test_it_stops_early_where_nothing_becomes_better(pools: loads.Pools, tmp_pat
     assert outcome.steps < 2000
 
 
+def test_progress_tells_return_cost_and_late_requests(pools: loads.Pools, tmp_path: Path) -> None:
+    """The return is what an episode of the validation earns: the rewards of its decisions summed."""
+    told: list[Progress] = []
+    config = replace(SMALL[dqn], steps=40)
+    dqn.learn(tasked(tmp_path, pools, config, report=told.append), config)
+    last = told[-1]
+    assert (last.step, last.steps) == (40, 40)
+    assert list(last.numbers) == ["return", "score", "best", "cost", "late"]
+    assert last.numbers["return"] == pytest.approx(-config.episode * (last.numbers["cost"] + last.numbers["late"]))
+
+
 def test_the_twin_takes_the_load_out_of_the_reward(pools: loads.Pools) -> None:
     """Whoever takes the middle action earns exactly nothing more than it."""
     batch, twin, _ = loads.batches(pools, "headroom", 4, 30, 1)
-    envs = sb3.Envs(batch, twin, np.zeros(len(NAMES), np.float32), np.ones(len(NAMES), np.float32))
+    envs = Envs(batch, twin, np.zeros(len(NAMES), np.float32), np.ones(len(NAMES), np.float32))
     envs.begin(5)
     envs.reset()
     for step in range(40):

@@ -42,6 +42,7 @@ def cut_off(run_folder: Path, to: Path) -> None:
     shutil.copytree(run_folder, to)
     for name in ("report.json", "policy.rlz"):
         (to / name).unlink()
+    max((to / "checkpoints").glob("0*.pt")).unlink()
     rows = (to / "metrics.jsonl").read_text().splitlines(keepends=True)
     (to / "metrics.jsonl").write_text("".join(rows[:-1]) + '{"step": 12, "sco')
 

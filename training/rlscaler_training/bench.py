@@ -5,8 +5,10 @@
   data; evaluations left out of both. stable-baselines3 has its own defaults otherwise (rollouts of 2048 steps,
   minibatches of 64), with one environment as it comes and with each of several `n_envs`; ppo-fast has its own defaults.
 - Seconds from scratch to an artifact that scores better than the tuned HPA in randomised worlds that it never met.
+- Where there is a GPU, ppo-fast on it: environment steps per second, how busy it was, and the scores that the same
+  seeds come to on it and on the processor (`bench_gpu`).
 - The replay on the training device against stable-baselines3's `ReplayBuffer` in the host's memory, which draws
-  uniformly and knows neither priorities nor several steps.
+  uniformly and knows neither priorities nor several steps (`bench_replay`).
 
 Machines are noisy and differ: the absolute figures are those of one run on one machine.
 
@@ -16,7 +18,7 @@ Machines are noisy and differ: the absolute figures are those of one run on one 
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -36,7 +38,18 @@ from rlscaler_sim.batch import Batch
 from rlscaler_sim.contenders import hpa_behavior
 from rlscaler_sim.load import generator
 from rlscaler_sim.pool import prepare
-from rlscaler_training import benchmark_arenas, benchmark_learners, hyper, learner, loads, ppo_fast, runs, worlds
+from rlscaler_training import (
+    bench_gpu,
+    benchmark_arenas,
+    benchmark_learners,
+    hyper,
+    learner,
+    loads,
+    ppo_fast,
+    runs,
+    worlds,
+)
+from rlscaler_training.bench_replay import replays
 from rlscaler_training.benchmark_learners import BUDGETS
 from rlscaler_training.benchmark_runs import machine
 from rlscaler_training.commands import LEARNERS
@@ -44,7 +57,6 @@ from rlscaler_training.devices import device
 from rlscaler_training.export import TORCH
 from rlscaler_training.learner import Progress, StoppedError, Task
 from rlscaler_training.loads import Pools
-from rlscaler_training.replay import Replay, Step
 
 SCENARIO = "spike"
 N_ENVS = (1, 4, 16, 64)
@@ -59,8 +71,6 @@ FIRST = 4.0
 """Seconds of the first training that is tried against the tuned HPA; each has twice those of the one before."""
 TOLD = {"q-learning": {"evaluate_every": 250}, "apg": {"evaluate_every": 25}, "evolve": {"evaluate_every": 1}}
 """Settings by which learners that report at evaluations alone do so often enough to be timed."""
-WIDTH, BRANCHES, DRAWN, WRITTEN = len(NAMES), (11, 5), 256, 128
-"""Shapes of the replay that is timed: of an observation, the branches, a draw, and what is written between draws."""
 Tell = Callable[[str], None]
 
 
@@ -151,8 +161,21 @@ def fast(found: Pools, config: ppo_fast.Config, seconds: float, asked: str = "cp
     return trained("ppo-fast", config, 1, found, seconds, count, asked)
 
 
-def reference(config: ppo_fast.Config, n_envs: int, seconds: float) -> Speed:
-    """Measure stable-baselines3's PPO with so many environments, each a `ScalerEnv` (its own `DummyVecEnv`)."""
+def of_fields(env: Any, fields: Sequence[str]) -> Any:
+    """Return the environment with these fields of its observation alone."""
+    from gymnasium.spaces import Box
+    from gymnasium.wrappers import TransformObservation
+
+    columns = np.array([NAMES.index(name) for name in fields])
+    space = Box(env.observation_space.low[columns], env.observation_space.high[columns], dtype=np.float32)
+    return TransformObservation(env, lambda observation: observation[columns], space)
+
+
+def reference(config: ppo_fast.Config, n_envs: int, seconds: float, fields: Sequence[str]) -> Speed:
+    """Measure stable-baselines3's PPO with so many environments, each a `ScalerEnv` (its own `DummyVecEnv`).
+
+    fields: of the observation, that its networks read.
+    """
     from stable_baselines3 import PPO
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.vec_env import DummyVecEnv
@@ -172,8 +195,8 @@ def reference(config: ppo_fast.Config, n_envs: int, seconds: float) -> Speed:
         def _on_step(self) -> bool:
             return not self.over
 
-    def made() -> ScalerEnv:
-        return ScalerEnv(SCENARIO, config.actions, config.episode, loads=2, hours=1.0)
+    def made() -> Any:
+        return of_fields(ScalerEnv(SCENARIO, config.actions, config.episode, loads=2, hours=1.0), fields)
 
     widths = list(config.hidden)
     model = PPO(
@@ -188,8 +211,9 @@ def reference(config: ppo_fast.Config, n_envs: int, seconds: float) -> Speed:
 
 def against_sb3(config: ppo_fast.Config, seconds: float, n_envs: tuple[int, ...] = N_ENVS) -> dict[str, Any]:
     """Measure ppo-fast and stable-baselines3's PPO, each for at least so many seconds."""
-    mine = fast(loads.pools((SCENARIO,), None, 1.0, 0), config, seconds)
-    others = [reference(config, n, seconds) for n in n_envs]
+    found = loads.pools((SCENARIO,), None, 1.0, 0)
+    mine = fast(found, config, seconds)
+    others = [reference(config, n, seconds, found.fields) for n in n_envs]
     best = max(others, key=lambda speed: speed.rate)
     return {
         "ppo_fast_steps_per_s": mine.rate,
@@ -259,82 +283,9 @@ def until_better(name: str, longest: float, hours: float = 3.0, seed: int = 0) -
     return told
 
 
-# --- replay
-
-
-def replays(seconds: float, asked: str = "cpu", capacity: int = 65_536) -> dict[str, Any]:
-    """Return transitions per second that are drawn, with half as many written, by both replays."""
-    place = device(asked).torch
-    rng = np.random.default_rng(0)
-    observation = rng.standard_normal((WRITTEN, WIDTH)).astype(np.float32)
-    action = np.stack([rng.integers(count, size=WRITTEN) for count in BRANCHES], axis=1)
-    reward, ended = rng.standard_normal(WRITTEN).astype(np.float32), np.zeros(WRITTEN, bool)
-    ours = Replay(capacity, WRITTEN, WIDTH, len(BRANCHES), BRANCHES[0], 6, 0.95, 0.6, place)
-    seen, mask = torch.as_tensor(observation, device=place), torch.ones(WRITTEN, BRANCHES[0], dtype=torch.bool)
-    step = Step(
-        observation=seen, action=torch.as_tensor(action, device=place), reward=torch.as_tensor(reward, device=place),
-        last=seen, mask=mask.to(place), ended=torch.as_tensor(ended, device=place),
-    )  # fmt: skip
-
-    def device_turn() -> None:
-        ours.add(step)
-        drawn = ours.draw(DRAWN, 0.4)
-        ours.learned(drawn.index, drawn.reward.abs())
-
-    host_turn = _host_turn(capacity, observation, action, reward, ended, asked)
-    for _ in range(capacity // WRITTEN):
-        ours.add(step)
-    mine, theirs = _per_second(device_turn, seconds), _per_second(host_turn, seconds)
-    return {
-        "device": asked,
-        "device_replay_per_s": mine,
-        "host_replay_per_s": theirs,
-        "device_over_host": mine / theirs,
-    }
-
-
-def _host_turn(
-    capacity: int, observation: np.ndarray, action: np.ndarray, reward: np.ndarray, ended: np.ndarray, asked: str
-) -> Callable[[], None]:
-    """Return a turn of stable-baselines3's replay, filled."""
-    import gymnasium
-    from stable_baselines3.common.buffers import ReplayBuffer
-
-    spaces = gymnasium.spaces
-    theirs = ReplayBuffer(
-        capacity, spaces.Box(-np.inf, np.inf, (WIDTH,), np.float32), spaces.MultiDiscrete(np.array(BRANCHES)), asked,
-        n_envs=WRITTEN,
-    )  # fmt: skip
-    infos: list[dict[str, Any]] = [{}] * WRITTEN
-
-    def written() -> None:
-        theirs.add(observation, observation, action, reward, ended, infos)
-
-    for _ in range(capacity // WRITTEN):
-        written()
-
-    def turn() -> None:
-        written()
-        theirs.sample(DRAWN)
-
-    return turn
-
-
-def _per_second(turn: Callable[[], None], seconds: float) -> float:
-    """Return drawn transitions per second."""
-    turn()
-    turns, began = 0, time.perf_counter()
-    while (spent := time.perf_counter() - began) < seconds or turns < 3:
-        turn()
-        turns += 1
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-    return turns * DRAWN / spent
-
-
 # --- all of it
 
-PARTS = ("learners", "sb3", "until", "replay")
+PARTS = ("learners", "sb3", "until", "gpu", "replay")
 
 
 def measure(seconds: float, parts: tuple[str, ...], tell: Tell) -> dict[str, Any]:
@@ -343,9 +294,6 @@ def measure(seconds: float, parts: tuple[str, ...], tell: Tell) -> dict[str, Any
     if "sb3" in parts:
         tell("ppo-fast against stable-baselines3's PPO")
         found["ppo_fast"] = against_sb3(ppo_fast.Config(), seconds)
-        if torch.cuda.is_available():
-            speed = fast(loads.pools((SCENARIO,), None, 1.0, 0), ppo_fast.Config(), seconds, "cuda")
-            found["ppo_fast_cuda_steps_per_s"] = speed.rate
     if "learners" in parts:
         tell("environment steps per second of every learner")
         found["learners_steps_per_s"] = of_learners(seconds)
@@ -354,6 +302,12 @@ def measure(seconds: float, parts: tuple[str, ...], tell: Tell) -> dict[str, Any
         for name in ("apg", "ppo-fast"):
             tell(f"{name}, until it is better than the tuned HPA")
             found["until_better_than_hpa"][name] = until_better(name, 8.0 * seconds)
+    if "gpu" in parts and torch.cuda.is_available():
+        tell("ppo-fast on the GPU, and the same seeds on the processor")
+        pools = loads.pools((SCENARIO,), None, 1.0, 0)
+        speed, busy = bench_gpu.watched(lambda: fast(pools, ppo_fast.Config(), seconds, "cuda"))
+        found["gpu"] = {"name": torch.cuda.get_device_name(), "steps_per_s": speed.rate, "busy": busy}
+        found["gpu"] |= bench_gpu.same_seeds(pools, ppo_fast.Config(), ("cuda", "cpu"))
     if "replay" in parts:
         tell("replay")
         found["replay"] = replays(seconds / 4.0, "cuda" if torch.cuda.is_available() else "cpu")
@@ -372,8 +326,8 @@ def lines(found: dict[str, Any]) -> list[str]:
                     f" its best (n_envs {part['sb3_best_n_envs']}); by processor time"
                     f" {part['over_default_by_processor_time']:,.0f}x and {part['over_best_by_processor_time']:,.0f}x;"
                     f" goal {GOAL:g}x")  # fmt: skip
-    if "ppo_fast_cuda_steps_per_s" in found:
-        told.append(f"ppo-fast on cuda            {found['ppo_fast_cuda_steps_per_s']:>14,.0f} environment steps/s")
+    if "gpu" in found:
+        told += bench_gpu.lines(found["gpu"])
     for name, rate in found.get("learners_steps_per_s", {}).items():
         told.append(f"{name:<27} {rate:>14,.0f} environment steps/s, from end to end")
     for name, part in found.get("until_better_than_hpa", {}).items():

@@ -16,6 +16,7 @@ from rlscaler_training import sb3
 from rlscaler_training.export import TORCH
 from rlscaler_training.hyper import choice, setting, switch
 from rlscaler_training.learner import Outcome, Task
+from rlscaler_training.sb3_envs import Envs
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Config:
     """Hyper-parameters, each with the source of its default."""
 
     steps: int = setting(200_000, 1, 1_000_000_000, "Steps of all environments together.")
-    envs: int = setting(16, 1, 4096, "Workloads simulated at once.")
+    envs: int = setting(16, 1, 4096, "Workloads simulated at once; own choice.")
     rate: float = setting(5e-4, 1e-7, 1.0, "Learning rate of Adam; five times that of stable-baselines3, as batches "
                           "are larger.")  # fmt: skip
     gamma: float = setting(0.9, 0.0, 0.9999, "Discount per decision, as in q-learning.")
@@ -31,16 +32,22 @@ class Config:
     buffer: int = setting(50_000, 100, 10_000_000, "Transitions kept for replay, as RL Zoo has it for small tasks; a "
                           "checkpoint holds them too, 0.8 kB each.")  # fmt: skip
     batch: int = setting(128, 1, 65_536, "Transitions of a gradient step (RL Zoo, CartPole: 64).")
-    learning_starts: int = setting(2000, 0, 100_000_000, "Steps that are played at random first.")
-    train_every: int = setting(1, 1, 10_000, "Steps of each environment between trainings.")
-    gradient_steps: int = setting(2, 1, 10_000, "Gradient steps of each training.")
-    target_every: int = setting(2000, 1, 10_000_000, "Steps after which the target network follows.")
+    learning_starts: int = setting(
+        2000, 0, 100_000_000, "Steps that are played at random first; own choice (stable-baselines3: 100)."
+    )
+    train_every: int = setting(1, 1, 10_000, "Steps of each environment between trainings (stable-baselines3: 4).")
+    gradient_steps: int = setting(
+        2, 1, 10_000, "Gradient steps of each training, for 16 steps (stable-baselines3: 1 for 4)."
+    )
+    target_every: int = setting(2000, 1, 10_000_000, "Steps after which the target network follows; own choice, "
+                                "for short trainings (stable-baselines3: 10,000).")  # fmt: skip
     epsilon: float = setting(1.0, 0.0, 1.0, "First share of explored decisions (Mnih et al. 2015).")
     epsilon_end: float = setting(0.05, 0.0, 1.0, "Last share of explored decisions (stable-baselines3).")
-    epsilon_share: float = setting(0.3, 1e-6, 1.0, "Share of the steps over which it falls, linearly.")
+    epsilon_share: float = setting(0.3, 1e-6, 1.0, "Share of the steps over which it falls, linearly; own choice "
+                                   "(stable-baselines3: 0.1).")  # fmt: skip
     clip: float = setting(10.0, 1e-3, 1e6, "Largest norm of the gradient (stable-baselines3).")
     hidden: tuple[int, ...] = setting((64, 64), 1, 4096, "Widths of the hidden layers (stable-baselines3).")
-    activation: str = choice("relu", tuple(TORCH), "What stands between them.")
+    activation: str = choice("relu", tuple(TORCH), "What stands between them (stable-baselines3).")
     twin: bool = switch(True, "Take from the reward what the untrained rule earns on the same load, as in q-learning.")
     evaluate_every: int = setting(10_000, 1, 1_000_000_000, "Steps between evaluations on the validation load.")
     checkpoint_every: int = setting(10_000, 1, 1_000_000_000, "Steps between checkpoints.")
@@ -63,7 +70,7 @@ LEGACY: dict[str, Any] = {
 """Defaults in the environment of earlier work: as many steps as were published."""
 
 
-def model(config: Config, envs: sb3.Envs, seed: int, device: Any) -> DQN:
+def model(config: Config, envs: Envs, seed: int, device: Any) -> DQN:
     """Return the model, not trained."""
     return DQN(
         "MlpPolicy",

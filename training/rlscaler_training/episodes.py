@@ -20,7 +20,7 @@ from rlscaler.policy import View
 from rlscaler_sim.batch import Batch
 from rlscaler_sim.legacy_policy import NAMES as LEGACY_NAMES
 from rlscaler_sim.legacy_policy import STEPS, LegacyPolicy
-from rlscaler_training import agreement, loads
+from rlscaler_training import agreement, export, loads
 from rlscaler_training.agreement import Agreement
 from rlscaler_training.branching import Branching
 from rlscaler_training.export import SAMPLE, Mlp
@@ -127,5 +127,6 @@ def sampled(made: Artifact, seed: int = 0) -> Agreement | None:
     seen = np.zeros((SAMPLE, len(NAMES)), np.float32)
     seen[:, policy.columns] = rng.uniform(low, np.maximum(low, high), (SAMPLE, len(low)))
     ours, theirs = policy.network(np, seen[:, policy.columns]), asked(net, seen)
-    output = getattr(policy, "output", "choices")
-    return agreement.compared(ours, theirs, () if output == "correction" else policy.scheme.branches)
+    if getattr(policy, "output", "choices") == "correction":
+        return export.corrected(ours, theirs, seen)
+    return agreement.compared(ours, theirs, policy.scheme.branches)

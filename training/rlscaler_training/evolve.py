@@ -50,14 +50,14 @@ class Config:
 
     generations: int = setting(300, 1, 1_000_000, "Generations.")
     pairs: int = setting(32, 1, 16_384, "Opposite pairs of candidates in each (Brockhoff et al. 2010).")
-    stretches: int = setting(32, 1, 65_536, "Stretches of load that every candidate of a generation meets.")
+    stretches: int = setting(32, 1, 65_536, "Stretches of load that every candidate of a generation meets; own choice.")
     decisions: int = setting(120, 8, 5000, "Decisions of a stretch: half an hour, some five reaction times and more.")
     sigma: float = setting(0.03, 1e-6, 10.0, "Spread of the candidates about the centre (0.02 in the paper's code).")
     rate: float = setting(0.01, 1e-6, 10.0, "First step of Adam (0.01 in the paper's code); it falls to 0 as a cosine.")
     decay: float = setting(1e-3, 0.0, 1.0, "Share of the centre that a step takes away (0.005 in the paper).")
     policy: str = choice("network", ("network", "rule"), "A network, or a rule: the fields weighted and summed.")
-    hidden: tuple[int, ...] = setting((16,), 1, 1024, "Widths of the network's hidden layers.")
-    activation: str = choice("tanh", ("silu", "tanh", "relu"), "What stands between them.")
+    hidden: tuple[int, ...] = setting((16,), 1, 1024, "Widths of the network's hidden layers; own choice.")
+    activation: str = choice("tanh", ("silu", "tanh", "relu"), "What stands between them; own choice.")
     evaluate_every: int = setting(10, 1, 1_000_000, "Generations between evaluations of the centre, and checkpoints.")
 
 
@@ -280,7 +280,8 @@ def learn(task: Task, config: Config) -> Outcome:
     )
     made = export.artifact(
         _network(best, fields, mean, scale, config), name=task.name, output="correction", scheme=SCHEME,
-        observations=sample, provenance=task.provenance | {"algorithm": "evolve", "settings": asdict(config)},
+        observations=with_extremes(sample, *task.pools.known),
+        provenance=task.provenance | {"algorithm": "evolve", "settings": asdict(config)},
         scores={"validation_score": final, "untrained_score": rule},
     )  # fmt: skip
     return Outcome(made, config.generations * 2 * config.pairs * config.stretches * span)

@@ -68,10 +68,12 @@ def agreed(world: Pools | Legacy, artifact: Artifact, seed: int) -> dict[str, An
     return {"export": {**artifact.manifest["scores"].get("export", {}), "episodes": lived}}
 
 
-def along_episodes(lived: Mapping[str, Any]) -> str:
-    """Return in words what `agreed` found."""
-    return (f"as exported it decides as trained in {lived['decisions']:,} decisions of whole episodes; "
-            f"{lived['ties']:,} differ, all within the margin of a tie")  # fmt: skip
+def as_exported(scores: Mapping[str, Any]) -> str:
+    """Return in words how an artifact compares with its network, by a manifest's scores; "" where it has none."""
+    found = scores.get("export", {})
+    alike = [(found, "observations", "observations"), (found.get("episodes", {}), "decisions", "decisions of episodes")]
+    told = [f"in {held[count]:,} {what}, {held['ties']:,} of them tied" for held, count, what in alike if count in held]
+    return f"as exported it decides as trained: {'; '.join(told)}" if told else ""
 
 
 def judged(pools: Pools, artifact: Artifact, seed: int) -> tuple[Score, Score]:

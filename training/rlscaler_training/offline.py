@@ -38,17 +38,21 @@ class Config:
 
     steps: int = setting(4000, 1, 10_000_000, "Gradient steps.")
     batch: int = setting(256, 1, 65_536, "Decisions in each (256 in the paper's code).")
-    rate: float = setting(1e-3, 1e-7, 1.0, "Learning rate of Adam.")
+    rate: float = setting(1e-3, 1e-7, 1.0, "Learning rate of Adam; own choice.")
     gamma: float = setting(0.9, 0.0, 0.999, "Discount per decision: an order serves after some five, 0.9^5 = 0.59.")
-    caution: float = setting(0.2, 0.0, 100.0, "Weight of what holds down actions that were not taken (alpha there);"
-                             " 0: fitted Q iteration.")  # fmt: skip
-    target_rate: float = setting(0.01, 1e-5, 1.0, "Share of the network that its target takes over at each step.")
-    hidden: tuple[int, ...] = setting((64, 64), 1, 1024, "Widths of the hidden layers.")
-    activation: str = choice("silu", ("silu", "tanh", "relu"), "What stands between them.")
-    held_out: float = setting(0.3, 0.05, 0.9, "Share of the log that is kept to judge by.")
+    caution: float = setting(0.2, 0.0, 100.0, "Weight of what holds down actions that were not taken (alpha in the"
+                             " paper), own choice; 0: fitted Q iteration.")  # fmt: skip
+    target_rate: float = setting(
+        0.01, 1e-5, 1.0, "Share of the network that its target takes over at each step; own choice."
+    )
+    hidden: tuple[int, ...] = setting((64, 64), 1, 1024, "Widths of the hidden layers; own choice.")
+    activation: str = choice("silu", ("silu", "tanh", "relu"), "What stands between them; own choice.")
+    held_out: float = setting(0.3, 0.05, 0.9, "Share of the log that is kept to judge by; own choice.")
     block: int = setting(20, 1, 10_000, "Decisions that are kept, and drawn anew, together: three reaction times.")
-    resamples: int = setting(200, 20, 10_000, "Resamples of the interval.")
-    ridge: float = setting(1e-3, 0.0, 1.0, "What holds the fit of the estimate, as a share of each feature's square.")
+    resamples: int = setting(200, 20, 10_000, "Resamples of the interval; own choice.")
+    ridge: float = setting(
+        1e-3, 0.0, 1.0, "What holds the fit of the estimate, as a share of each feature's square; own choice."
+    )
     least: int = setting(1000, 50, 10_000_000, "Decisions below which nothing is learned: some four hours.")
     episode: int = setting(240, 8, 5000, "Decisions of the simulator's verdict: one hour.")
     evaluate_every: int = setting(1000, 1, 10_000_000, "Steps between verdicts, and checkpoints.")

@@ -16,6 +16,7 @@ from rlscaler_training import sb3
 from rlscaler_training.export import TORCH
 from rlscaler_training.hyper import choice, setting, switch
 from rlscaler_training.learner import Outcome, Task
+from rlscaler_training.sb3_envs import Envs
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,16 +24,19 @@ class Config:
     """Hyper-parameters, each with the source of its default."""
 
     steps: int = setting(500_000, 1, 1_000_000_000, "Steps of all environments together; the last roll-out is whole.")
-    envs: int = setting(32, 1, 4096, "Workloads simulated at once.")
+    envs: int = setting(32, 1, 4096, "Workloads simulated at once; own choice.")
     rollout: int = setting(64, 1, 100_000, "Steps of each environment between trainings; with 32 of them 2,048 as in "
                            "stable-baselines3.")  # fmt: skip
-    batch: int = setting(256, 2, 1_000_000, "Steps of a gradient step; must divide rollout x envs.")
+    batch: int = setting(
+        256, 2, 1_000_000, "Steps of a gradient step (stable-baselines3: 64); must divide rollout x envs."
+    )
     epochs: int = setting(10, 1, 1000, "Passes over a roll-out (Schulman et al. 2017).")
     rate: float = setting(3e-4, 1e-7, 1.0, "Learning rate of Adam (Schulman et al. 2017).")
     gamma: float = setting(0.9, 0.0, 0.9999, "Discount per decision, as in q-learning.")
     smoothing: float = setting(0.95, 0.0, 1.0, "Lambda of generalised advantage estimation (Schulman et al. 2016).")
     clip_range: float = setting(0.2, 1e-3, 10.0, "Largest relative change of a probability (Schulman et al. 2017).")
-    entropy: float = setting(0.003, 0.0, 10.0, "Weight of the entropy, which keeps it exploring.")
+    entropy: float = setting(0.003, 0.0, 10.0, "Weight of the entropy, which keeps it exploring; own choice "
+                             "(stable-baselines3: 0, CleanRL: 0.01).")  # fmt: skip
     value: float = setting(0.5, 0.0, 100.0, "Weight of the value's loss (stable-baselines3).")
     clip: float = setting(0.5, 1e-3, 1e6, "Largest norm of the gradient (stable-baselines3).")
     hidden: tuple[int, ...] = setting((64, 64), 1, 4096, "Widths of the hidden layers, of policy and value each "
@@ -68,7 +72,7 @@ LEGACY: dict[str, Any] = {
 """Defaults in the environment of earlier work: as many steps as were published."""
 
 
-def model(config: Config, envs: sb3.Envs, seed: int, device: Any) -> PPO:
+def model(config: Config, envs: Envs, seed: int, device: Any) -> PPO:
     """Return the model, not trained."""
     return PPO(
         "MlpPolicy",

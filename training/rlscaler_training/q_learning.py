@@ -50,7 +50,10 @@ class Config:
 
     steps: int = setting(2000, 1, 10_000_000, "Steps of every environment.")
     envs: int = setting(
-        256, 1, 65_536, "Workloads simulated at once; an update takes the mean over those in the same state and action."
+        256,
+        1,
+        65_536,
+        "Workloads simulated at once, own choice; an update takes the mean over those in one state and action.",
     )
     gamma: float = setting(
         0.9, 0.0, 0.9999, "Discount per decision: an order serves after some five (start-up and lag), 0.9^5 = 0.59."
@@ -61,16 +64,16 @@ class Config:
     )  # fmt: skip
     rate: float = setting(
         0.5, 1e-6, 1.0, "First learning rate; it falls with the visits n of a state and action as "
-        "rate / (1 + n / rate_visits)."
+        "rate / (1 + n / rate_visits), own choice."
     )  # fmt: skip
     rate_visits: float = setting(
         200.0, 1.0, 1e9, "Visits that halve the learning rate (Robbins & Monro 1951: the rates' sum must diverge)."
     )
-    rate_floor: float = setting(0.0005, 0.0, 1.0, "Lowest learning rate.")
+    rate_floor: float = setting(0.0005, 0.0, 1.0, "Lowest learning rate; own choice.")
     epsilon: float = setting(
         0.4, 0.0, 1.0, "First share of explored decisions; under half, as one low order costs a whole start-up."
     )
-    epsilon_end: float = setting(0.05, 0.0, 1.0, "Last share of explored decisions.")
+    epsilon_end: float = setting(0.05, 0.0, 1.0, "Last share of explored decisions (0.1 in Mnih et al. 2015).")
     epsilon_share: float = setting(
         0.6, 0.0, 1.0, "Share of the steps over which it falls, linearly (as in Mnih et al. 2015)."
     )
@@ -83,7 +86,7 @@ class Config:
     )
     margins: tuple[float, ...] = setting(
         (0.0, 0.03, 0.1, 0.2), 0.0, 1000.0, "Advantages that an action must have over the middle one to be taken; the "
-        "one that validates best is kept, so that noise in rarely seen states does not become policy."
+        "one that validates best is kept, so that noise in rarely seen states does not become policy; own choice."
     )  # fmt: skip
     evaluate_every: int = setting(250, 1, 10_000_000, "Steps between evaluations of the greedy policy.")
     checkpoint_every: int = setting(250, 1, 10_000_000, "Steps between checkpoints.")

@@ -124,6 +124,12 @@ class Record:
         return int(self.rows[-1]["step"]) if self.rows else None
 
     @property
+    def reached(self) -> int | None:
+        """The step of the newest checkpoint, or the last that was measured if that is later; None before the first."""
+        kept = [int(path.stem) for path in self.folder.glob("checkpoints/[0-9]*.pt") if path.stem.isdecimal()]
+        return max([*kept, *([] if self.step is None else [self.step])], default=None)
+
+    @property
     def best(self) -> float | None:
         """The best validation score on the way, None where there is none."""
         scores = self.measured.get(SCORE, np.array([]))

@@ -62,9 +62,9 @@ def when(moment: datetime | None) -> str:
 
 def state_of(run: "Record") -> str:
     """Return the state, and of a run that is not finished how far it came in the learner's own count."""
-    if run.state == "finished" or run.step is None:
+    if run.state == "finished" or (reached := run.reached) is None:
         return run.state
-    return f"{run.state} at {run.step:,}"
+    return f"{run.state} at {reached:,}"
 
 
 COLUMNS = (
