@@ -1,5 +1,6 @@
 """The branching Q-network comes near the optimum where it is known, with less data than one that lists combinations."""
 
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlscaler.action import BRANCHING
 from rlscaler.artifact import Artifact, dumps
@@ -173,6 +175,44 @@ def test_it_comes_near_the_optimum_and_nearer_than_a_list_of_combinations() -> N
 
 
 # --- the parts
+
+
+class Copies(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes where values are read off tensors, or copied from one place to another; torch's own optimisers apart,
+    whose count of steps stays on the host whatever the device."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten._to_copy.default):
+            callers = [frame for frame in traceback.extract_stack() if "/torch/" not in frame.filename]
+            optimises = any("/torch/optim/" in frame.filename for frame in traceback.extract_stack())
+            if not optimises:
+                self.found.append(f"{func} at {callers[-2].name}")
+        return func(*args, **(kwargs or {}))
+
+
+def test_updates_copy_nothing_to_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither draws, nor gradients, nor priorities: on a device the updates are queued without a wait."""
+    config = replace(SMALL, envs=8, episode=25, batch=64, replay=400, warm_up=1000)
+    learner = Learner(config, FIELDS, (SERVERS, SERVERS), (0, 0), torch.device("cpu"))
+    queues: Any = Queues(8, 25, False)
+    bdq.play(learner, queues, None, 1, 0.9, 0.5, np.random.default_rng(2))
+    learner.begin()
+    kept = [learner.replay.observation.data_ptr(), learner.replay.tree.levels[-1].data_ptr()]
+
+    def numpy(*_: Any, **__: Any) -> None:
+        raise AssertionError("a tensor was taken to the host")
+
+    for name in ("numpy", "__array__", "tolist"):
+        monkeypatch.setattr(torch.Tensor, name, numpy)
+    with Copies() as copies:
+        losses = [bdq.update(learner, 0.5) for _ in range(20)]
+    assert copies.found == []
+    assert kept == [learner.replay.observation.data_ptr(), learner.replay.tree.levels[-1].data_ptr()]
+    assert all(bool(loss.isfinite()) for loss in losses)
 
 
 def test_a_target_is_the_mean_over_the_branches() -> None:
