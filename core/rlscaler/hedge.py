@@ -5,8 +5,8 @@ on and ready after the start-up; load above that waits. Costs are discounted, an
 fall exponentially with cost: Hedge (Freund and Schapire, "A decision-theoretic generalization of on-line learning and
 an application to boosting", 1997), which is never much worse than the best candidate in hindsight. So a policy that
 fits this workload leads after some hours, and one that stops paying loses its say. One minute of late requests costs as
-much as hours of spare replicas, and may have been bad luck: however much is known, no single interval decides, so that
-the rate of the fall is bounded by the largest difference that one interval has made (as in AdaHedge, de Rooij and
+much as hours of spare replicas, and may have been bad luck: however much is known, no single moment decides, so that
+the rate of the fall is bounded by the largest difference that one has made (as in AdaHedge, de Rooij and
 others, "Follow the leader if you can, hedge if you must", 2014, where the losses' range sets it). And while nobody has
 earned anything, replicas are kept a while, as HPA keeps them: the first dip says nothing of the next rise.
 """
@@ -33,8 +33,8 @@ PRICES = (20.0, 40.0, 200.0)
 """Prices of late requests at which say is earned: the standard one, of an objective of 99.9 %, and those above it."""
 LEAST_WAIT = 0.1
 """Share of the objective's latency that a request may always wait, however long it takes itself."""
-SWAY = 2.0
-"""Most that the late requests of one interval change the logarithm of a say by, beside another one's."""
+SWAY, MOMENT = 2.0, 15.0
+"""Most that the late requests of so many seconds change the logarithm of a say by, beside another one's."""
 _PATIENCE = ("peak", "next")
 _BLOCK = 1280
 """Rows that are decided at once: few enough that what lies between their candidates stays in the cache."""
@@ -62,8 +62,8 @@ class Hedge:
     rate: how fast a weight falls with the score (cost ratio + price x late share): a candidate that is worse by
     1 / rate loses a factor e once much is known. half_life: seconds in which a past cost loses half its weight. doubt:
     seconds of history at which half of that is believed; the three are numbers, or arrays (N,) with one for each row
-    of the view. prior: (K,) weights at the beginning (None: equal). caution: seconds of patience at the beginning, of
-    which each as long a known past takes away half.
+    of the view. prior: (K,) weights at the beginning (None: equal). caution: start-ups for which replicas are kept at
+    the beginning; each as long a known past takes away half of that.
     """
 
     families: Sequence[Family]
@@ -91,9 +91,9 @@ class Hedge:
 
         orders: (n, K, ORDERS) int16, newest first, -1 = none. cost, late: (n, K) float32, what was discounted of the
         replicas that were paid for, and of the load that was late, in replica-intervals. waiting: (n, K) float32
-        replica-seconds of backlog. demand, known: (n,) float64, the discounted demand and
-        seconds. apart: (n,) float64, by how much late load differed between candidates in the interval where that was
-        most, discounted too. seen_time: (n,) float64 seconds, of the last call. peak, next, peak_age, next_age: (n, K)
+        replica-seconds of backlog. demand, known: (n,) float64, the discounted demand and seconds. apart: (n,) float64,
+        by how much late load differed between candidates in the MOMENT where that was most, in replica-intervals,
+        discounted too. seen_time: (n,) float64 seconds, of the last call. peak, next, peak_age, next_age: (n, K)
         float32, what patience remembers, as of that time. What the others remember follows, with their number before
         the name.
         """
@@ -127,7 +127,7 @@ class Hedge:
         else:
             replicas, asked, known = self._decided(view, state)
         state["orders"] = lengthened(xp, before, asked, known)
-        patience = self.patience(xp, state["known"], view.settings["interval"])
+        patience = self.patience(xp, state["known"], view.settings)
         return Proposal(replicas=replicas, patience=patience), state
 
     def _in_blocks(self, view: View, state: State) -> tuple[Array, Array, Array, State]:
@@ -162,15 +162,16 @@ class Hedge:
                 mixed = xp.where(asked, xp.maximum(mixed, more), mixed)
         return xp.where(known, mixed, float("nan")), counted(xp, orders), known
 
-    def patience(self, xp: Any, known: Array, interval: Array) -> Array | None:
+    def patience(self, xp: Any, known: Array, settings: Mapping[str, Array]) -> Array | None:
         """Return (N,) seconds for which replicas are kept before they are lowered, None where that is for nobody.
 
-        known: (N,) seconds of past. interval: (N,) seconds; less than that keeps nothing.
+        known: (N,) seconds of past. settings: compiled, of the same rows; less than an interval keeps nothing.
         """
         if not self.caution:
             return None
-        hold = self.caution * 2.0 ** (-known / self.caution)
-        lasting = hold >= interval
+        first = xp.clip(self.caution * settings["startup"], 1e-9, None)
+        hold = first * 2.0 ** (-known / first)
+        lasting = hold >= settings["interval"]
         return xp.where(lasting, hold, 0.0) if bool(xp.any(lasting)) else None
 
     def condensed(self, state: State, settings: Mapping[str, Array]) -> State:
@@ -262,7 +263,8 @@ def _charge(view: View, state: State, half_life: Any) -> None:
     share = _late(xp, before, after, need, ready, concurrency, capacity, allowed, interval[:, None])
     keep = 2.0 ** (-interval / half_life)
     late = need * share
-    apart = xp.maximum(keep * state["apart"], xp.max(late, axis=1) - xp.min(late, axis=1))
+    between = (xp.max(late, axis=1) - xp.min(late, axis=1)) * (MOMENT / interval)
+    apart = xp.maximum(keep * state["apart"], between)
     state["apart"] = xp.where(told, apart, state["apart"])
     for name, new in (("cost", billed), ("late", late)):
         total = keep[:, None] * xp.astype(state[name], xp.float64) + new

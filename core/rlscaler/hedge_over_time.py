@@ -65,7 +65,7 @@ def proposals(
         mixed = [np.sum(hedge.weights(np, memory, price) * orders[part], axis=1) for price in prices]
         out[part] = np.maximum.reduce(mixed)
     out[~known] = np.nan
-    patience = hedge.patience(np, state["known"], settings["interval"])
+    patience = hedge.patience(np, state["known"], settings)
     return out, np.zeros(len(time)) if patience is None else patience
 
 
@@ -183,7 +183,7 @@ def _followed(hedge: Hedge, demand: np.ndarray, orders: np.ndarray, known: np.nd
 
     keep = float(2.0 ** (-settings["interval"] / hedge.half_life)[0])
     cost, late, total, sure, most = np.zeros(size, np.float32), np.zeros(size, np.float32), 0.0, 0.0, 0.0
-    between: list[float] = (missed.max(axis=1) - missed.min(axis=1)).tolist()
+    between: list[float] = ((missed.max(axis=1) - missed.min(axis=1)) * (_hedge.MOMENT / interval)).tolist()
     found: State = {name: np.empty((steps, size), np.float32) for name in ("cost", "late")}
     found |= {name: np.empty(steps) for name in ("demand", "known", "apart")}
     for t, charged in enumerate(told.tolist()):

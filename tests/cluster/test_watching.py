@@ -390,7 +390,7 @@ def test_a_resource_whose_definition_comes_later(
 
 def established(access: ClusterAccess, name: str) -> bool:
     path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}"
-    found = access.request("GET", path).get("status", {}).get("conditions", [])
+    found = access.request("GET", path).get("status", {}).get("conditions") or []
     return any(each["type"] == "Established" and each["status"] == "True" for each in found)
 
 

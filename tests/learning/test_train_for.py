@@ -108,8 +108,10 @@ def test_the_network_goes_on_from_where_the_default_one_stands() -> None:
 
 
 def test_no_better_is_refused_and_nothing_is_written() -> None:
+    """Steps so small that the network stays what it was."""
     kept("noise.json", noise(steps(1.1)))
-    result = run("train", "--for", "noise.json", "--config", "quick.json", "--out", "noise.rlz", "--run", "noise")
+    Path("still.json").write_text(json.dumps({"steps": 2, "batch": 16, "decisions": 40, "rate": 1e-6}))
+    result = run("train", "--for", "noise.json", "--config", "still.json", "--out", "noise.rlz", "--run", "noise")
     assert result.exit_code == 1, result.output
     for words in ("trains on 17h", "fitted   score", "default  score", "90% interval", "refused"):
         assert words in result.stdout

@@ -108,7 +108,7 @@ def test_a_leader_that_stops_paying_loses_its_say() -> None:
 
 
 @pytest.mark.parametrize("intervals", [1, 3, 40])
-def test_no_single_interval_decides(intervals: int) -> None:
+def test_no_single_moment_decides(intervals: int) -> None:
     """However much is known: what one interval tells is believed up to SWAY, what many tell is believed."""
     hedge = Hedge([], [Ratio(1.2), Ratio(1.3)], rate=400.0)
     lost, demand = 25.0, 25.0 * 4 * HOUR

@@ -192,7 +192,8 @@ def test_the_run_is_complete(trained: tuple[Path, Result]) -> None:
     assert run_.algorithm == "q-learning"
     assert run_.settings["steps"] == 12
     told = {"scenarios": ["spike"], "traces": None, "hours": 1.0, "seed": 0, "name": "tiny", "decisions": [],
-            "environment": "standard", "validate": [], "worlds": None, "preferences": None}  # fmt: skip
+            "environment": "standard", "validate": [], "worlds": None, "preferences": None,
+            "workers": None}  # fmt: skip
     assert run_.arguments == told
     assert load(run_.policy) == load(place / "out" / "tiny.rlz")
     report = json.loads((run_.folder / runs.REPORT).read_text())

@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rlscaler.errors import UserError
-from rlscaler_training.rollouts import Counts, Maker, Rollouts
+
+if TYPE_CHECKING:
+    from rlscaler_training.rollouts import Counts, Maker, Rollouts
 
 HERE, RAY = "here", "ray"
 LIMITS: dict[str, int] = {"ppo-fast": 4, "bdq": 1000}
@@ -42,6 +44,12 @@ NAMES = ("workers", "address", "lockstep", "stale")
 """Options that go with `--rollouts ray`."""
 
 
+def _nothing() -> "Counts":
+    from rlscaler_training.rollouts import Counts
+
+    return Counts()
+
+
 @dataclass(slots=True)
 class Workers:
     """The workers of a training. count: how many. address: of a Ray cluster, None: this machine. lockstep: whether all
@@ -52,7 +60,7 @@ class Workers:
     address: str | None
     lockstep: bool
     limit: int
-    counts: Counts = field(default_factory=Counts)
+    counts: "Counts" = field(default_factory=_nothing)
     seconds: float = 0.0
 
     def share(self, envs: int) -> int:
@@ -122,7 +130,7 @@ def workers(kept: Mapping[str, Any] | None, address: str | None) -> Workers | No
 
 
 @contextmanager
-def opened(of: Workers, make: Maker, glance: Callable[[], object]) -> Iterator[Rollouts]:
+def opened(of: Workers, make: "Maker", glance: Callable[[], object]) -> "Iterator[Rollouts]":
     """Have the workers on Ray; what is counted is counted in `of`.
 
     glance: called while the learner waits; what it raises ends the wait. On this machine, torch gets the processors

@@ -21,8 +21,8 @@ HEADROOM = ("peak", "latest", "cheap", "quarter", "yesterday", "root")
 """Constants of the own-history rule that make its headroom."""
 SHARES, HOLDS = (0.5, 0.7, 0.85, 1.0, 1.25), (15.0, 60.0)
 """Shares of the tuned headroom, and seconds of patience, of the own-history rules that are candidates."""
-CAUTION = 300.0
-"""Seconds for which replicas are kept while nothing is known, which is what HPA's default keeps them for."""
+CAUTION = 5.0
+"""Start-ups for which replicas are kept while nothing is known: at a minute each, what HPA's default keeps them for."""
 TARGETS, WINDOWS, TOLERANCE = (0.65, 0.75, 0.8, 0.85), (60.0, 300.0), 0.05
 """Targets, seconds of stabilisation and tolerance of the HPAs that are candidates."""
 
