@@ -230,8 +230,11 @@ def test_a_run_that_was_cut_off_ends_as_if_it_never_was(tmp_path: Path) -> None:
     found = apg.learn(again, TINY)
     for name, array in expected.artifact.arrays.items():
         np.testing.assert_array_equal(found.artifact.arrays[name], array)
+    measured = runs.read_metrics(whole.run.folder)
     rows = [json.dumps(row) for row in runs.read_metrics(again.run.folder) if row["step"] != 57]
-    assert rows == [json.dumps(row) for row in runs.read_metrics(whole.run.folder)]
+    assert rows == [json.dumps(row) for row in measured]
+    for row in measured:
+        assert row["cost"] + row["late"] == pytest.approx(row["score"], rel=1e-5)
 
 
 def test_worlds_open_as_the_curriculum_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +249,7 @@ def test_worlds_open_as_the_curriculum_has_it(tmp_path: Path, monkeypatch: pytes
 
     plain = apg.orders
     run = runs.begin(tmp_path / "run", "apg", config, {})
-    monkeypatch.setattr(apg, "whole_score", lambda *_: torch.zeros(1))
+    monkeypatch.setattr(apg, "whole_costs", lambda *_: torch.zeros(1, 2))
     monkeypatch.setattr(apg, "orders", orders)
     apg.learn(Task("net", found, run, CPU, 3, {}), config)
     opened = [found.train.opened(step / config.steps) for step in range(config.steps)]

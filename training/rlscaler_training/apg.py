@@ -270,15 +270,20 @@ def corrected(network: Net, seen: Tensor, dropout: float = 0.0, parallel: Parall
 
 def whole_score(material: Material, network: Net | None, width: float = 0.05, rows: int = ROWS) -> Tensor:
     """Return the relaxed score of each load, (P,), from the warm-up on; network None: the rule."""
-    found = torch.zeros(material.seen.shape[0], device=material.seen.device)
+    return whole_costs(material, network, width, rows).sum(dim=1)
+
+
+def whole_costs(material: Material, network: Net | None, width: float = 0.05, rows: int = ROWS) -> Tensor:
+    """Return what the score of each load is made of, (P, 2): billed over needed, and price x late over arrivals."""
+    found = torch.zeros(material.seen.shape[0], 2, device=material.seen.device)
     with torch.no_grad():
         for load in _batches(material, rows):
             at = torch.arange(min(WARM_UP, material.steps // 4), material.steps, device=load.device)
             load_at, at = load[:, None].expand(-1, len(at)), at[None].expand(len(load), -1)
             correction = None if network is None else corrected(network, material.seen[load_at, at])
             stretch, counts = part(material, load_at, at), material.known[load_at, at]
-            cost, late = relaxation.score(stretch, orders(material, correction, load_at, at), width, counts)
-            found[load] = cost + late
+            costs = relaxation.score(stretch, orders(material, correction, load_at, at), width, counts)
+            found[load] = torch.stack(costs, dim=1)
     return found
 
 
@@ -328,8 +333,11 @@ def learn(task: Task, config: Config, train: Material | None = None, validation:
                 better = False
                 # where a run is cut off decides nothing about which network is kept
                 if due:
-                    score = float((validation.weight * whole_score(validation, network)).mean())
-                    numbers = {"score": score, "rule": rule} | ({"loss": smoothed} if step else {})
+                    costs = whole_costs(validation, network)
+                    score = float((validation.weight * costs.sum(dim=1)).mean())
+                    cost, late = (validation.weight[:, None] * costs).mean(dim=0).tolist()
+                    numbers = {"score": score, "cost": cost, "late": late, "rule": rule}
+                    numbers |= {"loss": smoothed} if step else {}
                     numbers |= {} if liking is None else liking.numbers(network)
                     run.log(step, numbers)
                     if better := score < best:
