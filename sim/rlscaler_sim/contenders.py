@@ -27,6 +27,8 @@ from rlscaler_sim.result import CLAIRVOYANT, REFERENCE
 
 OWN = "hpa-own"
 """The HPA tuned on the very load that it is scored on."""
+OWN_TARGET = "hpa-own-target"
+"""The same with its target alone tuned, without a window and with Kubernetes' tolerance: beside OWN in evaluations."""
 NAMES = ("static", "threshold", "hpa", REFERENCE, OWN, "keda", "erlang", "growth-quantile", "tenure", "mpc", "lcp",
          CLAIRVOYANT, "constant", "churn", "random")  # fmt: skip
 """Every contender but learned policies, in the order of the tables."""
@@ -173,3 +175,10 @@ def own_grid() -> dict[str, np.ndarray]:
     """Return every combination of TARGETS, WINDOWS and TOLERANCES: name -> (candidates,)."""
     grid = np.array([(t, w, o) for t in TARGETS for w in WINDOWS for o in TOLERANCES])
     return {"target": grid[:, 0], "window": grid[:, 1], "tolerance": grid[:, 2]}
+
+
+def own_allowed() -> dict[str, np.ndarray]:
+    """Return which of `own_grid` each HPA that is tuned in hindsight may have: name -> (candidates,) bool."""
+    grid = own_grid()
+    target_alone = (grid["window"] == 0.0) & (grid["tolerance"] == HPA_PARAMETERS["tolerance"].default)
+    return {OWN: np.ones(len(target_alone), bool), OWN_TARGET: target_alone}

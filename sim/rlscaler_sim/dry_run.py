@@ -236,7 +236,7 @@ def compared(
     )
     if contenders.OWN in compare:
         constants = (
-            own_constants(own(), config, settings, progress)[0] if told is None
+            own_constants(own(), config, settings, progress)[contenders.OWN][0] if told is None
             else stretches.own_constants(load, config, settings, seed, told, start, telling(progress, "tuning hpa-own"))
         )  # fmt: skip
         entrants.append(contenders.entrant(contenders.OWN, settings, constants))

@@ -158,8 +158,11 @@ def limit(plan: Limit, settings: Settings) -> Entrant:
 
 def own_constants(
     loads: Loads, config: world.WorldConfig, settings: Settings, progress: Progress | None = None
-) -> list[dict[str, float]]:
-    """Return the best target, window and tolerance of an HPA for each source, found on that source's first seeds."""
+) -> dict[str, list[dict[str, float]]]:
+    """Return the best target, window and tolerance of an HPA for each source, found on that source's first seeds.
+
+    By the name of the contender, see `contenders.own_allowed`.
+    """
     grid = contenders.own_grid()
     copies = len(grid["target"])
     rows = [r for r in range(len(loads.names)) if loads.seeds[r] in sorted(set(loads.seeds.tolist()))[:OWN_SEEDS]]
@@ -172,11 +175,12 @@ def own_constants(
         sums = play([loads.row(r) for r in part], [own], config, settings, [int(loads.seeds[r]) for r in part],
                     waits=False, progress=telling(progress, "tuning hpa-own"))  # fmt: skip
         scores[:, begin : begin + len(part)] = sums.score
-    found = []
-    for source in range(int(loads.source.max()) + 1):
-        mine = [i for i, r in enumerate(rows) if loads.source[r] == source]
-        best = int(scores[:, mine].mean(axis=1).argmin())
-        found.append({key: float(values[best]) for key, values in grid.items()})
+    found: dict[str, list[dict[str, float]]] = {}
+    for name, allowed in contenders.own_allowed().items():
+        for source in range(int(loads.source.max()) + 1):
+            mine = [i for i, r in enumerate(rows) if loads.source[r] == source]
+            best = int(np.where(allowed, scores[:, mine].mean(axis=1), np.inf).argmin())
+            found.setdefault(name, []).append({key: float(values[best]) for key, values in grid.items()})
     return found
 
 
@@ -216,7 +220,7 @@ def evaluate(
     jobs: groups of traces that are scored at once, each in a process of its own.
     """
     order = sorted(range(len(traces)), key=lambda i: min(traces[i].duration, duration))
-    per_trace = len(seeds) * (len(rules) + len(policies) + len(others) + 4)
+    per_trace = len(seeds) * (len(rules) + len(policies) + len(others) + 5)
     group = max(1, min(ROWS // per_trace, -(-len(order) // jobs)))
     parts = [order[begin : begin + group] for begin in range(0, len(order), group)]
     config = standard_world(settings) if config is None else config
@@ -276,10 +280,9 @@ def _score(
     entrants = []
     for name in rules:
         if name == contenders.OWN:
-            own = own_constants(loads, config, settings, progress)
-            keys = own[0].keys()
-            constants = {key: np.array([own[s][key] for s in loads.source]) for key in keys}
-            entrants.append(contenders.entrant(name, settings, constants))
+            for own, best in own_constants(loads, config, settings, progress).items():
+                constants = {key: np.array([best[s][key] for s in loads.source]) for key in best[0]}
+                entrants.append(contenders.entrant(own, settings, constants))
         elif name != CLAIRVOYANT:
             entrants.append(contenders.folded(name, settings, families))
     for policy in dict.fromkeys(policies):
@@ -309,6 +312,18 @@ def _score(
         headline = events_per_bucket(trace) >= HEADLINE_EVENTS and least < HEADLINE_LATE
         out.append(Scored(trace.name, family(trace.name), headline, found, float(bound[columns].mean()), len(columns)))
     return out
+
+
+def regrets_to(scored: Sequence[Scored], reference: str) -> dict[str, np.ndarray]:
+    """Return the regret of each contender over the headline traces, (H,): 0 the clairvoyant, 1 the reference.
+
+    Traces on which the reference is no worse than the clairvoyant are left out; {} where either is missing.
+    """
+    spans = [(s, s.of(CLAIRVOYANT).score, s.of(reference).score) for s in scored
+             if s.headline and {CLAIRVOYANT, reference} <= {c.name for c in s.contenders}]  # fmt: skip
+    spans = [(s, least, most) for s, least, most in spans if most - least > 1e-9]
+    names = [c.name for c in spans[0][0].contenders] if spans else []
+    return {name: np.array([(s.of(name).score - least) / (most - least) for s, least, most in spans]) for name in names}
 
 
 def figures(name: str, sums: Totals, waits: np.ndarray, index: int, columns: np.ndarray) -> Contender:

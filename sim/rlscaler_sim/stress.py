@@ -179,7 +179,7 @@ def scored(
     loads = realised(sources, draws, settings)
     rows: list[Load] = [loads.row(r) for r in range(len(loads.names))]
     row_seeds = loads.seeds.tolist()
-    own = own_constants(loads, config, settings, progress)
+    own = own_constants(loads, config, settings, progress)[contenders.OWN]
     constants = {key: np.array([own[s][key] for s in loads.source]) for key in own[0]}
     everyone = [*entrants, contenders.hpa_entrant(contenders.OWN, settings, constants)]
     if progress is not None:

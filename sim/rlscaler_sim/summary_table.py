@@ -5,8 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rlscaler_sim.evaluation import Scored, summary
+import numpy as np
+
+from rlscaler_sim.contenders import OWN_TARGET
+from rlscaler_sim.evaluation import Scored, regrets_to, summary
 from rlscaler_sim.result import CLAIRVOYANT, plain
+
+CLOSEST = 8
+"""Contenders in the table of regrets to OWN_TARGET."""
 
 
 def to_json(
@@ -104,6 +110,7 @@ def markdown(scored: Sequence[Scored], found: Mapping[str, Mapping[str, Any]], c
         cells += [_figure(row.get(f"{how}_regret_own")) for how in ("median", "mean", "worst")]
         cells.append("-" if name == CLAIRVOYANT else str(row["traces_worse_than_hpa_own"]))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += _to_target_alone(scored)
     names = [n for n in ranked(found) if n not in ("constant", "churn", "random", "static", CLAIRVOYANT)]
     lines += ["", "Score J = C + 20 V by trace; `*` marks traces outside of the headline set.", "",
               "| trace | " + " | ".join(names) + " | clairvoyant | bound |",
@@ -115,6 +122,27 @@ def markdown(scored: Sequence[Scored], found: Mapping[str, Mapping[str, Any]], c
         limit = f"{by_name[CLAIRVOYANT].score:.3f}" if CLAIRVOYANT in by_name else "-"
         lines.append(f"| {s.trace}{'' if s.headline else ' *'} | {' | '.join(cells)} | {limit} | {s.lower_bound:.3f} |")
     return "\n".join(lines) + "\n"
+
+
+def _to_target_alone(scored: Sequence[Scored]) -> list[str]:
+    """Return what the regrets would be, had the HPA that is tuned in hindsight nothing but its target to tune."""
+    found = regrets_to(scored, OWN_TARGET)
+    if not found:
+        return []
+    alike = sorted((name for name in found if name not in (CLAIRVOYANT, OWN_TARGET)), key=lambda n: found[n].mean())
+    lines = [
+        "",
+        f"`{OWN_TARGET}` has no window and a tolerance of 10 %, and its target alone is tuned on the very trace."
+        " Regret to it:",
+        "",
+        "| contender | median | mean | worst | worse |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name in alike[:CLOSEST]:
+        values = found[name]
+        cells = [_figure(float(each)) for each in (np.median(values), values.mean(), values.max())]
+        lines.append(f"| {name} | {' | '.join(cells)} | {int((values > 1.0 + 1e-9).sum())} |")
+    return lines
 
 
 def _marked(score: float, best: float) -> str:

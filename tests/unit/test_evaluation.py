@@ -19,11 +19,11 @@ from rlscaler.observation import SCHEMA
 from rlscaler.policies import RULES, PolicyError
 from rlscaler_sim import contenders, evaluation, tuner
 from rlscaler_sim.contest import play
-from rlscaler_sim.evaluation import Scored, evaluate, summary, with_regrets
+from rlscaler_sim.evaluation import Scored, evaluate, regrets_to, summary, with_regrets
 from rlscaler_sim.load import LoadError, realise_many
 from rlscaler_sim.result import CLAIRVOYANT, REFERENCE, Contender
 from rlscaler_sim.score_statistics import interval, iqm
-from rlscaler_sim.summary_table import to_json
+from rlscaler_sim.summary_table import markdown, to_json
 from rlscaler_sim.trace import Trace, family, read_trace, traces_folder
 
 STANDARD = contenders.standard_settings()
@@ -43,6 +43,28 @@ def test_regret_is_the_distance_to_the_clairvoyant_in_units_of_the_reference() -
     assert [c.regret for c in found] == [0.5, 1.0, 0.25, 0.0]
     assert [c.regret_own for c in found] == [2.0, 4.0, 1.0, 0.0]
     assert [c.score for c in found] == [1.5, 2.0, 1.25, 1.0]
+
+
+def told(name: str, headline: bool = True, **scores: float) -> Scored:
+    named = {key.replace("_", "-"): score for key, score in scores.items()}
+    return Scored(name, name, headline, [contender(key, score) for key, score in named.items()], 1.0, 1)
+
+
+def test_regret_to_another_reference() -> None:
+    traces = [
+        told("one", mine=1.5, hpa_own_target=2.0, clairvoyant=1.0),
+        told("two", mine=3.0, hpa_own_target=2.0, clairvoyant=1.0),
+        told("left out", headline=False, mine=9.0, hpa_own_target=2.0, clairvoyant=1.0),
+        told("nothing to win", mine=1.5, hpa_own_target=1.0, clairvoyant=1.0),
+    ]
+    found = regrets_to(traces, "hpa-own-target")
+    assert {name: values.tolist() for name, values in found.items()} == {
+        "mine": [0.5, 2.0], "hpa-own-target": [1.0, 1.0], "clairvoyant": [0.0, 0.0],
+    }  # fmt: skip
+    assert regrets_to(traces, "nobody") == {}
+    page = markdown(traces, summary(traces), "the command").splitlines()
+    assert "| mine | 1.25 | 1.25 | 2.00 | 1 |" in page
+    assert not any(line.startswith("| clairvoyant | 0.00 | 0.00 | 0.00 |") and line.count("|") == 6 for line in page)
 
 
 UNDEFINED = {
@@ -214,7 +236,8 @@ def result(traces: list[Trace], tuned_table: None) -> list[Scored]:
 def holds(found: Scored, *policies: str) -> None:
     """Check what is true of every evaluation."""
     names = [c.name for c in found.contenders]
-    assert sorted(names) == sorted([*contenders.NAMES, *policies]), "everyone takes part, and once"
+    everyone = [*contenders.NAMES, contenders.OWN_TARGET, *policies]
+    assert sorted(names) == sorted(everyone), "everyone takes part, and once"
     best = found.of(CLAIRVOYANT)
     assert best.score >= found.lower_bound > 0.0
     for c in found.contenders:
@@ -251,6 +274,19 @@ def test_the_hpa_of_the_very_trace_is_no_worse_than_the_one_of_training_load(res
     """Its search holds the tuned constants, and both seeds are those that it is tuned on."""
     for found in result:
         assert found.of("hpa-own").score <= found.of(REFERENCE).score + 1e-12
+
+
+def test_an_hpa_with_its_target_alone_to_tune_is_no_better(result: list[Scored]) -> None:
+    for found in result:
+        assert found.of("hpa-own-target").score >= found.of("hpa-own").score - 1e-12
+
+
+def test_the_target_alone_is_tuned_without_a_window_and_with_the_tolerance_of_kubernetes() -> None:
+    grid, allowed = contenders.own_grid(), contenders.own_allowed()
+    alone = {key: values[allowed[contenders.OWN_TARGET]].tolist() for key, values in grid.items()}
+    assert alone["target"] == list(contenders.TARGETS)
+    assert (set(alone["window"]), set(alone["tolerance"])) == ({0.0}, {0.1})
+    assert allowed[contenders.OWN].all()
 
 
 def test_the_same_again_is_the_same_to_the_bit(traces: list[Trace], result: list[Scored], tuned_table: None) -> None:
@@ -350,7 +386,7 @@ def test_json_holds_every_figure_of_every_trace(result: list[Scored]) -> None:
         assert set(written) == {"trace", "family", "headline", "lower_bound", "contenders"}
         assert [c["score"] for c in written["contenders"]] == [c.score for c in found.contenders]
         assert all({"regret", "regret_own", "rescales", "wait_p95_s"} <= c.keys() for c in written["contenders"])
-    assert set(told["summary"]) == set(contenders.NAMES)
+    assert set(told["summary"]) == {*contenders.NAMES, contenders.OWN_TARGET}
 
 
 # --- tuning
