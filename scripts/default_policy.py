@@ -59,11 +59,11 @@ def options() -> argparse.Namespace:
                         "of the tuned constants (default: the package's)")  # fmt: skip
     parser.add_argument("--folds", type=Path, default=ROOT / "sim/rlscaler_sim/data", help="folder of the folds' "
                         "artifacts (default: the package's)")  # fmt: skip
-    parser.add_argument("--steps", type=int, default=2000, help="gradient steps of each network (default: 2000)")
+    parser.add_argument("--steps", type=int, default=5000, help="gradient steps of each network (default: 5000)")
     parser.add_argument("--networks", type=int, default=1, help="networks that are averaged (default: 1)")
     parser.add_argument("--days", type=float, default=4.0, help="of each load trained on, at most (default: 4)")
-    parser.add_argument("--draws", type=int, default=2, help="of each trace, trained on (default: 2)")
-    parser.add_argument("--made-up", type=int, default=35, help="loads that are not recorded (default: 35)")
+    parser.add_argument("--draws", type=int, default=3, help="of each trace, trained on (default: 3)")
+    parser.add_argument("--made-up", type=int, default=70, help="loads that are not recorded (default: 70)")
     asked = parser.parse_args()
     for name, least in (("steps", 1), ("networks", 1), ("draws", 1), ("made_up", 1)):
         if getattr(asked, name) < least:

@@ -21,6 +21,7 @@ from rlscaler.reasons import Reason, names
 from rlscaler.rows import taken
 from rlscaler.settings import MetricLoss, Settings
 from rlscaler.snapshot import Snapshot
+from rlscaler.tenured import ON, mode
 
 CAPACITY = 10.0
 """Requests/s of a replica in the situations, as in the standard world."""
@@ -202,7 +203,8 @@ def fuzzed(policy: Policy, rows: int = 256, ticks: int = 24, seed: int = 0) -> F
 
     Those are: the policy never raises and always answers a known load; every decision lies within the bounds (or holds
     a target that is switched off); nothing is decided where the present count is unknown; unknown load never lowers
-    the count; and where the policy has no answer, or sees input outside of its training range, the rule decides.
+    the count; and where the policy has no answer, or sees input outside of its training range, the rule decides. One
+    that earns its say has rules among its candidates for that: hold its `learned` to it by itself.
     """
     rng = np.random.default_rng(seed)
     settings = _drawn_settings(rng, rows)
@@ -241,7 +243,7 @@ def _breaches(
     off = (current == 0.0) & (low > 0.0)
     known = np.isfinite(view.demand) & np.isfinite(view.features["level"])
     lost = (done.reasons & int(Reason.MetricLossFallback)) != 0
-    outside = _outside(policy, view).any(axis=1) & settings["fallback"]
+    outside = _outside(policy, view).any(axis=1) & settings["fallback"] & (mode(policy) != ON)
     answered = np.isfinite(proposal.replicas)
     return {
         "a decision where the present count is unknown": held & (replicas != -1),

@@ -1,6 +1,7 @@
 """`rlscaler verify` and `inspect --verify`: what is as it says passes, and everything that is not is named."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from command_line import install, mistakes, run
 from rlscaler.artifact import Artifact, load, save
 from rlscaler.mlp import MlpPolicy
+from rlscaler.policies import artifact_path
 from rlscaler_training import finishing
 from rlscaler_training.finishing import changed
 from rlscaler_training.verifying import models, verified
@@ -70,6 +72,14 @@ def test_a_trained_model_passes_and_its_scores_come_out_again(folder: Path) -> N
     assert [check["name"] for check in json.loads(run("verify", "--no-scores", "--json").stdout)[0]["checks"]][-1] == (
         "more load"
     )
+
+
+def test_the_policy_that_is_shipped_passes() -> None:
+    """Its network is asked alone too: outside of its training range the rule decides, within it seldom."""
+    found = verified(artifact_path("default"))
+    assert found.failed == []
+    (told,) = [check.told for check in found.checks if check.name == "behaviour"]
+    assert re.fullmatch(r"6,144 decisions on .* 0% of them by the rule; of the learned policy alone, [1-9]\d?%", told)
 
 
 def test_inspect_verifies_a_run(folder: Path) -> None:

@@ -411,9 +411,9 @@ def _artifact(
 ) -> Artifact:  # fmt: skip
     """Return what the autoscaler serves, scored in the world itself beside the rule that it corrects."""
     columns = [NAMES.index(name) for name in FIELDS]
-    shown = validation.seen[validation.known]
-    known = [train.seen[train.known], *(extreme(shown, dim=0, keepdim=True) for extreme in (torch.amin, torch.amax))]
-    seen = torch.cat(known).cpu().numpy()
+    learned, shown = train.seen[train.known], validation.seen[validation.known]
+    extremes = [extreme(seen, dim=0, keepdim=True) for seen in (learned, shown) for extreme in (torch.amin, torch.amax)]
+    seen = torch.cat([learned[::SAMPLED], *extremes]).cpu().numpy()
     observations = np.zeros((len(seen), len(NAMES)), np.float32)
     observations[:, columns] = seen
     return export.artifact(

@@ -21,6 +21,7 @@ from rlscaler.errors import UserError
 from rlscaler.policies import from_artifact
 from rlscaler.policy import Policy
 from rlscaler.table import KIND as TABLE
+from rlscaler.tenured import Tenured
 from rlscaler_training import run_record
 
 SCORE, UNTRAINED = "validation_score", "untrained_score"
@@ -214,15 +215,20 @@ def behaved(policy: Policy, again: Policy) -> list[Check]:
     again: the same policy, read anew.
     """
     differ = probing.repeatable(policy, again)
-    fuzzed = probing.fuzzed(policy)
+    found = [probing.fuzzed(each) for each in (policy, *([policy.learned] if isinstance(policy, Tenured) else []))]
+    wrong = tuple(dict.fromkeys(what for each in found for what in each.wrong))
     fewer, of = probing.monotonic(policy)
-    share = fuzzed.fallbacks / fuzzed.decisions
-    told = f"{fuzzed.decisions:,} decisions on any input at all, {share:.0%} of them by the rule"
+    told = f"{found[0].decisions:,} decisions on any input at all, {_ruled(found[0])} of them by the rule"
+    told += "".join(f"; of the learned policy alone, {_ruled(each)}" for each in found[1:])
     return [
         Check("repeatable", not differ, differ or ALIKE),
-        Check("behaviour", not fuzzed.wrong, "; ".join(fuzzed.wrong) or told),
+        Check("behaviour", not wrong, "; ".join(wrong) or told),
         Check("more load", True, f"{fewer} of {of} steps of load up gave fewer replicas"),
     ]
+
+
+def _ruled(found: probing.Fuzzed) -> str:
+    return f"{found.fallbacks / found.decisions:.0%}"
 
 
 def rescored(made: Artifact, traces: str | None) -> Check:
