@@ -84,7 +84,7 @@ def twins(source: Source, start: float, minutes: float) -> list[Twin]:
         scale_to=SCALE,
         capacity=CAPACITY,
     )
-    own = own_constants(loads, standard_world(standard), standard)[0]
+    own = own_constants(loads, standard_world(standard), standard)[contenders.OWN][0]
     usual = {name: parameter.default for name, parameter in contenders.HPA_PARAMETERS.items()}
     best = usual | tuned.constants("hpa-tuned")
     return [Twin("hpa", usual), Twin("hpa-tuned", best), Twin("hpa-own", own), Twin(RLSCALER)]

@@ -190,7 +190,7 @@ def test_the_own_hpa_is_tuned_on_the_load_that_is_run(tmp_path: Path) -> None:
     settings, config, _ = dry_run.conditions(None, scenario)
     loads = realise_many([scenario.source], [0], start=2.5 * 3600.0, duration=1.5 * 3600.0)
     assert loads.rates.shape == (1, 1800)
-    best = own_constants(loads, config, settings)[0]
+    best = own_constants(loads, config, settings)[contenders.OWN][0]
     assert notes[-1] == (
         f"hpa-own, tuned on this load: target {best['target']:g}, scale-down window {best['window']:g} s, "
         f"tolerance {best['tolerance']:g}"
