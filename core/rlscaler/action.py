@@ -56,7 +56,7 @@ class Scheme:
 
         if self.name == "step":
             replicas = view.current + xp.astype(actions - 1, xp.float64)
-            return Proposal(replicas=xp.clip(replicas, 0.0, None))
+            return Proposal(replicas=xp.clip(replicas, 0.0, None), relative=xp.ones_like(replicas) > 0.0)
         if self.name == "headroom":
             patience = xp.full(view.demand.shape, HOLD, dtype=xp.float64, device=device)
             return headroom_proposal(view, look_up(CORRECTIONS, actions), patience)

@@ -17,7 +17,7 @@ from rlscaler.errors import UserError
 from rlscaler.policies import BUILT_IN, RULES, SPARE_RULE, PolicyError, load_policy
 from rlscaler.policy import Policy
 from rlscaler.quantities import duration_text, shown
-from rlscaler.reasons import SENTENCES
+from rlscaler.reasons import SENTENCES, Reason
 from rlscaler.rebuilt import ALIKE, Moment, rebuilt
 from rlscaler.rules.tenure import Tenure
 from rlscaler.settings import Settings
@@ -71,6 +71,7 @@ def explanation(
             "reasons": list(line.reasons),
         },
         "bounds": [int(moment.settings.min_replicas), int(moment.settings.max_replicas)],
+        "overstated": _plain(moment.overstated()),
         "replay": _replay(moment),
         "wish": wish(line.proposal, moment.settings),
         "asked": [_answered(each, answers) for each in answers.asked],
@@ -198,7 +199,7 @@ def told(value: Mapping[str, Any]) -> list[str]:
              f"(line {value['log']['line']:,}).", ""]  # fmt: skip
     lines += _labelled("Seen", _reading(value))
     lines += _labelled("Wanted", _wish(value))
-    lines += _labelled("Guard", *_guard(recorded["reasons"]))
+    lines += _labelled("Guard", *_guard(recorded["reasons"], value["overstated"]))
     lines += _labelled("Replay", _replayed(value["replay"]))
     lines += _table(value)
     lines += _inputs(value)
@@ -255,8 +256,14 @@ def _wish(value: Mapping[str, Any]) -> str:
     return text + "."
 
 
-def _guard(reasons: Sequence[str]) -> list[str]:
-    found = [f"{name}: {_MEANINGS.get(name, 'A reason that this version does not know.')}"
+def _guard(reasons: Sequence[str], overstated: float | None) -> list[str]:
+    meanings = dict(_MEANINGS)
+    if overstated is not None and overstated > 1.0:
+        meanings[str(Reason.CapacityOverstated.name)] = (
+            f"By their utilization replicas carry {1.0 / overstated:.2f} of the stated capacity, so "
+            f"{overstated:.2f} times as many are asked for."
+        )
+    found = [f"{name}: {meanings.get(name, 'A reason that this version does not know.')}"
              for name in reasons if name != "DesiredWithinRange"]  # fmt: skip
     return found or ["changed nothing."]
 

@@ -1,15 +1,16 @@
 """What stands between any proposal and the cluster, the same in training, dry-run, backtest and cluster.
 
-In this order: a proposal that is no number, or whose input lies outside the training range, gives way to the rule;
-the reactive floor; patience; unknown metrics hold, then the stated fallback; tolerance; the flap budget; then
-`behavior` (stabilisation, policies) and the bounds as in autoscaling/v2. Every change it makes is a reason.
+In this order: a proposal that is no number, or whose input lies outside the training range, gives way to the rule; a
+stated capacity that is too high; the reactive floor; patience; unknown metrics hold, then the stated fallback;
+tolerance; the flap budget; then `behavior` (stabilisation, policies) and the bounds as in autoscaling/v2. Every change
+it makes is a reason.
 """
 
 from typing import Any
 
 import numpy as np
 
-from rlscaler import behavior
+from rlscaler import behavior, overstated
 from rlscaler.arrays import Array, State
 from rlscaler.policy import Proposal, View
 from rlscaler.reasons import Reason
@@ -33,7 +34,7 @@ def state(settings: State, n: int) -> State:
         "flaps": np.zeros(n),
         "flaps_time": np.full(n, np.nan),
     }
-    return own | behavior.state(settings, n)
+    return own | overstated.state(n) | behavior.state(settings, n)
 
 
 def patient(xp: Any, state: State, time: Array, wanted: Array, patience: Array) -> Array:
@@ -56,12 +57,15 @@ def patient(xp: Any, state: State, time: Array, wanted: Array, patience: Array) 
     return peak
 
 
-def _floor(xp: Any, view: View) -> tuple[Array, Array]:
-    """Return the replicas that demand and backlog need now, and where the load is saturated; 0 where unknown."""
+def _floor(xp: Any, view: View, factor: Array) -> tuple[Array, Array]:
+    """Return the replicas that demand and backlog need now, and where the load is saturated; 0 where unknown.
+
+    factor: by how much the stated capacity is too high.
+    """
     settings, snap = view.settings, view.snapshot
     capacity = settings["capacity_per_replica"]
     backlog = snap["backlog"] / (capacity * settings["drain_time"])
-    need = view.demand + xp.where(xp.isnan(backlog), 0.0, backlog)
+    need = factor * (view.demand + xp.where(xp.isnan(backlog), 0.0, backlog))
     ready = snap["ready"]
     busy = view.demand / xp.clip(ready, 0.5, None)
     busy = xp.where(xp.isnan(snap["utilization"]), busy, snap["utilization"])
@@ -102,7 +106,14 @@ def settle(xp: Any, view: View, state: State, proposal: Proposal, recommendation
     wanted = xp.where(answered, wanted, current)
     wanted = xp.clip(wanted, 0.0, None)
 
-    floor, saturated = _floor(xp, view)
+    overstated.recorded(xp, view, state)
+    factor = xp.where(settings["floor"], overstated.factor(xp, state), 1.0)
+    bits = flag(known & (factor > 1.0), Reason.CapacityOverstated)
+    scaled = answered & xp.isfinite(view.demand)
+    scaled = scaled if proposal.relative is None else scaled & (failed | ~proposal.relative)
+    wanted = xp.where(scaled, overstated.corrected(xp, wanted, view.demand, factor), wanted)
+
+    floor, saturated = _floor(xp, view, factor)
     bits = flag(saturated & known, Reason.LoadSaturated)
     raised = known & (_whole(xp, floor) > _whole(xp, wanted))
     bits = flag(raised, Reason.ReactiveFloor)

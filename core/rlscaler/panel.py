@@ -33,7 +33,8 @@ class Panel:
         """Ask each member about its own rows."""
         n = view.demand.shape[0]
         replicas, patience = np.full(n, np.nan), np.zeros(n)
-        reasons, trained, tolerated = np.zeros(n, np.int64), np.ones(n, bool), np.zeros(n, bool)
+        reasons, trained = np.zeros(n, np.int64), np.ones(n, bool)
+        tolerated, relative = np.zeros(n, bool), np.zeros(n, bool)
         for index, (policy, rows) in enumerate(self.members):
             if not rows.size:
                 continue
@@ -52,8 +53,9 @@ class Panel:
                 state[prefix + name][rows] = array
             replicas[rows] = proposal.replicas
             for target, value in ((patience, proposal.patience), (reasons, proposal.reasons),
-                                  (trained, proposal.trained), (tolerated, proposal.tolerated)):  # fmt: skip
+                                  (trained, proposal.trained), (tolerated, proposal.tolerated),
+                                  (relative, proposal.relative)):  # fmt: skip
                 if value is not None:
                     target[rows] = value
         return Proposal(replicas=replicas, patience=patience, reasons=reasons, trained=trained,
-                        tolerated=tolerated), state  # fmt: skip
+                        tolerated=tolerated, relative=relative), state  # fmt: skip

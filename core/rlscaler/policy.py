@@ -38,6 +38,8 @@ class Proposal:
     trained: bool, the input lies within the policy's training range (None: everywhere).
     tolerated: bool, the policy has applied the tolerance of `behavior` itself, as HPA does on the ratio of its
     metric (None: nowhere; the guard then compares the proposal with the present count).
+    relative: bool, the replicas follow from those that are there, from measured use or from nothing, and not from
+    demand at the stated capacity (None: nowhere; the guard corrects them where that capacity proves to be too high).
     """
 
     replicas: Array
@@ -45,6 +47,7 @@ class Proposal:
     patience: Array | None = None
     trained: Array | None = None
     tolerated: Array | None = None
+    relative: Array | None = None
 
 
 @runtime_checkable

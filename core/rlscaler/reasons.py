@@ -29,6 +29,7 @@ class Reason(IntFlag):
     TooManyReplicas = 1 << 15
     ReplicasUnknown = 1 << 16
     Patience = 1 << 17
+    CapacityOverstated = 1 << 18
 
 
 SENTENCES: dict[Reason, str] = {
@@ -50,6 +51,7 @@ SENTENCES: dict[Reason, str] = {
     Reason.TooManyReplicas: "The desired count is above maxReplicas.",
     Reason.ReplicasUnknown: "The present replica count of the target is unknown, so nothing is decided.",
     Reason.Patience: "The policy keeps replicas for its patience before it lowers them.",
+    Reason.CapacityOverstated: "Replicas carry less than the stated capacity, so more are asked for by that factor.",
 }
 """One sentence for each reason."""
 

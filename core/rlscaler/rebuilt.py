@@ -11,6 +11,7 @@ from itertools import groupby
 
 import numpy as np
 
+from rlscaler import overstated
 from rlscaler.arrays import Array, State
 from rlscaler.autoscaler import Autoscaler
 from rlscaler.decision_log import DecisionLog, Line
@@ -77,6 +78,12 @@ class Moment:
         made.recall(made.rows, {part: taken(self.memory[part], rows) for part in parts})
         return made
 
+    def overstated(self) -> float:
+        """Return by how much the decision takes the stated capacity to be too high, 1 = not at all."""
+        scaler = self.scaler([self.settings])
+        scaler.decide_on(self.view(scaler, [self.reading]))
+        return float(overstated.factor(np, scaler.memory(scaler.rows, ("guard",))["guard"])[0])
+
     def view(self, scaler: Autoscaler, readings: Sequence[Mapping[str, float]]) -> View:
         """Return what a policy sees in each row for its reading."""
         view = scaler.view(Snapshot(**{name: np.array([each[name] for each in readings]) for name in self.reading}))
@@ -112,6 +119,8 @@ def rebuilt(
     if not policy.state(1):
         times = [line.time for line in lines]
         first = int(np.searchsorted(times, lines[-1].time - REMEMBERED))
+        if "CapacityOverstated" in lines[first].reasons:  # which is remembered for as long as nothing speaks against it
+            first = 0
         compared = int(np.searchsorted(times, lines[-1].time - REMEMBERED + BEGINNING)) if first else 0
     decider = Autoscaler(policy, settings[first], 1, remembers=False)
     features = _features(lines[first:])
@@ -213,6 +222,7 @@ def _readings(lines: Sequence[Line], settings: Sequence[Settings]) -> list[dict[
     place = {name: i for i, name in enumerate(NAMES)}
     # Before anything is known the count is held, so what was decided first is what stood there.
     before = float(lines[0].replicas) if lines[0].replicas >= 0 else float("nan")
+    plain = []
     for line, stated in zip(lines, settings, strict=True):
         capacity, latency = float(stated.capacity_per_replica), float(stated.objective.latency)
         seen = line.observation
@@ -227,18 +237,24 @@ def _readings(lines: Sequence[Line], settings: Sequence[Settings]) -> list[dict[
         serving = max(ready, 0.5)
         busy, delay = float(seen[place["busy"]]), float(seen[place["delay"]])
         implied = min(1.0, line.demand / serving) if np.isfinite(line.demand) else 0.0
-        load = line.demand * capacity
+        plain.append(abs(busy - implied) <= ROUNDED)
         found.append({
             "time": line.time,
-            "load": load,
+            "load": line.demand * capacity,
             "backlog": float(seen[place["backlog"]]) * serving * capacity if np.isfinite(capacity) else float("nan"),
-            "utilization": float("nan") if abs(busy - implied) <= ROUNDED else busy,
+            "utilization": busy,
             "latency": float("nan") if delay == 0.0 else float(np.exp(delay)) * latency,
             "ready": ready,
             "starting": 0.0 if hidden else float(round(seen[place["starting"]] * base)),
             "desired": current,
         })  # fmt: skip
         before = float(line.replicas) if line.replicas >= 0 else current
+    # An observation does not tell utilization that is unknown from one that is what the demand makes of it; where it
+    # was another one at some time it is read, and so it was read as that as well.
+    read = not all(plain)
+    for line, each, same in zip(lines, found, plain, strict=True):
+        if same and not (read and np.isfinite(line.demand)):
+            each["utilization"] = float("nan")
     return found
 
 

@@ -412,6 +412,7 @@ def _with_served(proposal: Proposal, elsewhere: np.ndarray, served: Sequence[Ser
         trained=mixed(proposal.trained, "trained", True),
         reasons=only_own(proposal.reasons),
         tolerated=only_own(proposal.tolerated),
+        relative=proposal.relative,
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from rlscaler import overstated
 from rlscaler.arrays import State
 from rlscaler.policy import Policy
 from rlscaler.rules.keda import Keda
@@ -66,6 +67,9 @@ def _guard(state: State, settings: Mapping[str, np.ndarray], time: np.ndarray) -
         "flaps": np.where(limited, leaked, 0.0),
         "seen": state["recommended_start"] > -np.inf,
     }
+    for name, fresh in overstated.state(1).items():
+        doubted = settings["floor"].reshape(-1, *[1] * (fresh.ndim - 1))
+        out[name] = np.where(doubted, state[name], fresh)
     window = np.maximum(settings["up_window"], settings["down_window"])
     recent = state["recommended_time"] > (time - window)[:, None]
     order = np.argsort(np.where(recent, state["recommended_time"], -np.inf), axis=1, kind="stable")

@@ -204,7 +204,10 @@ class Hpa:
             patience = xp.zeros_like(replicas) + like(view, self.hold, xp.float64)
         reasons = xp.astype(held, xp.int64) * int(Reason.WithinTolerance)
         known = ~xp.isnan(replicas)
-        return Proposal(replicas=replicas, reasons=reasons, patience=patience, tolerated=known), state
+        relative = held if self.utilization is None else known
+        return Proposal(
+            replicas=replicas, reasons=reasons, patience=patience, tolerated=known, relative=relative
+        ), state
 
 
 def _average(xp: Any, total: Array, target: Array) -> Metric:

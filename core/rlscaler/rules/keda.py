@@ -94,7 +94,7 @@ class Keda:
         held = within & known & (replicas == current)
         reasons = xp.astype(held, xp.int64) * int(Reason.WithinTolerance)
         patience = xp.zeros_like(demand) + p["hold"]
-        return Proposal(replicas=replicas, reasons=reasons, patience=patience, tolerated=known), after
+        return Proposal(replicas=replicas, reasons=reasons, patience=patience, tolerated=known, relative=held), after
 
 
 def _average_value(xp: Any, wanted: Array, current: Array, tolerance: Array) -> tuple[Array, Array]:

@@ -14,6 +14,11 @@ from rlscaler.policy import Proposal, View
 from rlscaler.rules.parameters import Parameter, check, like, unknown, values
 
 
+def _relative(view: View, replicas: Array) -> Proposal:
+    """Return a proposal that no stated capacity is in."""
+    return Proposal(replicas=replicas, relative=view.xp.ones_like(view.demand) > 0.0)
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Static:
     """A fixed number of replicas, whatever happens; it answers without metrics too."""
@@ -34,7 +39,7 @@ class Static:
 
     def propose(self, view: View, state: State) -> tuple[Proposal, State]:
         """Return `replicas` in every row."""
-        return Proposal(replicas=view.xp.zeros_like(view.demand) + values(self, view)["replicas"]), state
+        return _relative(view, view.xp.zeros_like(view.demand) + values(self, view)["replicas"]), state
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -53,7 +58,7 @@ class Constant:
         xp = view.xp
         count = like(view, state["count"])
         count = xp.where(xp.isnan(count), view.current, count)
-        return Proposal(replicas=count), {"count": count}
+        return _relative(view, count), {"count": count}
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -75,7 +80,7 @@ class Churn:
         xp = view.xp
         step = like(view, state["step"])
         change = xp.astype(2 * (step % 2) - 1, xp.float64)
-        return Proposal(replicas=xp.clip(view.current + change, 0.0, None)), {"step": step + 1}
+        return _relative(view, xp.clip(view.current + change, 0.0, None)), {"step": step + 1}
 
 
 _WORD = 0xFFFFFFFF
@@ -139,7 +144,7 @@ class Random:
         # The upper bits of draw x 3 are uniform over 0, 1, 2 up to one part in 2^32.
         change = xp.astype(((hashed(seed, step) * 3) >> 32) - 1, xp.float64)
         replicas = xp.clip(view.current + values(self, view)["size"] * change, 0.0, None)
-        return Proposal(replicas=replicas), {"seed": seed, "step": step + 1}
+        return _relative(view, replicas), {"seed": seed, "step": step + 1}
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -189,4 +194,4 @@ class Threshold:
         replicas = xp.where(change == 0.0, current, bounded)
         replicas = xp.where(xp.isnan(busy), unknown(view), replicas)
         moved = ~xp.isnan(replicas) & (replicas != current)
-        return Proposal(replicas=replicas), {"changed": xp.where(moved, time, changed)}
+        return _relative(view, replicas), {"changed": xp.where(moved, time, changed)}
