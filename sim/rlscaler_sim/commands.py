@@ -271,7 +271,8 @@ def evaluate(
     """Score policies and rules on recorded load, in the standard world.
 
     Every rule has the constants that were tuned with the trace's source family held out; hpa-own alone is tuned on the
-    very trace. Regret is 0 for the clairvoyant and 1 for hpa-tuned (regret_own: for hpa-own).
+    very trace, and hpa-own-target beside it, whose target is all that it has to tune. Regret is 0 for the clairvoyant
+    and 1 for hpa-tuned (regret_own: for hpa-own).
 
     \b
     Examples:

@@ -18,7 +18,7 @@ from rlscaler.errors import UserError
 from rlscaler.files import write_bytes_atomically, write_text_atomically
 from rlscaler.policies import SPARE_RULE
 from rlscaler_sim import evaluation
-from rlscaler_sim.contenders import OWN
+from rlscaler_sim.contenders import OWN, OWN_TARGET
 from rlscaler_sim.evaluation import Scored
 from rlscaler_sim.palette import LIGHT
 from rlscaler_sim.plot import STYLE
@@ -34,6 +34,7 @@ ABOUT: dict[str, str] = {
     "tenure": "the rules alone, so `default` without learning",
     SPARE_RULE: "the own-history rule, with neither tenure nor a network",
     OWN: "HPA tuned in hindsight on the very trace",
+    OWN_TARGET: "the same with its target alone to tune, without a window",
     REFERENCE: "HPA tuned on other load",
     "default-anew": "`default`, its network trained again here",
     "learned-anew": "`learned`, trained again here",
