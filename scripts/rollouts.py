@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from rlscaler.files import write_text_atomically
-from rlscaler_training import bdq, benchmark_runs, loads, ppo_fast, rollouts_ray, runs
+from rlscaler_training import bdq, benchmark_runs, loads, ppo_fast, ray_cluster, runs
 from rlscaler_training.devices import device
 from rlscaler_training.learner import Task
 from rlscaler_training.remote_rollouts import LIMITS, Workers
@@ -150,7 +150,7 @@ def main() -> None:
     load = os.getloadavg()[0]
     torch.set_num_threads(1)
     if left:
-        with rollouts_ray.cluster(2):
+        with ray_cluster.cluster(2):
             for learner, way, seed in left:
                 pools = loads.pools((SCENARIO,), None, HOURS, seed)
                 folder = given.work / f"{learner}-{way.replace(' ', '-').replace(',', '')}-{seed}-{time.time_ns()}"

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from rlscaler.errors import UserError
-from rlscaler_training import rollouts_ray
+from rlscaler_training import ray_cluster, rollouts_ray
 from rlscaler_training.rollouts import DROPPED, FRESH, MISMATCHED, STALE, Counts, Data, Local, gathered
 
 ray = pytest.importorskip("ray", reason="Ray comes with the extra `distributed`")
@@ -78,7 +78,7 @@ def cluster() -> Iterator[None]:
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with ExitStack() as stack:
         try:
-            stack.enter_context(rollouts_ray.cluster(2))
+            stack.enter_context(ray_cluster.cluster(2))
         except UserError as error:
             if "timed out" not in str(error):
                 raise
@@ -209,10 +209,10 @@ def test_a_worker_that_does_not_answer_is_replaced(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.usefixtures("cluster")
 def test_a_session_that_is_there_goes_on_with_as_many_workers_as_it_has_processors() -> None:
-    assert rollouts_ray.processors() >= 2
-    with pytest.raises(UserError, match="expected one for each of 10,000 workers"), rollouts_ray.cluster(10_000):
+    assert ray_cluster.processors() >= 2
+    with pytest.raises(UserError, match="expected one for each of 10,000 workers"), ray_cluster.cluster(10_000):
         pass
-    with rollouts_ray.cluster(2):
+    with ray_cluster.cluster(2):
         assert ray.is_initialized()
     assert ray.is_initialized()
 
@@ -220,10 +220,10 @@ def test_a_session_that_is_there_goes_on_with_as_many_workers_as_it_has_processo
 @pytest.mark.parametrize(("end", "told"), [("os._exit(1)", True), ("pass", False), ("sys.exit(3)", False)])
 def test_a_process_that_is_ended_does_not_end_without_a_word(end: str, told: bool) -> None:
     """As Ray does it: at once, with nothing that Python could still do."""
-    program = f"import os, sys\nfrom rlscaler_training import rollouts_ray\nwith rollouts_ray.last_word():\n    {end}"
+    program = f"import os, sys\nfrom rlscaler_training import ray_cluster\nwith ray_cluster.last_word():\n    {end}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=250,
                           env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
-    assert (rollouts_ray.ENDED in done.stderr) == told
+    assert (ray_cluster.ENDED in done.stderr) == told
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_a_process_that_is_ended_does_not_end_without_a_word(end: str, told: boo
     ids=["token", "version", "other"],
 )
 def test_why_a_cluster_takes_nobody_in_is_told_in_one_line(said: str, told: str) -> None:
-    found = rollouts_ray._refusal(said)
+    found = ray_cluster._refusal(said)
     assert told in found
     assert "\n" not in found
 
@@ -291,5 +291,5 @@ def test_a_learner_that_waits_can_be_called_away() -> None:
 )
 def test_an_address_that_does_not_answer_is_told_in_one_sentence(address: str, told: str) -> None:
     with pytest.raises(UserError, match=told) as found:
-        rollouts_ray._reach(address)
+        ray_cluster._reach(address)
     assert "\n" not in str(found.value)

@@ -15,7 +15,7 @@ pytest.importorskip("ray.tune")
 from rlscaler.artifact import load
 from rlscaler.errors import UserError
 from rlscaler.policies import RULES
-from rlscaler_training import rollouts_ray, sweep_page, sweep_trials, sweeps
+from rlscaler_training import ray_cluster, sweep_page, sweep_trials, sweeps
 from rlscaler_training.commands import LEARNERS
 from rlscaler_training.run_record import read_metrics
 from rlscaler_training.sweep_trials import Best, Trial
@@ -149,7 +149,7 @@ def test_a_trial_that_was_cut_off_goes_on_from_its_checkpoint(tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
-    with rollouts_ray.cluster(2):
+    with ray_cluster.cluster(2):
         yield
 
 

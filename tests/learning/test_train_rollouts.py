@@ -175,11 +175,11 @@ def test_transitions_span_chunks_that_follow_on_each_other_alone(tmp_path: Path)
 def cluster() -> Iterator[None]:
     """Have Ray, once for all tests of this file."""
     pytest.importorskip("ray", reason="Ray comes with the extra `distributed`")
-    from rlscaler_training import rollouts_ray
+    from rlscaler_training import ray_cluster
 
     with ExitStack() as stack:
         try:
-            stack.enter_context(rollouts_ray.cluster(2))
+            stack.enter_context(ray_cluster.cluster(2))
         except UserError as error:
             if "timed out" not in str(error):
                 raise

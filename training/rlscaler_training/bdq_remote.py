@@ -21,7 +21,7 @@ from rlscaler_sim.pool import Pool
 from rlscaler_training import remote_rollouts
 from rlscaler_training.bdq import RULE, Config, Learner, best, explored, update
 from rlscaler_training.branching import Branching
-from rlscaler_training.learner import StoppedError, Task
+from rlscaler_training.learner import Task
 from rlscaler_training.loads import progressed
 from rlscaler_training.replay import Step
 from rlscaler_training.rollouts import Chunk, Data, Rollouts, gathered
@@ -179,12 +179,7 @@ def opened(task: Task, config: Config) -> Iterator[Callable[[Learner], There]]:
     """
     workers = task.workers
     assert workers is not None
-
-    def glance() -> None:
-        if task.stop():
-            raise StoppedError("stopped while it waited for rollouts")
-
     own = replace(config, envs=workers.share(config.envs))
     making = Making(task.pools.train, own, tuple(task.pools.fields), RULE, task.seed, workers.lockstep)
-    with remote_rollouts.opened(workers, making, glance) as source:
+    with remote_rollouts.opened(workers, making, task.stop) as source:
         yield lambda learner: There(learner, source, workers.lockstep)

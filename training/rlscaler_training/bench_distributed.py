@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 
 from rlscaler.action import HEADROOM
-from rlscaler_training import launching, zero
+from rlscaler_training import bench_document, launching, zero
 from rlscaler_training.parallel import ALONE, DDP, PROCESSOR, ZERO2, Parallel
 from rlscaler_training.ppo_fast import ActorCritic, Config
 
@@ -32,7 +32,6 @@ ROWS, RANKS, LEAST, SMALL = 256, 2, 3, 1
 MIB = 2.0**20
 ADAM, OWN_COPY = 8, 4
 """Bytes of a parameter in Adam's two moments, and in the copy of the weights that ZeRO's optimiser works on."""
-START, END = "<!-- bench: made by make bench-distributed -->\n", "<!-- /bench -->\n"
 _START: Any = start_processes
 
 
@@ -147,10 +146,7 @@ def main(seconds: float, widths: tuple[int, ...], markdown: Path | None) -> None
     text = table(list(widths or WIDTHS), seconds)
     click.echo(text)
     if markdown is not None:
-        before, found, rest = markdown.read_text().partition(START)
-        if not found or END not in rest:
-            raise click.ClickException(f"{markdown}: there are no markers of the table")
-        markdown.write_text(before + START + text + END + rest.partition(END)[2])
+        bench_document.rewrite(markdown, "bench-distributed", text)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import numpy as np
 
 from rlscaler import Autoscaler, Settings, Snapshot, served
 from rlscaler.policy import View
-from rlscaler_training import serving, serving_cluster
+from rlscaler_training import bench_document, serving, serving_cluster
 from rlscaler_training.serving_http import Limits
 
 SECONDS = 4.0
@@ -29,7 +29,6 @@ CASES = ((1, 1), (1, 100), (1, 1000), (4, 1), (4, 100), (16, 100))
 """Callers, and workloads of each request."""
 OVERLOAD = (96, 100)
 QUEUE = 32
-START, END = "<!-- bench: made by make bench-serving -->\n", "<!-- /bench -->\n"
 
 
 class Measured(NamedTuple):
@@ -155,10 +154,7 @@ def main(seconds: float, markdown: Path | None) -> None:
     text = table(seconds)
     click.echo(text)
     if markdown is not None:
-        before, found, rest = markdown.read_text().partition(START)
-        if not found or END not in rest:
-            raise click.ClickException(f"{markdown}: there are no markers of the table")
-        markdown.write_text(before + START + text + END + rest.partition(END)[2])
+        bench_document.rewrite(markdown, "bench-serving", text)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,9 @@
 """The command `rlscaler train`: a learner by name, from load to an artifact that the autoscaler serves."""
 
-import json
-import math
 import re
-import shlex
-import sys
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import fields
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -16,18 +12,16 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from rlscaler.errors import NoRoomError, UserError
+from rlscaler.errors import UserError
 from rlscaler_training import own_past_command, remote_rollouts
+from rlscaler_training.asked import LEGACY, ROOT, STANDARD, Asked, begun, ranges, world_of
+from rlscaler_training.carrying_out import Training, carry_out, progress
 
 if TYPE_CHECKING:
-    from rlscaler_training.devices import Device
     from rlscaler_training.launching import Job
-    from rlscaler_training.learner import Progress, Score
     from rlscaler_training.legacy import Legacy
     from rlscaler_training.loads import Pools
-    from rlscaler_training.parallel import Parallel
     from rlscaler_training.preferences import Preferences
-    from rlscaler_training.remote_rollouts import Workers
     from rlscaler_training.runs import Run
 
 LEARNERS: dict[str, tuple[str, str]] = {
@@ -41,12 +35,6 @@ LEARNERS: dict[str, tuple[str, str]] = {
     "offline": ("offline", "Conservative Q-learning from a log of decisions, such as the operator writes."),
 }
 """Learner -> its module in this package, imported when it is asked for, and its line of help."""
-STANDARD, LEGACY = "standard", "legacy"
-"""The worlds that can be learned in: this package's own, and the environment of earlier work."""
-RANDOMISED = "randomised"
-"""The name of worlds around the standard one, see `worlds`."""
-ROOT = "runs"
-"""Where runs go that no folder is named for."""
 
 
 class Learners(click.Group):
@@ -99,39 +87,12 @@ def train(context: click.Context, /, **given: Any) -> None:
             raise UserError(f"{own[0]} stands before {context.invoked_subcommand}; options of a learner go after it, "
                             "and --for PROFILE goes without one")  # fmt: skip
     elif given["profile"] is not None:
-        own_past_command.fit(**given, progress=_progress)
+        own_past_command.fit(**given, progress=progress)
     elif own:
         raise UserError(f"{own[0]} is given without --for PROFILE and without a learner; "
                         "'rlscaler train --help' lists them")  # fmt: skip
     else:
         raise click.exceptions.NoArgsIsHelpError(context)
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What every learner is told beside its settings; it is kept in the run's folder."""
-
-    scenarios: tuple[str, ...]
-    traces: str | None
-    hours: float
-    seed: int
-    name: str
-    decisions: tuple[str, ...] = ()
-    environment: str = STANDARD
-    validate: tuple[str, ...] = ()
-    worlds: dict[str, Any] | None = None
-    preferences: dict[str, Any] | None = None
-    workers: dict[str, Any] | None = None
-
-    @classmethod
-    def of(cls, arguments: dict[str, Any], where: Path) -> "Asked":
-        """Return what a run was told. Raises UserError where its folder says nothing of it."""
-        try:
-            lists = {name: tuple(arguments[name]) for name in ("scenarios", "decisions")}
-            lists["validate"] = tuple(arguments.get("validate", ()))
-            return cls(**{**arguments, **lists})
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{where}: arguments are not those of 'rlscaler train': {error}") from error
 
 
 SHARED: tuple[Callable[[Any], Any], ...] = (
@@ -308,116 +269,6 @@ def _job(learner: str, module: Any, given: dict[str, Any], ranks: int) -> "Job":
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Training:
-    """A training that is about to run: the learner's name and module, its run, settings and what it was told, what it
-    is trained on, where, where a copy of the artifact goes, how much is said, what people said, and who takes part."""
-
-    learner: str
-    module: Any
-    run: "Run"
-    config: Any
-    asked: Asked
-    world: "Pools | Legacy"
-    device: "Device"
-    out: Path | None
-    quiet: bool
-    as_json: bool
-    liked: "Preferences | None" = None
-    workers: "Workers | None" = None
-    parallel: "Parallel | None" = None
-
-
-def carry_out(training: Training) -> None:
-    """Train, and tell what came of it; of several ranks the first does.
-
-    Raises UserError; exits with 130 after Ctrl-C.
-    """
-    from rlscaler_training import finishing, legacy_finish
-    from rlscaler_training.learner import StoppedError, Task
-    from rlscaler_training.legacy import Legacy
-    from rlscaler_training.parallel import ALONE
-    from rlscaler_training.run_record import at_work
-    from rlscaler_training.runs import Interruption
-
-    learner, module, run, config = training.learner, training.module, training.run, training.config
-    asked, pools, device, out = training.asked, training.world, training.device, training.out
-    liked, workers, parallel = training.liked, training.workers, training.parallel or ALONE
-    as_json = training.as_json or not parallel.leads
-    for note in () if liked is None else liked.notes:
-        click.echo(f"note: {note}", err=True)
-    if not as_json:
-        click.echo("\n".join((device.why, *(() if isinstance(pools, Legacy) else pools.told))))
-    held = at_work(run.folder) if parallel.leads else nullcontext()
-    try:
-        with held, Interruption() as interruption, _progress(learner, training.quiet or as_json) as report:
-            task = Task(
-                name=asked.name,
-                world=pools,
-                run=run,
-                device=device,
-                seed=asked.seed,
-                provenance=finishing.provenance(run, pools) if parallel.leads else {},
-                report=report,
-                stop=lambda: parallel.any(interruption.wanted),
-                preferences=liked,
-                workers=workers,
-                parallel=parallel,
-            )
-            outcome = module.learn(task, config)
-            if not parallel.leads:
-                return
-            scores = None if isinstance(pools, Legacy) else finishing.judged(pools, outcome.artifact, asked.seed)
-            elsewhere = finishing.elsewhere(pools, outcome.artifact)
-            lived = finishing.agreed(pools, outcome.artifact, asked.seed)
-    except (StoppedError, KeyboardInterrupt):
-        if parallel.leads:
-            click.echo(f"stopped; go on with it by: {_resumption(learner, run, out, parallel)}", err=True)
-        raise click.exceptions.Exit(130) from None
-    except NoRoomError as error:
-        raise _without_room(error, learner, run, out) from error
-    finally:
-        run.close()
-    told: dict[str, Any] = {"device": device.why, "steps": outcome.steps, "seconds": round(run.seconds, 1)}
-    told |= (
-        {} if workers is None else {"rollouts": workers.told() | {"workers": workers.count, "waited": workers.waited}}
-    )
-    if workers is not None and not as_json:
-        click.echo(workers.spoken())
-    made = finishing.changed(outcome.artifact, scores=outcome.artifact.manifest["scores"] | lived)
-    try:
-        if scores is None:
-            legacy_finish.finish(run, made, out, told, as_json)
-        else:
-            _finish(run, made, *scores, elsewhere, out, told, as_json)
-    except NoRoomError as error:
-        raise _without_room(error, learner, run, out) from error
-
-
-def world_of(asked: Asked) -> "Pools | Legacy":
-    """Return what is trained and validated on. Raises UserError."""
-    from rlscaler_training import hyper, loads, worlds
-    from rlscaler_training.legacy import Legacy
-
-    if asked.environment == LEGACY:
-        return Legacy(asked.seed)
-    ranges = None if asked.worlds is None else worlds.checked(hyper.read(worlds.Ranges, None, asked.worlds))
-    return loads.pools(asked.scenarios, asked.traces, asked.hours, asked.seed, ranges, asked.validate)
-
-
-def ranges(name: str) -> dict[str, Any] | None:
-    """Return what randomised worlds are drawn from, None for the standard world. Raises UserError."""
-    from rlscaler_training.worlds import Ranges, read
-
-    if name == STANDARD:
-        return None
-    if name == RANDOMISED:
-        return asdict(Ranges())
-    if not name.endswith(".json"):
-        raise UserError(f"--worlds {name}: expected {STANDARD}, {RANDOMISED}, or a FILE.json with ranges")
-    return asdict(read(name))
-
-
 def _asked(learner: str, module: Any, given: dict[str, Any]) -> tuple[Any, Asked]:
     """Return the settings and what else is asked for. Raises UserError."""
     from rlscaler.container import WORD
@@ -507,101 +358,3 @@ def _require_place(out: Path | None) -> None:
         with suppress(OSError):  # what is wrong with the folder is said below
             out.parent.mkdir(parents=True)
     require_writable(out)
-
-
-def begun(learner: str, config: Any, asked: Asked, folder: str | None, device: str) -> "Run":
-    """Return a new run, in the folder or in the first free one of the policy's name."""
-    from rlscaler_training import runs
-
-    lists = {name: list(getattr(asked, name)) for name in ("scenarios", "decisions", "validate")}
-    arguments = {**asdict(asked), **lists}
-    if folder is not None:
-        return runs.begin(folder, learner, config, arguments, device)
-    number = 1
-    while Path(ROOT, f"{asked.name}-{number}").exists():
-        number += 1
-    return runs.begin(Path(ROOT, f"{asked.name}-{number}"), learner, config, arguments, device)
-
-
-def _finish(
-    run: "Run", made: Any, score: "Score", rule: "Score", elsewhere: dict[str, float], out: Path | None,
-    told: dict[str, Any], as_json: bool,
-) -> None:  # fmt: skip
-    """Write the artifact and the report, and tell what was reached."""
-    from rlscaler.artifact import save
-    from rlscaler_training import finishing
-
-    scores = made.manifest["scores"] | finishing.told(score, rule) | elsewhere
-    made = finishing.changed(made, scores=scores)
-    digest = save(made, run.policy)
-    if out is not None:
-        save(made, out)
-    shown = out if out is not None else run.policy
-    better = score.total < rule.total
-    report = {
-        "algorithm": run.algorithm,
-        "name": made.manifest["name"],
-        "artifact": str(run.policy),
-        "digest": digest,
-        "score": score.total,
-        "cost": score.cost,
-        "late": score.late,
-        "untrained_score": rule.total,
-        "better": better,
-        "scores": scores,
-        **told,
-    }
-    run.finish(report)
-    if as_json:
-        click.echo(json.dumps(report | {"run": str(run.folder), "out": str(shown)}, indent=2))
-        return
-    verdict = "" if better else ": what was learned is no better than the rule it corrects"
-    click.echo(f"validation score {score.total:.3f}; the untrained rule has {rule.total:.3f}{verdict}")
-    if elsewhere:
-        both = (elsewhere["randomised_score"], elsewhere["randomised_untrained_score"])
-        click.echo(f"in randomised worlds {both[0]:.3f}; the untrained rule has {both[1]:.3f}")
-    if liked := scores.get("preferences"):
-        click.echo(f"preferences: {liked['accuracy']:.0%} of {liked['pairs']} pairs that were not trained on are told "
-                   f"right; calibration error {liked['calibration']:.2f}")  # fmt: skip
-    if compared := finishing.as_exported(scores):
-        click.echo(compared)
-    click.echo(f"{told['steps']:,} steps of environments in {told['seconds']:,.0f} s")
-    click.echo(f"run:      {run.folder}")
-    click.echo(f"artifact: {shown}")
-    click.echo(f"try it:   rlscaler dry-run -f examples/web.yaml --policy {shlex.quote(str(shown))}")
-
-
-def _resumption(learner: str, run: "Run", out: Path | None, parallel: "Parallel | None" = None) -> str:
-    """Return the command that goes on with a run."""
-    also = ["--out", str(out)] if out else []
-    if parallel is not None and not parallel.alone:
-        also += ["--distributed", parallel.mode, "--ranks", str(parallel.ranks)]
-    return shlex.join(["rlscaler", "train", learner, "--resume", str(run.folder), *also])
-
-
-def _without_room(error: NoRoomError, learner: str, run: "Run", out: Path | None) -> NoRoomError:
-    """Return the error of a full disk with what is kept and how to go on."""
-    kept = f"the last good checkpoint is {newest}" if (newest := run.newest()) else "there is no checkpoint yet"
-    return NoRoomError(f"{error}; {kept}; go on with it by: {_resumption(learner, run, out)}")
-
-
-@contextmanager
-def _progress(learner: str, quiet: bool) -> "Iterator[Callable[[Progress], None]]":
-    """Show a bar with what was measured last and the time that is left on the standard error, if it is a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (TextColumn(learner), BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"),
-               TimeRemainingColumn())  # fmt: skip
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        shown = bar.add_task("", total=None, numbers="")
-
-        def report(told: "Progress") -> None:
-            numbers = " ".join(f"{name} {value:.3g}" for name, value in told.numbers.items() if math.isfinite(value))
-            bar.update(shown, completed=told.step, total=told.steps, numbers=numbers)
-
-        yield report

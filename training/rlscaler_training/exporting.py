@@ -9,7 +9,8 @@ from typing import Any
 from rlscaler.artifact import Artifact
 from rlscaler.errors import UserError
 from rlscaler_training import checkpoints, finishing, hyper, preferences, runs
-from rlscaler_training.commands import LEARNERS, Asked, world_of
+from rlscaler_training.asked import Asked, world_of
+from rlscaler_training.commands import LEARNERS
 from rlscaler_training.devices import Device
 from rlscaler_training.learner import Task
 from rlscaler_training.runs import Run

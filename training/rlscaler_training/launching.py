@@ -199,16 +199,18 @@ def device_of(asked: str) -> Device:
 def carried(job: Job, parallel: Parallel) -> None:
     """Train the job, and finish it on rank 0."""
     from rlscaler_training import commands, hyper
+    from rlscaler_training.asked import Asked, world_of
+    from rlscaler_training.carrying_out import Training, carry_out
 
     module = import_module(f"rlscaler_training.{commands.LEARNERS[job.learner][0]}")
     run = SharedRun(Path(job.folder), job.learner, job.settings, job.asked, parallel=parallel)
-    asked = commands.Asked.of(job.asked, run.folder)
+    asked = Asked.of(job.asked, run.folder)
     place = Device(str(parallel.device), f"{device_of(job.device).why}; {parallel.ranks} ranks, {job.mode}")
-    training = commands.Training(
-        job.learner, module, run, hyper.read(module.Config, None, job.settings), asked, commands.world_of(asked),
+    training = Training(
+        job.learner, module, run, hyper.read(module.Config, None, job.settings), asked, world_of(asked),
         place, Path(job.out) if job.out else None, job.quiet, job.as_json, parallel=parallel,
     )  # fmt: skip
-    commands.carry_out(training)
+    carry_out(training)
 
 
 def start(job: Job, ranks: int) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlscaler.errors import UserError
+from rlscaler_training.asked import free_folder
 
 if TYPE_CHECKING:
     from rlscaler_training.own_past import Verdict
@@ -154,11 +155,5 @@ def said(verdict: "Verdict") -> list[str]:
 def _begun(name: str, config: Any, arguments: dict[str, Any], folder: str | None) -> "Run":
     """Return a new run, in the folder or in the first free one of the policy's name."""
     from rlscaler_training import runs
-    from rlscaler_training.commands import ROOT
 
-    if folder is None:
-        number = 1
-        while (path := Path(ROOT, f"{name}-{number}")).exists():
-            number += 1
-        folder = str(path)
-    return runs.begin(folder, ALGORITHM, config, arguments, "device: cpu")
+    return runs.begin(free_folder(name) if folder is None else folder, ALGORITHM, config, arguments, "device: cpu")

@@ -18,7 +18,7 @@ from rlscaler.action import scheme
 from rlscaler_sim.batch import Batch
 from rlscaler_sim.pool import Pool
 from rlscaler_training import remote_rollouts
-from rlscaler_training.learner import StoppedError, Task
+from rlscaler_training.learner import Task
 from rlscaler_training.loads import progressed
 from rlscaler_training.ppo_fast import ActorCritic, Config, Learner, neutral
 from rlscaler_training.ppo_rollout import Rollout, Source, collect, tensor, trust
@@ -120,25 +120,14 @@ def joined(chunks: list[Chunk], device: torch.device) -> Rollout:
     return Rollout(**{name: torch.from_numpy(array).to(device) for name, array in whole.items()})
 
 
-def making(task: Task, config: Config, envs: int) -> Making:
-    """Return what makes the workers of a task. envs: of all of them."""
-    assert task.workers is not None
-    pools = task.pools
-    return Making(pools.train, config, tuple(pools.fields), task.workers.share(envs), task.seed, task.workers.lockstep)
-
-
 @contextmanager
 def opened(task: Task, config: Config, envs: int) -> Iterator[Callable[[Learner], Source]]:
     """Have the workers of a task, and what a learner takes their rollouts from. envs: of all workers.
 
     Raises UserError where there is no such cluster.
     """
-    workers = task.workers
+    workers, pools = task.workers, task.pools
     assert workers is not None
-
-    def glance() -> None:
-        if task.stop():
-            raise StoppedError("stopped while it waited for rollouts")
-
-    with remote_rollouts.opened(workers, making(task, config, envs), glance) as source:
+    making = Making(pools.train, config, tuple(pools.fields), workers.share(envs), task.seed, workers.lockstep)
+    with remote_rollouts.opened(workers, making, task.stop) as source:
         yield lambda found: There(found, source, workers.told)

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from rlscaler.errors import UserError
-from rlscaler_training import devices, launching, rollouts_ray
+from rlscaler_training import devices, launching, ray_cluster
 from rlscaler_training.launching import Job
 from rlscaler_training.parallel import TIMEOUT, RankLostError
 
@@ -35,14 +35,14 @@ def launch(
         raise UserError("--launcher ray is given under torchrun, which starts the ranks itself; leave one out")
     launching.require(mode, ranks, learner)
     assert ranks is not None
-    rollouts_ray.prepare(address)
+    ray_cluster.prepare(address)
     if address is not None:
-        rollouts_ray.require_answer(address)
+        ray_cluster.require_answer(address)
     job = prepare(ranks)
     folder = Path(job.folder).resolve()
     out = None if job.out is None else str(Path(job.out).resolve())
     try:
-        with rollouts_ray.cluster(ranks, address):
+        with ray_cluster.cluster(ranks, address):
             fitted(replace(job, folder=str(folder), out=out, quiet=True), ranks)
     except RankLostError as error:
         click.echo(f"error: {error}; {_again(job, ranks)}", err=True)

@@ -113,11 +113,11 @@ def asked(learner: str, given: Mapping[str, Any], flags: list[str]) -> dict[str,
 def require(kept: Mapping[str, Any] | None) -> None:
     """Raise ModuleNotFoundError where there is no Ray, UserError where nothing at all answers at the address."""
     if kept is not None:
-        from rlscaler_training import rollouts_ray
+        from rlscaler_training import ray_cluster
 
-        rollouts_ray.prepare(kept["address"])
+        ray_cluster.prepare(kept["address"])
         if kept["address"] is not None:
-            rollouts_ray.require_answer(kept["address"])
+            ray_cluster.require_answer(kept["address"])
 
 
 def workers(kept: Mapping[str, Any] | None, address: str | None) -> Workers | None:
@@ -130,22 +130,25 @@ def workers(kept: Mapping[str, Any] | None, address: str | None) -> Workers | No
 
 
 @contextmanager
-def opened(of: Workers, make: "Maker", glance: Callable[[], object]) -> "Iterator[Rollouts]":
+def opened(of: Workers, make: "Maker", stop: Callable[[], bool]) -> "Iterator[Rollouts]":
     """Have the workers on Ray; what is counted is counted in `of`.
 
-    glance: called while the learner waits; what it raises ends the wait. On this machine, torch gets the processors
-    that the workers leave. Raises UserError where there is no such cluster, ModuleNotFoundError where there is no Ray.
+    stop: whether to end now, asked while the learner waits, which raises StoppedError then. On this machine, torch gets
+    the processors that the workers leave. Raises UserError where there is no such cluster, ModuleNotFoundError where
+    there is no Ray.
     """
     import torch
 
-    from rlscaler_training import rollouts_ray
+    from rlscaler_training import ray_cluster, rollouts_ray
+    from rlscaler_training.learner import StoppedError
 
     def watched() -> None:
         """Look after the cluster, too: where its head is lost, Ray soon ends this process without a word."""
-        glance()
+        if stop():
+            raise StoppedError("stopped while it waited for rollouts")
         if of.address is not None:
             try:
-                rollouts_ray.require_answer(of.address, LATE)
+                ray_cluster.require_answer(of.address, LATE)
             except UserError as error:
                 raise UserError(
                     f"the Ray cluster is lost ({error}); the checkpoints are kept: go on with --resume, and --address "
@@ -157,7 +160,7 @@ def opened(of: Workers, make: "Maker", glance: Callable[[], object]) -> "Iterato
         torch.set_num_threads(max(1, min(threads, (os.cpu_count() or 1) - of.count)))
     try:
         with (
-            rollouts_ray.cluster(of.count, of.address),
+            ray_cluster.cluster(of.count, of.address),
             rollouts_ray.Remote(make, of.count, of.limit, timeout=rollouts_ray.TIMEOUT, ahead=1,
                                 lockstep=of.lockstep, glance=watched, counts=of.counts) as source,
         ):  # fmt: skip

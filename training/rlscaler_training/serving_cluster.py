@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from rlscaler.errors import UserError
 from rlscaler_training import serving
-from rlscaler_training.rollouts_ray import cluster
+from rlscaler_training.ray_cluster import cluster
 from rlscaler_training.serving import CPU, CUDA, Offer, Wanted
 from rlscaler_training.serving_files import Followed
 from rlscaler_training.serving_http import Limits

@@ -22,9 +22,10 @@ from rlscaler.errors import UserError
 from rlscaler.files import write_text_atomically
 from rlscaler.policies import RULES
 from rlscaler_training import devices, finishing, learner, loads, runs
-from rlscaler_training.commands import LEARNERS, begun, world_of
+from rlscaler_training.asked import begun, world_of
+from rlscaler_training.commands import LEARNERS
 from rlscaler_training.learner import Progress, Task
-from rlscaler_training.rollouts_ray import cluster
+from rlscaler_training.ray_cluster import cluster
 from rlscaler_training.run_record import REPORT, at_work
 from rlscaler_training.sweeps import Choices, Space, Sweep, checked
 

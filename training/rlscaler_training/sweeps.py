@@ -22,7 +22,8 @@ import yaml
 from rlscaler.errors import UserError
 from rlscaler.policies import RULES
 from rlscaler_training import hyper
-from rlscaler_training.commands import LEARNERS, STANDARD, Asked, ranges
+from rlscaler_training.asked import STANDARD, Asked, ranges
+from rlscaler_training.commands import LEARNERS
 
 OFFLINE = "offline"
 """The learner that has no world to be swept in."""

@@ -88,7 +88,7 @@ def tictactoe(
     import torch
 
     from rlscaler.files import require_writable, write_bytes_atomically, write_text_atomically
-    from rlscaler_training import rollouts_ray, tictactoe_picture, tictactoe_report
+    from rlscaler_training import ray_cluster, tictactoe_picture, tictactoe_report
 
     config = hyper.read(Config, config_file, given)
     for path in (output, page, plot):
@@ -99,7 +99,7 @@ def tictactoe(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the network is small, and the other processors are the workers'
     try:
-        with rollouts_ray.cluster(max(workers), address):
+        with ray_cluster.cluster(max(workers), address):
             found = measured(config, workers, seed, alone, address, lambda what: None if quiet else _told(what))
     finally:
         torch.set_num_threads(threads)
@@ -138,10 +138,10 @@ def measured(
     config: Config, workers: tuple[int, ...], seed: int, alone: float, address: str | None, tell: Callable[[str], None]
 ) -> dict[str, Any]:
     """Return everything that was measured, as plain values; to be called within a cluster."""
-    from rlscaler_training import benchmark_runs, rollouts_ray, tictactoe_table
+    from rlscaler_training import benchmark_runs, ray_cluster, rollouts_ray, tictactoe_table
     from rlscaler_training import tictactoe as game
 
-    processors = _processors() if address is None else rollouts_ray.processors()
+    processors = _processors() if address is None else ray_cluster.processors()
     make = Making(config.envs, config.horizon, seed)
     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     rows = []

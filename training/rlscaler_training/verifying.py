@@ -312,6 +312,6 @@ def _names(value: Any) -> bool:
 @cache
 def _world(asked: str) -> Any:
     """Return what a model was validated on, made once for all that were validated on the same. asked: JSON."""
-    from rlscaler_training import commands
+    from rlscaler_training.asked import Asked, world_of
 
-    return commands.world_of(commands.Asked.of(json.loads(asked), Path("provenance")))
+    return world_of(Asked.of(json.loads(asked), Path("provenance")))

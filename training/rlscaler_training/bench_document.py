@@ -1,0 +1,16 @@
+"""The table of a benchmark in a document: what stands between the two markers there that name its target of make."""
+
+from pathlib import Path
+
+import click
+
+END = "<!-- /bench -->\n"
+
+
+def rewrite(document: Path, target: str, text: str) -> None:
+    """Put the text, whole lines of Markdown, between the markers. Raises ClickException where there are none."""
+    start = f"<!-- bench: made by make {target} -->\n"
+    before, found, rest = document.read_text().partition(start)
+    if not found or END not in rest:
+        raise click.ClickException(f"{document}: there are no markers of the table")
+    document.write_text(before + start + text + END + rest.partition(END)[2])
