@@ -4,7 +4,7 @@ HPA's names stand where autoscaling/v2 has one (ValidMetricFound, ScalingDisable
 has one name for many faults (FailedGetExternalMetric) each fault has its own here, since each asks for another deed.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 
 class Meaning(NamedTuple):
@@ -51,6 +51,9 @@ _OWNERS = (
     ("Yielding", "Somebody else changed spec.replicas again and again; rlscaler gives way until the time stated."),
 )
 
+NOTED: Final = frozenset({"MetricMissing", "CapacityOverstated"})
+"""Reasons of conditions that are fine, which somebody should hear of all the same."""
+
 MEANINGS: tuple[Meaning, ...] = (
     Meaning("Ready", "True", "Ready", "The spec is valid, the policy is loaded, the target is there."),
     Meaning("Ready", "Unknown", "Pending", "The operator has only begun to look at it."),
@@ -63,6 +66,7 @@ MEANINGS: tuple[Meaning, ...] = (
     Meaning("Ready", "False", "PolicyRefused", "The policy is there but corrupt, foreign, or of another digest."),
     Meaning("ScalingActive", "True", "ValidMetricFound", "The load is known and a count can be computed."),
     Meaning("ScalingActive", "True", "MetricMissing", "The load is known, another metric of the spec is not."),
+    Meaning("ScalingActive", "True", "CapacityOverstated", "Replicas carry less than spec.capacity.perReplica says."),
     Meaning("ScalingActive", "Unknown", "Pending", "Nothing has been read or decided yet."),
     Meaning("ScalingActive", "Unknown", "InvalidSpec", "Nothing is read, since the spec cannot be used."),
     Meaning("ScalingActive", "False", "ScalingDisabled", "The target stands at 0 and minReplicas is above 0."),

@@ -15,7 +15,7 @@ from rlscaler.quantities import duration_text
 from rlscaler.reasons import SENTENCES, Reason
 from rlscaler.resource_objects import Spec
 from rlscaler.resource_status import CONDITION_TYPES
-from rlscaler_operator.model import Account, Note, PolicyInUse, Target, Workload
+from rlscaler_operator.model import Account, Decision, Note, PolicyInUse, Target, Workload
 from rlscaler_operator.redaction import redacted
 from rlscaler_operator.timestamps import stamp
 
@@ -188,7 +188,21 @@ def _active(account: Account) -> Finding | None:
         return Finding("False", "MetricsUnknown", _joined(text, problems) + _held(account))
     if problems:
         return Finding("True", "MetricMissing", _joined("The load is known.", problems))
+    if bits & Reason.CapacityOverstated.value:
+        return Finding("True", "CapacityOverstated", _overstated(account.decision, spec))
     return Finding("True", "ValidMetricFound", "The load is known and a count can be computed from it.")
+
+
+def _overstated(decision: Decision, spec: Spec) -> str:
+    # Coarse, for each new number is another status to write.
+    carried = round(20.0 / decision.overstated) / 20.0
+    text = f"The load is known. By their utilization replicas carry some {100.0 * carried:.0f} % of "
+    if spec.capacity.per_replica is None:
+        return f"{text}what was learned of them, so that many more are asked for until it is learned anew."
+    return (
+        f"{text}spec.capacity.perReplica, which is {spec.capacity.per_replica:g}, so that many more are asked for; "
+        f"state {carried * spec.capacity.per_replica:.3g}, or leave it out to have it learned."
+    )
 
 
 def _joined(text: str, problems: Mapping[str, Note]) -> str:

@@ -283,6 +283,7 @@ class Decider:
         settings, coverage = pool.scaler.settings(rows), pool.scaler.known_seconds(rows)
         learning = self._estimates.sentences(keys, settings["interval"])
         standing = self._standings(pool, keys, rows, settings["price"])
+        factor = pool.overstated(rows, made)
         reasons = made.reasons
         if isinstance(pool.policy, Tenured):
             reasons = np.where(elsewhere, reasons, _with_bounds(made, settings))
@@ -300,6 +301,7 @@ class Decider:
                 error="" if elsewhere[i] else error,
                 learning=learning[i],
                 standing=None if elsewhere[i] else standing[i],
+                overstated=float(factor[i]),
             )
             for i, key in enumerate(keys)
         }

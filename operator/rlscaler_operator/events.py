@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
 from rlscaler.reasons import sentence
+from rlscaler_operator.condition_reasons import NOTED
 from rlscaler_operator.model import Account
 from rlscaler_operator.status import decides_as, is_fine
 
@@ -31,9 +32,7 @@ _NAMED: Final[Mapping[str, str]] = {
     "Conflict": "Conflict",
 }
 """Conditions whose event bears one name whatever the reason; the message then begins with the reason."""
-_OWN_NAMES: Final = frozenset(
-    {"ScalingDisabled", "CapacityUnknown", "PolicyNotFound", "PolicyRefused", "MetricMissing"}
-)
+_OWN_NAMES: Final = frozenset({"ScalingDisabled", "CapacityUnknown", "PolicyNotFound", "PolicyRefused"}) | NOTED
 """Reasons that are told under their own name nevertheless."""
 _ENDED: Final[Mapping[str, tuple[str, str]]] = {
     "Ready": ("Ready", ""),
@@ -49,6 +48,7 @@ REASONS: Final = (
     ("Warning", "FailedUpdateScale", "The target could not be scaled."),
     ("Warning", "FailedGetMetrics", "The load is unknown; the message begins with the reason of ScalingActive."),
     ("Warning", "MetricMissing", "The load is known, another metric is not."),
+    ("Warning", "CapacityOverstated", "Replicas carry less than spec.capacity.perReplica says; more are asked for."),
     ("Warning", "FallbackActive", "Something else than what the spec asks for decides."),
     ("Warning", "Conflict", "Somebody else scales the target; the message begins with the reason of Conflict."),
     ("Warning", "Forced", "rlscaler.io/force-replicas is obeyed from now on."),
@@ -112,7 +112,7 @@ def _trouble(condition: Mapping[str, Any]) -> str | None:
     name, reason = condition.get("type"), str(condition.get("reason"))
     if name not in _ENDED or (name == "AbleToScale" and reason != "FailedUpdateScale"):
         return None
-    if reason == "MetricMissing":
+    if reason in NOTED:
         return reason
     return None if is_fine(condition) or condition.get("status") == "Unknown" else reason
 

@@ -11,6 +11,7 @@ from typing import Any
 from rlscaler.quantities import duration_text
 from rlscaler.reasons import SENTENCES
 from rlscaler.resource_status import clean
+from rlscaler_operator.condition_reasons import NOTED
 from rlscaler_operator.status import urgent
 from rlscaler_operator.timestamps import seconds_of
 
@@ -54,7 +55,7 @@ def explained(value: Mapping[str, Any], now: float) -> dict[str, Any]:
     troubles = urgent(listed)
     # What is not known yet is worth a word only where there is nothing else to say.
     troubles = [each for each in troubles if each.get("reason") != "Pending"] or troubles
-    chosen = [each for each in listed if each.get("reason") in ("Forced", "MetricMissing", "Shadow")]
+    chosen = [each for each in listed if each.get("reason") in ("Forced", "Shadow", *NOTED)]
     found["conditions"] = [dict(each) | _aged(each, "lastTransitionTime", now) for each in (*troubles, *chosen)]
     return found
 
@@ -294,7 +295,7 @@ def _urgency(found: Mapping[str, Any]) -> int:
 def _rank(condition: Mapping[str, Any], ranks: Mapping[str, int]) -> int:
     if condition.get("reason") in ("Paused", "Forced"):
         return 6
-    if condition.get("reason") == "MetricMissing":
+    if condition.get("reason") in NOTED:
         return 7
     return 9 if condition.get("reason") == "Shadow" else ranks.get(str(condition.get("type")), 8)
 

@@ -110,7 +110,7 @@ class Decision:
     demand: replicas. capacity: requests/s of a replica and startup: seconds, as stated or learned (NaN: unknown).
     coverage: seconds of load that are known of this workload. error: what the policy raised, "" if nothing.
     learning: what there is to say about what is learned, "" where all is stated. standing: who has which say, None
-    where nobody has to earn it.
+    where nobody has to earn it. overstated: by how much the stated capacity is taken to be too high, 1 = not at all.
     """
 
     time: float
@@ -125,6 +125,7 @@ class Decision:
     error: str = ""
     learning: str = ""
     standing: Standing | None = None
+    overstated: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

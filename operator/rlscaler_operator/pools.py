@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rlscaler import Autoscaler, Snapshot
+from rlscaler import Autoscaler, Snapshot, overstated
 from rlscaler.arrays import State
+from rlscaler.decisions import Decisions
 from rlscaler.memory import guard_bytes, require_alike
 from rlscaler.policy import Policy, Proposal, View
+from rlscaler.reasons import Reason
 from rlscaler.settings import Settings
 from rlscaler.tenured import Tenured
 from rlscaler_operator.model import Key, PolicyInUse, Readings, Target
@@ -114,6 +116,14 @@ class Pool:
             )
             log.warning("policy %s is slow: %s", self.policy.name, self.slowness)
         return proposal, error
+
+    def overstated(self, rows: np.ndarray, made: Decisions) -> np.ndarray:
+        """Return by how much the stated capacity of each row was taken to be too high, (N,) float64, 1 = not at all."""
+        doubted = (made.reasons & int(Reason.CapacityOverstated)) != 0
+        if not doubted.any():
+            return np.ones(len(rows))
+        found = overstated.factor(np, self.scaler.memory(rows, ("guard",))["guard"])
+        return np.asarray(np.where(doubted, found, 1.0))
 
     def earned(self, rows: Sequence[int], which: np.ndarray) -> State:
         """Return what the policy remembers of some of these rows, where say is earned in it; else nothing."""

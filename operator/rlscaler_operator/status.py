@@ -13,6 +13,7 @@ from typing import Any, Final
 from rlscaler.quantities import duration_text
 from rlscaler.reasons import names, sentence
 from rlscaler.standing import Standing
+from rlscaler_operator.condition_reasons import NOTED
 from rlscaler_operator.conditions import conditions, mode_in_force
 from rlscaler_operator.model import Account, Decision, PolicyInUse
 from rlscaler_operator.timestamps import seconds_of, stamp
@@ -38,7 +39,7 @@ _FINE: Final[Mapping[str, str]] = {
     "Conflict": "False",
 }
 """The status of each condition that asks nothing of anybody."""
-_MILD = frozenset({"Pending", "Shadow", "Forced", "MetricMissing"})
+_MILD = frozenset({"Pending", "Shadow", "Forced"}) | NOTED
 """Reasons to be told though the condition is fine or unknown, after those that are not."""
 _URGENCY = ("Ready", "Conflict", "AbleToScale", "ScalingActive", "FallbackActive", "ScalingLimited")
 """The conditions, in the order in which a person should hear of them."""

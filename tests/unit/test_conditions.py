@@ -172,6 +172,20 @@ CASES = (
         "ScalingActive", "True", "MetricMissing", ("The load is known. spec.metrics.backlog: empty.",),
     ),
     Case(
+        "replicas that carry less than is stated",
+        account(decision=decision(bits=int(Reason.CapacityOverstated), overstated=1.44)),
+        "ScalingActive", "True", "CapacityOverstated",
+        ("some 70 % of spec.capacity.perReplica, which is 50", "state 35, or leave it out"),
+    ),
+    Case(
+        "replicas that carry less than was learned",
+        account(
+            workload=workload(spec={"capacity": {}}),
+            decision=decision(bits=int(Reason.CapacityOverstated), overstated=2.0),
+        ),
+        "ScalingActive", "True", "CapacityOverstated", ("some 50 % of what was learned",),
+    ),
+    Case(
         "an unknown load without a cause", of_bits(Reason.MetricsUnknown), "ScalingActive", "False", "MetricsUnknown",
         (LOAD, "held at 4"),
     ),

@@ -69,6 +69,18 @@ def test_what_is_stated_is_not_learned() -> None:
     assert last.learning == ""
 
 
+def test_a_capacity_that_is_stated_too_high_is_told_with_the_factor() -> None:
+    """The settings stay as stated, and more is asked for by what the readings say."""
+    decider = Decider()
+    decider.put(KEY, learning(perReplica="57", startup="60s"), load_policy("growth-quantile"), IN_USE)
+    first, *_, last = day(decider, 2.0)
+    assert not first.bits & Reason.CapacityOverstated
+    assert first.overstated == 1.0
+    assert last.bits & Reason.CapacityOverstated
+    assert last.overstated == pytest.approx(57.0 / SERVED, rel=0.03)
+    assert last.capacity == 57.0
+
+
 def test_new_settings_keep_what_is_learned() -> None:
     """Editing a resource does not send it back to CapacityUnknown; stating the capacity ends the learning."""
     decider = Decider()

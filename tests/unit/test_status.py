@@ -356,6 +356,10 @@ EVENTS: tuple[tuple[str, dict[str, Any], str, str, str], ...] = (
         {"target": target(desired=0), "decision": decision(bits=int(Reason.ScalingDisabled))},
         "Warning", "ScalingDisabled", "stands at 0",
     ),
+    (
+        "an overstated capacity", {"decision": decision(bits=int(Reason.CapacityOverstated), overstated=1.43)},
+        "Warning", "CapacityOverstated", "carry some 70 %",
+    ),
     ("fallback", {"decision": decision(bits=int(Reason.PolicyFailed))}, "Warning", "FallbackActive", "PolicyFailed: "),
     (
         "a refused policy", {"policy_problem": Note("PolicyRefused", "spec.policy: cut")},
@@ -380,6 +384,7 @@ EVENTS: tuple[tuple[str, dict[str, Any], str, str, str], ...] = (
 ENDS = {
     "no data": "ValidMetricFound",
     "switched off": "ValidMetricFound",
+    "an overstated capacity": "ValidMetricFound",
     "fallback": "FallbackEnded",
     "a refused policy": "FallbackEnded",
     "conflict": "ConflictEnded",
