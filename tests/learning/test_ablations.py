@@ -18,7 +18,7 @@ from rlscaler.observation import HIGH, LOAD_FIELDS, LOW, NAMES
 from rlscaler.policy import Proposal, View
 from rlscaler.settings import compiled
 from rlscaler_sim import score_statistics
-from rlscaler_sim.contenders import standard_settings
+from rlscaler_sim.contenders import OWN_TARGET, standard_settings
 from rlscaler_sim.evaluation import Scored
 from rlscaler_sim.result import Contender
 from rlscaler_sim.trace import Trace
@@ -360,7 +360,8 @@ def test_the_figures_of_the_page_are_those_of_the_file(told: dict[str, Any], tmp
 
 def test_every_contender_is_told_in_words(ablations: ModuleType) -> None:
     taking_part = {f"{kind}-{each}" for kind in ("default", "learned") for each in ablations.VARIANTS}
-    assert taking_part | {*ablations.RULES, *ablations.LEARNERS, *ablations.SHIPPED} == set(report.ABOUT)
+    rules = {*ablations.RULES, OWN_TARGET}
+    assert taking_part | rules | {*ablations.LEARNERS, *ablations.SHIPPED} == set(report.ABOUT)
     assert report.LEARNERS == ablations.LEARNERS
     assert {name for _, *pair in report.WORTH for name in pair} <= set(report.ABOUT)
     assert set(ablations.VARIANTS) == {"anew", *(f"no-{part}" for part in blinding.PARTS)}

@@ -318,7 +318,7 @@ def test_an_evaluation_is_printed_and_written(folder: Path) -> None:
         assert found.pop("elapsed_s") > 0.0
     assert written == told
     assert [t["trace"] for t in told["traces"]] == ["one", "two"]
-    names = ["static", "hpa-tuned", "hpa-own", "keda", "default", "clairvoyant"]
+    names = ["static", "hpa-tuned", "hpa-own", "hpa-own-target", "keda", "default", "clairvoyant"]
     assert [[c["name"] for c in t["contenders"]] for t in told["traces"]] == [names, names]
     assert told["world"] == {"startup": 60.0, "scale_to": 25.0, "seeds": 2, "seconds": 1200.0}
     assert told["command"].startswith("rlscaler evaluate --policy default --traces FOLDER --seeds 2")
