@@ -213,9 +213,11 @@ class Watches:
                     )
                 done, _ = await asyncio.wait({look, *tasks}, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                with _false_alarm_left_out():
-                    await _ended({look, *tasks}, descendants)
-                await self._session.close()
+                try:
+                    with _false_alarm_left_out():
+                        await _ended({look, *tasks}, descendants)
+                finally:
+                    await self._session.close()
         for task in done:
             if not task.cancelled():
                 task.result()
