@@ -197,10 +197,11 @@ def _overstated(decision: Decision, spec: Spec) -> str:
     # Coarse, for each new number is another status to write.
     carried = round(20.0 / decision.overstated) / 20.0
     text = f"The load is known. By their utilization replicas carry some {100.0 * carried:.0f} % of "
+    more = f"{1.0 / carried:.2g} times as many"
     if spec.capacity.per_replica is None:
-        return f"{text}what was learned of them, so that many more are asked for until it is learned anew."
+        return f"{text}what was learned of them, so {more} are asked for until it is learned anew."
     return (
-        f"{text}spec.capacity.perReplica, which is {spec.capacity.per_replica:g}, so that many more are asked for; "
+        f"{text}spec.capacity.perReplica, which is {spec.capacity.per_replica:g}, so {more} are asked for; "
         f"state {carried * spec.capacity.per_replica:.3g}, or leave it out to have it learned."
     )
 

@@ -175,7 +175,7 @@ CASES = (
         "replicas that carry less than is stated",
         account(decision=decision(bits=int(Reason.CapacityOverstated), overstated=1.44)),
         "ScalingActive", "True", "CapacityOverstated",
-        ("some 70 % of spec.capacity.perReplica, which is 50", "state 35, or leave it out"),
+        ("some 70 % of spec.capacity.perReplica, which is 50, so 1.4 times as many", "state 35, or leave it out"),
     ),
     Case(
         "replicas that carry less than was learned",
@@ -183,7 +183,7 @@ CASES = (
             workload=workload(spec={"capacity": {}}),
             decision=decision(bits=int(Reason.CapacityOverstated), overstated=2.0),
         ),
-        "ScalingActive", "True", "CapacityOverstated", ("some 50 % of what was learned",),
+        "ScalingActive", "True", "CapacityOverstated", ("some 50 % of what was learned", "so 2 times as many"),
     ),
     Case(
         "an unknown load without a cause", of_bits(Reason.MetricsUnknown), "ScalingActive", "False", "MetricsUnknown",

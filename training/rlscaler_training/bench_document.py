@@ -4,13 +4,15 @@ from pathlib import Path
 
 import click
 
+from rlscaler.files import write_text_atomically
+
 END = "<!-- /bench -->\n"
 
 
 def rewrite(document: Path, target: str, text: str) -> None:
     """Put the text, whole lines of Markdown, between the markers. Raises ClickException where there are none."""
     start = f"<!-- bench: made by make {target} -->\n"
-    before, found, rest = document.read_text().partition(start)
+    before, found, rest = document.read_text(encoding="utf-8").partition(start)
     if not found or END not in rest:
         raise click.ClickException(f"{document}: there are no markers of the table")
-    document.write_text(before + start + text + END + rest.partition(END)[2])
+    write_text_atomically(document, before + start + text + END + rest.partition(END)[2])
