@@ -96,6 +96,12 @@ class Stage:
             self.reporter.report(some)
         assert await self.reporter.drain(20.0)
 
+    async def wrote(self, what: Literal["status", "event"]) -> None:
+        """Wait until the reporter, not the server alone, knows of a write of this kind, and nothing is under way."""
+        while (what, "Written") not in self.outcomes:
+            await asyncio.sleep(0.001)
+        assert await self.reporter.drain(20.0)
+
 
 def play(scene: Callable[[Stage], Coroutine[Any, Any, None]], **options: Any) -> Stage:
     """Run a scene beside the reporter, and return the stage as it was left."""
@@ -308,8 +314,7 @@ def test_a_server_in_trouble_is_asked_less_and_less_and_nothing_is_lost(
     async def scene(stage: Stage) -> None:
         stage.server.faults = [fault(reason) for _ in range(10)]
         stage.reporter.report(lost(0.0))
-        while not stage.server.events:
-            await asyncio.sleep(0.001)
+        await stage.wrote("event")
 
     stage = play(scene)
     assert [outcome for _, outcome in stage.outcomes] == [reason] * 10 + ["Written", "Written"]
@@ -327,8 +332,7 @@ def test_the_server_says_how_long_to_wait(monkeypatch: pytest.MonkeyPatch) -> No
     async def scene(stage: Stage) -> None:
         stage.server.faults = [fault("Throttled", retry_after=7.0)]
         stage.reporter.report(account())
-        while not stage.server.statuses:
-            await asyncio.sleep(0.001)
+        await stage.wrote("status")
 
     assert 7.0 in play(scene).clock.slept + pauses
 
@@ -343,8 +347,7 @@ def test_a_conflict_is_tried_again_at_once_with_what_is_known_by_then(monkeypatc
         while stage.server.faults:
             await asyncio.sleep(0.001)
         stage.reporter.report(scaled(1.0, 7))
-        while not stage.server.statuses:
-            await asyncio.sleep(0.001)
+        await stage.wrote("status")
 
     stage = play(scene)
     assert stage.server.replicas()[-1] == 7
