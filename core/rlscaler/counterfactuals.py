@@ -19,6 +19,7 @@ from rlscaler.arrays import State
 from rlscaler.autoscaler import Autoscaler
 from rlscaler.decisions import Decisions
 from rlscaler.features import EXTREMES, LAGS, SOURCES, SPANS, label
+from rlscaler.guard import unkept
 from rlscaler.policies import SPARE_RULE, load_policy
 from rlscaler.policy import Policy
 from rlscaler.reasons import names
@@ -227,7 +228,7 @@ def _asked(moment: Moment, questions: Sequence[_Question]) -> Decisions:
 
 def _unkept(guard: State) -> State:
     """Return the guard's memory without proposals that patience keeps."""
-    return guard | {name: np.full_like(guard[name], -np.inf) for name in ("peak", "peak_time", "next", "next_time")}
+    return guard | unkept(len(guard["kept"]))
 
 
 def _without_past(moment: Moment) -> Mapping[str, np.ndarray]:

@@ -19,6 +19,10 @@ SATURATED = 0.97
 """Share of the ready capacity from which a counter of completions is read as "at least this much"."""
 SATURATED_GROWTH = 1.25
 """Factor by which the floor raises the ready replicas of a saturated workload at each decision."""
+KEPT = 6
+"""Proposals of a workload that patience has in mind at once."""
+_EARLY = 0.5
+"""Seconds by which a decision may come before its interval is over."""
 _HOLD, _REPLICAS, _IF_HIGHER, _IF_LOWER = range(4)
 
 
@@ -26,35 +30,43 @@ def state(settings: State, n: int) -> State:
     """Return the guard's memory of n workloads that it has never seen (settings: of all rows, for ring sizes)."""
     own = {
         "lost_since": np.full(n, np.nan),
-        "peak": np.full(n, -np.inf),
-        "peak_time": np.full(n, -np.inf),
-        "next": np.full(n, -np.inf),
-        "next_time": np.full(n, -np.inf),
         "direction": np.zeros(n, np.int8),
         "flaps": np.zeros(n),
         "flaps_time": np.full(n, np.nan),
     }
-    return own | overstated.state(n) | behavior.state(settings, n)
+    return own | unkept(n) | overstated.state(n) | behavior.state(settings, n)
+
+
+def unkept(n: int, *more: int, dtype: Any = np.float64) -> State:
+    """Return what `patient` remembers before there is any proposal: kept, kept_time (n, KEPT, *more)."""
+    return {name: np.full((n, KEPT, *more), -np.inf, dtype) for name in ("kept", "kept_time")}
 
 
 def patient(xp: Any, state: State, time: Array, wanted: Array, patience: Array) -> Array:
-    """Return the largest proposal within the patience, in place on `state`.
+    """Return the largest proposal (N, ...) within the patience (seconds, its end included), in place on `state`.
 
-    The largest and the largest since are remembered: exact unless more than two successively lower peaks lie
-    within one patience, and then never above the true maximum.
+    Remembered is what no later proposal has reached, and of that what lies a (KEPT - 1)th of the patience apart: exact
+    up to a patience of KEPT - 1 intervals. In a longer one what falls steadily may be kept for that part of it less,
+    and nothing is ever kept that was not proposed within the patience.
     """
-    peak, peak_time, after, after_time = (state[k] for k in ("peak", "peak_time", "next", "next_time"))
-    expired = time - peak_time > patience
-    peak, peak_time = xp.where(expired, after, peak), xp.where(expired, after_time, peak_time)
-    after = xp.where(expired, -xp.inf, after)
-    expired = time - peak_time > patience
-    rise = (wanted >= peak) | expired
-    peak, peak_time = xp.where(rise, wanted, peak), xp.where(rise, time, peak_time)
-    second = ~rise & (wanted >= after)
-    after = xp.where(rise, -xp.inf, xp.where(second, wanted, after))
-    after_time = xp.where(second, time, after_time)
-    state |= {"peak": peak, "peak_time": peak_time, "next": after, "next_time": after_time}
-    return peak
+    values, times, now = state["kept"], state["kept_time"], time[:, None]
+    asked = xp.astype(wanted, values.dtype)[:, None]
+    live = (values > asked) & (now - times <= patience[:, None])
+    values = xp.where(live, values, -xp.inf)
+    found = xp.maximum(wanted, xp.astype(xp.max(values, axis=1), wanted.dtype))
+    since = now - xp.max(xp.where(live, times, -xp.inf), axis=1)[:, None]
+    due = (since >= patience[:, None] / (KEPT - 1) - _EARLY) & ~live
+    slots = xp.reshape(xp.arange(KEPT, device=getattr(values, "device", None)), (1, KEPT, *[1] * (values.ndim - 2)))
+    put = due & (slots == xp.argmin(values, axis=1)[:, None])
+    state["kept"], state["kept_time"] = xp.where(put, asked, values), xp.where(put, now, times)
+    return found
+
+
+def in_order(values: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what `patient` remembers, or ages for times, (n, KEPT, ...), in one form for all that say the same."""
+    order = np.argsort(-values, axis=1, kind="stable")
+    values, times = np.take_along_axis(values, order, axis=1), np.take_along_axis(times, order, axis=1)
+    return values, np.where(values == -np.inf, 0.0, times)
 
 
 def _floor(xp: Any, view: View, factor: Array) -> tuple[Array, Array]:

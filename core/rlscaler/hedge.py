@@ -19,7 +19,7 @@ import numpy as np
 
 from rlscaler import erlang
 from rlscaler.arrays import Array, State
-from rlscaler.guard import patient
+from rlscaler.guard import KEPT, in_order, patient, unkept
 from rlscaler.lean import is_numpy
 from rlscaler.policy import Policy, Proposal, View
 from rlscaler.rows import Picked
@@ -35,7 +35,6 @@ LEAST_WAIT = 0.1
 """Share of the objective's latency that a request may always wait, however long it takes itself."""
 SWAY, MOMENT = 2.0, 15.0
 """Most that the late requests of so many seconds change the logarithm of a say by, beside another one's."""
-_PATIENCE = ("peak", "next")
 _BLOCK = 1280
 """Rows that are decided at once: few enough that what lies between their candidates stays in the cache."""
 _COLUMN = (slice(None), None)
@@ -93,7 +92,7 @@ class Hedge:
         replicas that were paid for, and of the load that was late, in replica-intervals. waiting: (n, K) float32
         replica-seconds of backlog. demand, known: (n,) float64, the discounted demand and seconds. apart: (n,) float64,
         by how much late load differed between candidates in the MOMENT where that was most, in replica-intervals,
-        discounted too. seen_time: (n,) float64 seconds, of the last call. peak, next, peak_age, next_age: (n, K)
+        discounted too. seen_time: (n,) float64 seconds, of the last call. kept, kept_age: (n, KEPT, K)
         float32, what patience remembers, as of that time. What the others remember follows, with their number before
         the name.
         """
@@ -108,8 +107,8 @@ class Hedge:
             "apart": np.zeros(n),
             "seen_time": np.zeros(n),
         }
-        for name in _PATIENCE:
-            out |= {name: np.full(shape, -np.inf, np.float32), f"{name}_age": np.full(shape, np.inf, np.float32)}
+        kept = unkept(n, self.size, dtype=np.float32)
+        out |= {"kept": kept["kept"], "kept_age": -kept["kept_time"]}
         for index, policy in enumerate(self.others):
             out |= {f"{index}/{name}": array for name, array in policy.state(n).items()}
         return out
@@ -181,14 +180,21 @@ class Hedge:
         """
         first, behind = _reach(np, settings)
         width = int(np.max(first + behind, initial=0.0)) + 1
-        return {**state, "orders": np.ascontiguousarray(state["orders"][:, :, :width])}
+        kept, age = in_order(state["kept"], state["kept_age"])
+        most = int(np.max(np.sum(kept > -np.inf, axis=1), initial=0))
+        orders = np.ascontiguousarray(state["orders"][:, :, :width])
+        return {**state, "orders": orders, "kept": kept[:, :most], "kept_age": age[:, :most]}
 
     def whole(self, state: State) -> State:
         """Return the memory that `condensed` made smaller, its oldest orders repeated; it decides the same."""
-        orders = state.get("orders")
+        orders, kept, age = (state.get(name) for name in ("orders", "kept", "kept_age"))
         if orders is None or orders.ndim != 3 or not 0 < orders.shape[2] <= ORDERS:
             return state
-        return {**state, "orders": np.pad(orders, ((0, 0), (0, 0), (0, ORDERS - orders.shape[2])), mode="edge")}
+        out = {**state, "orders": np.pad(orders, ((0, 0), (0, 0), (0, ORDERS - orders.shape[2])), mode="edge")}
+        if kept is not None and age is not None and kept.shape == age.shape and kept.ndim == 3:
+            more = ((0, 0), (0, max(KEPT - kept.shape[1], 0)), (0, 0))
+            out |= {"kept": np.pad(kept, more, constant_values=-np.inf), "kept_age": np.pad(age, more)}
+        return out
 
     def weights(self, xp: Any, state: State, price: Any = PRICES[0]) -> Array:
         """Return (N, K) float64 how much say each candidate has at a price of late requests; each row's sum is 1."""
@@ -332,18 +338,12 @@ def _late(
 
 def _kept(xp: Any, state: State, time: Array, asked: Array, hold: Array) -> Array:
     """Return (N, K) the largest order asked for within each candidate's patience, in place on `state`."""
-    memory: State = {}
-    seen = state["seen_time"][:, None]
-    for name in _PATIENCE:
-        memory[name] = xp.astype(state[name], xp.float64)
-        memory[f"{name}_time"] = seen - xp.astype(state[f"{name}_age"], xp.float64)
-    known = xp.isfinite(asked)
-    now = time[:, None] + xp.zeros_like(asked)
-    found = patient(xp, memory, now, xp.where(known, asked, -xp.inf), hold)
-    for name in _PATIENCE:
-        state[name] = xp.where(known, xp.astype(memory[name], xp.float32), state[name])
-        age = xp.where(known, now - memory[f"{name}_time"], now - seen + xp.astype(state[f"{name}_age"], xp.float64))
-        state[f"{name}_age"] = xp.astype(age, xp.float32)
+    # ages and not times, which take twice as many bits
+    now = xp.astype(time - state["seen_time"], xp.float32)[:, None] + xp.zeros_like(asked, dtype=xp.float32)
+    memory = {"kept": state["kept"], "kept_time": -state["kept_age"]}
+    asked = xp.where(xp.isfinite(asked), asked, -xp.inf)
+    found = patient(xp, memory, now, asked, xp.astype(hold, xp.float32))
+    state["kept"], state["kept_age"] = memory["kept"], now[:, None] - memory["kept_time"]
     state["seen_time"] = time + 0.0
     return found
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from rlscaler import hedge as _hedge
 from rlscaler.arrays import State
+from rlscaler.guard import in_order
 from rlscaler.hedge import ORDERS, PRICES, Hedge
 from rlscaler.network_policy import NetworkPolicy
 from rlscaler.observation import LOAD_FIELDS
@@ -26,7 +27,7 @@ STRETCHES, WARM_UP = 160, 1800.0
 OWN = {"size", "desired", "reaction", "startup_share", "price", *(field.name for field in LOAD_FIELDS)}
 """Fields of the observation that follow from the load, the settings and a candidate's own orders."""
 _BLOCK = 4096
-_PARTS = ("orders", "peak", "peak_age", "next", "next_age")
+_PARTS = ("orders", "kept", "kept_age")
 
 
 def blind(hedge: Hedge) -> bool:
@@ -134,10 +135,8 @@ class _Ran:
 def _same(a: State, b: State) -> np.ndarray:
     """Return where candidates remember the same, (rows,) bool."""
     same = (a["orders"][:, :, 0] == b["orders"][:, :, 0]).all(axis=1)
-    for name in ("peak", "next"):
-        nothing = (a[name] == -np.inf) & (b[name] == -np.inf)
-        alike = (a[name] == b[name]) & (a[f"{name}_age"] == b[f"{name}_age"])
-        same &= (nothing | alike).all(axis=1)
+    for mine, other in zip(*(in_order(each["kept"], each["kept_age"]) for each in (a, b)), strict=True):
+        same &= (mine == other).all(axis=(1, 2))
     found: np.ndarray = same & (a["seen_time"] == b["seen_time"])
     return found
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from rlscaler import overstated
 from rlscaler.arrays import State
+from rlscaler.guard import in_order
 from rlscaler.policy import Policy
 from rlscaler.rules.keda import Keda
 from rlscaler.tenured import Tenured
@@ -58,12 +59,11 @@ def _guard(state: State, settings: Mapping[str, np.ndarray], time: np.ndarray) -
     limited = np.isfinite(budget)
     elapsed = np.where(np.isnan(state["flaps_time"]), 0.0, time - state["flaps_time"])
     leaked = np.clip(state["flaps"] - elapsed * np.where(limited, budget, 0.0) / 3600.0, 0.0, None)
+    kept, kept_time = in_order(state["kept"], state["kept_time"])
     out = {
         "lost_since": state["lost_since"],
-        "peak": state["peak"],
-        "peak_time": np.where(state["peak"] == -np.inf, 0.0, state["peak_time"]),
-        "next": state["next"],
-        "next_time": np.where(state["next"] == -np.inf, 0.0, state["next_time"]),
+        "kept": kept,
+        "kept_time": kept_time,
         "flaps": np.where(limited, leaked, 0.0),
         "seen": state["recommended_start"] > -np.inf,
     }

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlscaler import MetricLoss, Settings
+from rlscaler import MetricLoss, Settings, guard
 from rlscaler.arrays import State
 from rlscaler.autoscaler import Autoscaler
 from rlscaler.behavior import DEFAULT
@@ -155,6 +155,37 @@ def test_patience_keeps_the_largest_proposal() -> None:
             int(scaler.decide(Snapshot(time=15.0 * step, load=30.0, ready=20, starting=0, desired=20)).replicas[0])
         )
     assert found == [20, 20, 20, 20, 20, 12, 12, 5, 5, 5, 5]
+
+
+@given(
+    st.lists(st.integers(0, 12), min_size=1, max_size=60),
+    st.sampled_from([0.0, 15.0, 40.0, 60.0, 75.0, 120.0, 285.0, 1000.0]),
+    st.randoms(use_true_random=False),
+)
+def test_patience_is_the_largest_within_it(wanted: list[int], patience: float, random: Any) -> None:
+    """Beside a list of all proposals: exact as far as there is memory, and beyond it by a part of the patience."""
+    times = np.cumsum([random.choice([15.0, 15.0, 15.0, 14.8, 15.2, 45.0]) for _ in wanted])
+    memory = guard.unkept(1)
+    part = patience / (guard.KEPT - 1)
+    for step, now in enumerate(times):
+        found = guard.patient(np, memory, times[[step]], np.array([float(wanted[step])]), np.array([patience]))[0]
+        ages = now - times[: step + 1]
+        largest = max(w for w, age in zip(wanted, ages, strict=False) if age <= patience)
+        surely = max(w for w, age in zip(wanted, ages, strict=False) if age <= max(patience - part, 0.0))
+        assert surely <= found <= largest
+        if part <= 15.0:
+            assert found == largest, "each is remembered"
+
+
+def test_a_slow_fall_is_kept_for_most_of_a_long_patience() -> None:
+    memory, patience = guard.unkept(2, 3), np.full((2, 3), 300.0)
+    found = [
+        guard.patient(np, memory, np.full((2, 3), 15.0 * step), np.full((2, 3), 100.0 - step), patience)
+        for step in range(100)
+    ]
+    behind = np.array([each[1, 2] - (100.0 - step) for step, each in enumerate(found)])[20:]
+    assert behind.max() == 20.0, "as much as falls in 300 s"
+    assert behind.min() == 17.0, "what is remembered lies 60 s apart, and the next one holds an interval before"
 
 
 def test_patience_keeps_replicas_and_asks_for_none() -> None:

@@ -200,10 +200,10 @@ def make_view(xp: Any = np, n: int = 1, **readings: Any) -> View:
     """Return a view of n workloads of capacity 10 requests/s that stand at 10 replicas."""
     plain = {
         "capacity_per_replica": 10.0, "up_tolerance": 0.1, "down_tolerance": 0.1, "load": NAN, "backlog": NAN,
-        "utilization": NAN, "ready": 10.0, "starting": 0.0, "current": 10.0, "time": 0.0,
+        "utilization": NAN, "ready": 10.0, "starting": 0.0, "current": 10.0, "time": 0.0, "interval": 15.0,
     } | readings  # fmt: skip
     arrays = {k: xp.asarray(np.array(np.broadcast_to(np.asarray(v, np.float64), (n,)))) for k, v in plain.items()}
-    named = ("capacity_per_replica", "up_tolerance", "down_tolerance")
+    named = ("capacity_per_replica", "up_tolerance", "down_tolerance", "interval")
     return View(
         xp=xp,
         settings={k: arrays[k] for k in named},
@@ -258,7 +258,7 @@ def test_the_rule_is_a_policy_that_says_what_it_did() -> None:
     assert proposal.patience is not None
     assert proposal.tolerated is not None
     assert proposal.reasons.tolist() == [int(Reason.WithinTolerance), 0, 0]
-    assert proposal.patience.tolist() == [60.0, 0.0, 0.0]
+    assert proposal.patience.tolist() == [45.0, 0.0, 0.0], "as old as the window is forgotten"
     assert proposal.tolerated.tolist() == [True, True, False]
     assert Hpa().propose(make_view(load=1.0), {})[0].patience is None
 

@@ -260,7 +260,7 @@ def test_keda_says_why_it_holds_and_asks_for_stabilisation() -> None:
     proposal, _ = Keda(hold=120).propose(make_view(n=2, load=[72, 140], current=10), Keda().state(2))
     assert proposal.reasons is not None
     assert proposal.reasons.tolist() == [int(Reason.WithinTolerance), 0]
-    np.testing.assert_array_equal(proposal.patience, 120)
+    np.testing.assert_array_equal(proposal.patience, 105, err_msg="as old as the window is forgotten")
     assert proposal.tolerated is not None
     assert proposal.tolerated.all()
 

@@ -16,7 +16,7 @@ import numpy as np
 from rlscaler.arrays import Array, State
 from rlscaler.policy import Proposal, View
 from rlscaler.reasons import Reason
-from rlscaler.rules.parameters import Parameter, like
+from rlscaler.rules.parameters import Parameter, like, stabilized
 
 Kind = Literal["Value", "AverageValue", "Pods", "Utilization"]
 
@@ -147,8 +147,7 @@ class Hpa:
     AverageValue). utilization: mean share of capacity in use that it aims at (a resource; starting replicas
     are unready). wait: backlog per replica that it aims at, seconds of a replica's work (AverageValue). None:
     no such metric. tolerance: both ways, share of the target; None: the tolerances of the workload's
-    `behavior`. hold: seconds to keep the largest recommendation, for a scale-down window where `behavior` is
-    left out.
+    `behavior`. hold: seconds of a scale-down window, where `behavior` has none.
     """
 
     PARAMETERS: ClassVar[dict[str, Parameter]] = {
@@ -201,7 +200,7 @@ class Hpa:
         replicas, held = desired_replicas(xp, view.current, snapshot["ready"], metrics, up, down)
         patience = None
         if np.ndim(self.hold) or self.hold:
-            patience = xp.zeros_like(replicas) + like(view, self.hold, xp.float64)
+            patience = xp.zeros_like(replicas) + stabilized(view, self.hold)
         reasons = xp.astype(held, xp.int64) * int(Reason.WithinTolerance)
         known = ~xp.isnan(replicas)
         relative = held if self.utilization is None else known

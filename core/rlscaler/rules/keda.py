@@ -25,7 +25,7 @@ import numpy as np
 from rlscaler.arrays import Array, State
 from rlscaler.policy import Proposal, View
 from rlscaler.reasons import Reason
-from rlscaler.rules.parameters import Parameter, check, like, unknown, values
+from rlscaler.rules.parameters import Parameter, check, like, stabilized, unknown, values
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -93,7 +93,7 @@ class Keda:
         replicas = xp.where(known, replicas, unknown(view))
         held = within & known & (replicas == current)
         reasons = xp.astype(held, xp.int64) * int(Reason.WithinTolerance)
-        patience = xp.zeros_like(demand) + p["hold"]
+        patience = xp.zeros_like(demand) + stabilized(view, p["hold"])
         return Proposal(replicas=replicas, reasons=reasons, patience=patience, tolerated=known, relative=held), after
 
 

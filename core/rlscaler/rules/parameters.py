@@ -85,3 +85,8 @@ def backlog_replicas(view: View, drain: Array) -> Array:
     """Return the replicas that drain the backlog within `drain` seconds, 0 where unknown; (N,) float64."""
     replicas = view.snapshot["backlog"] / (view.settings["capacity_per_replica"] * drain)
     return view.xp.where(view.xp.isnan(replicas), 0.0, replicas)
+
+
+def stabilized(view: View, window: Any) -> Array:
+    """Return the patience of an HPA with this scale-down window in seconds, which forgets what is as old as that."""
+    return view.xp.clip(like(view, window, view.xp.float64) - view.settings["interval"], 0.0, None)

@@ -19,19 +19,22 @@ from rlscaler.rules.parameters import Parameter, check
 
 HEADROOM = ("peak", "latest", "cheap", "quarter", "yesterday", "root")
 """Constants of the own-history rule that make its headroom."""
-SHARES, HOLDS = (0.5, 0.7, 0.85, 1.0, 1.25), (15.0, 60.0)
-"""Shares of the tuned headroom, and seconds of patience, of the own-history rules that are candidates."""
+LADDER = ((0.7, (15.0, 60.0, 300.0)), (0.85, (15.0, 60.0)), (1.0, (15.0, 60.0, 300.0)), (1.25, (15.0, 60.0)))
+"""Shares of the tuned headroom of the own-history rules that are candidates, each with its seconds of patience."""
+LEARNED = 0.4
+"""Share of the say that learned policies have together before anything is known."""
 CAUTION = 5.0
 """Start-ups for which replicas are kept while nothing is known: at a minute each, what HPA's default keeps them for."""
-TARGETS, WINDOWS, TOLERANCE = (0.65, 0.75, 0.8, 0.85), (60.0, 300.0), 0.05
-"""Targets, seconds of stabilisation and tolerance of the HPAs that are candidates."""
+HPAS, TOLERANCE = ((0.7, 300.0), (0.8, 60.0)), 0.05
+"""Targets with seconds of stabilisation, and the tolerance, of the HPAs that are candidates."""
+_RUNGS = [(share, hold) for share, holds in LADDER for hold in holds]
 
 
 @dataclass(slots=True, kw_only=True)
 class Tenure:
     """Hedge over a ladder of own-history rules and HPAs; each constant a float or an array of shape (N,).
 
-    others: further candidates, such as learned policies; before anything is known they have half of the say.
+    others: further candidates, such as learned policies; before anything is known they have LEARNED of the say.
     """
 
     PARAMETERS: ClassVar[dict[str, Parameter]] = {
@@ -61,27 +64,26 @@ class Tenure:
         more = [
             {name: np.multiply(value, share if name in HEADROOM else 1.0) for name, value in common.items()}
             | {"hold": hold}
-            for share in SHARES
-            for hold in HOLDS
+            for share, hold in _RUNGS
         ]
-        hpas = [{"target": target, "tolerance": TOLERANCE, "hold": hold} for target in TARGETS for hold in WINDOWS]
+        hpas = [{"target": target, "tolerance": TOLERANCE, "hold": hold} for target, hold in HPAS]
         rules, learned = len(more) + len(hpas), len(self.others)
         self.hedge = Hedge(
             [Family(Growth, more), Family(Hpa, hpas)],
             self.others,
-            spare=SHARES.index(1.0) * len(HOLDS),
+            spare=_RUNGS.index((1.0, 15.0)),
             rate=self.rate,
             half_life=self.half_life,
             doubt=self.doubt,
-            prior=[*[1.0] * rules, *[rules / learned] * learned] if learned else None,
+            prior=[*[(1.0 - LEARNED) / rules] * rules, *[LEARNED / learned] * learned] if learned else None,
             caution=CAUTION,
         )
 
     @property
     def candidates(self) -> tuple[tuple[str, str], ...]:
         """The candidates in their order: each one's kind (the name of its rule, or "learned"), and itself in words."""
-        growths = [f"growth-quantile x{share:g} held {hold:g}s" for share in SHARES for hold in HOLDS]
-        hpas = [f"hpa at {100.0 * target:g}% held {hold:g}s" for target in TARGETS for hold in WINDOWS]
+        growths = [f"growth-quantile x{share:g} held {hold:g}s" for share, hold in _RUNGS]
+        hpas = [f"hpa at {100.0 * target:g}% held {hold:g}s" for target, hold in HPAS]
         alone = len(self.others) == 1
         learned = ["learned policy" if alone else f"learned policy {other.name}" for other in self.others]
         kinds = ["growth-quantile"] * len(growths) + ["hpa"] * len(hpas) + ["learned"] * len(learned)
