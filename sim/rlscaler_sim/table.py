@@ -119,12 +119,14 @@ def _caption(run: DryRun) -> str:
     return caption if run.limit is None else f"{caption}  {run.limit.name}: the limit"
 
 
-def peaks(values: np.ndarray, columns: int, worst: np.ufunc) -> np.ndarray:
-    """Return the worst (`np.fmax` or `np.fmin`) of values (T,) in each of at most `columns` equal
-    stretches.
+def peaks(values: np.ndarray, columns: int) -> np.ndarray:
+    """Return the place (int) of the largest of values (T,) in each of at most `columns` equal stretches.
+
+    Where all of a stretch is NaN, it is the place of its beginning.
     """
     starts = np.linspace(0, len(values), min(columns, len(values)), endpoint=False).astype(int)
-    return np.asarray(worst.reduceat(values, starts))
+    parts = np.split(np.where(np.isnan(values), -np.inf, values), starts[1:])
+    return np.array([start + int(np.argmax(part)) for start, part in zip(starts, parts, strict=True)], dtype=int)
 
 
 def sparkline(values: np.ndarray, top: float, blocks: str = BLOCKS) -> str:
@@ -135,7 +137,7 @@ def sparkline(values: np.ndarray, top: float, blocks: str = BLOCKS) -> str:
 
 
 def _sparklines(run: DryRun, width: int, write: Writer, blocks: str) -> list[Text]:
-    """Return the load (its peaks) above the policy's ready capacity (its lows), on one scale."""
+    """Return the load at its peaks above the policy's ready capacity at these moments, on one scale."""
     series = run.series
     ready = series.ready[[c.name for c in run.contenders].index(run.policy)] * series.capacity_per_replica
     load = np.where(series.known, series.load, np.nan)
@@ -145,7 +147,8 @@ def _sparklines(run: DryRun, width: int, write: Writer, blocks: str) -> list[Tex
     lack = "never below the load" if short == 0 else f"below the load {percent(short)} of time"
     notes = [f"peak {figure(peak, ',.0f')} requests/s", lack]
     room = max(8, min(width - 10 - max(map(len, notes)), 120))
-    bars = [peaks(load, room, np.fmax), peaks(ready, room, np.fmin)]
+    at = peaks(load, room)
+    bars = [load[at], ready[at]]
     top = float(np.nanmax(np.concatenate([*bars, [0.0]])))
     return [
         Text.assemble((f"  {label:<6}", "dim"), (sparkline(bar, top, blocks), style), (f"  {write(note)}", "dim"))

@@ -300,9 +300,25 @@ def test_sparkline_spans_the_blocks_and_leaves_the_unknown_blank() -> None:
 def test_peaks_keep_a_single_spike() -> None:
     values = np.ones(1000)
     values[637] = 9.0
-    assert peaks(values, 40, np.fmax).max() == 9.0
-    assert len(peaks(values, 40, np.fmax)) == 40
-    assert len(peaks(values[:7], 40, np.fmin)) == 7
+    at = peaks(values, 40)
+    assert 637 in at
+    assert len(at) == 40
+    assert peaks(np.array([1.0, math.nan, 3.0, math.nan, math.nan, 2.0]), 2).tolist() == [2, 5]
+    assert peaks(np.array([5.0, math.nan, math.nan, math.nan]), 2).tolist() == [0, 2], (
+        "nothing is known of the second half"
+    )
+    assert peaks(values[:7], 40).tolist() == list(range(7))
+
+
+def test_a_day_in_a_column_shows_no_lack_that_there_was_not(run: DryRun) -> None:
+    """The night's replicas do not stand below the day's load."""
+    load = 100.0 + 90.0 * np.sin(2.0 * np.pi * np.arange(run.series.load.size) / 20.0)
+    ready = np.tile(0.12 * load, (len(run.contenders), 1))
+    series = replace(run.series, load=load, demand=load / 10.0, known=np.ones(load.size, bool), ready=ready)
+    lines = [line for line in printed(replace(run, series=series)).splitlines() if "load  " in line or "ready " in line]
+    above, below = (line.split()[1] for line in lines)
+    assert len(set(above)) == 1, "every column has a whole day"
+    assert all(BLOCKS.index(b) >= BLOCKS.index(a) for a, b in zip(above, below, strict=True))
 
 
 def test_the_lines_say_how_long_capacity_was_below_the_load(run: DryRun) -> None:
