@@ -70,7 +70,7 @@ class Hedge:
     spare: int = 0
     rate: Any = 120.0
     half_life: Any = 24 * 3600.0
-    doubt: Any = 4 * 3600.0
+    doubt: Any = 3600.0
     prior: Sequence[float] | None = None
     caution: float = 0.0
     name: str = "hedge"

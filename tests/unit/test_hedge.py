@@ -153,7 +153,7 @@ def test_a_stricter_objective_never_orders_less() -> None:
     targets = (99.0, 99.9, 99.95, 99.99)
     later = Ratio(1.35, later=0.9, after=5 * 3600.0)  # careful until now, and reckless from here on
     settings = replace(SETTINGS, objective=Objective(target=np.array(targets)))
-    scaler = Autoscaler(Hedge([], [later, Ratio(1.15)]), settings, len(targets))
+    scaler = Autoscaler(Hedge([], [later, Ratio(1.15)], doubt=4 * 3600.0), settings, len(targets))
     load, ready, wanted = noisy(6 * HOUR), np.full(len(targets), 30.0), []
     for step, now in enumerate(load[:, 0]):
         found = scaler.decide(

@@ -41,7 +41,7 @@ class Tenure:
         **{name: parameter for name, parameter in Growth.PARAMETERS.items() if name != "hold"},
         "rate": Parameter(120.0, 10.0, 400.0, True, "how fast say falls with the score"),
         "half_life": Parameter(86400.0, 3600.0, 604800.0, True, "seconds in which a past cost loses half its weight"),
-        "doubt": Parameter(14400.0, 900.0, 86400.0, True, "seconds of history at which half of it is believed"),
+        "doubt": Parameter(3600.0, 900.0, 86400.0, True, "seconds of history at which half of it is believed"),
     }
     peak: Any = PARAMETERS["peak"].default
     latest: Any = PARAMETERS["latest"].default
