@@ -11,8 +11,8 @@ import pytest
 
 from rlscaler import Settings
 from rlscaler.arrays import State
-from rlscaler.policies import load_policy
 from rlscaler.guard import KEPT, in_order
+from rlscaler.policies import load_policy
 from rlscaler.reasons import Reason
 from rlscaler.rules.tenure import Tenure
 from rlscaler.standing import AHEAD, KINDS, Standing, standings
