@@ -340,17 +340,22 @@ def png(told: Mapping[str, Any]) -> bytes:
             colour = LIGHT[_kind(name)]
             axes.plot([low, high], [place, place], color=colour, linewidth=2.2, alpha=0.45, solid_capstyle="butt")
             axes.plot([mean], [place], "o" if _kind(name) != RULE else "D", color=colour, markersize=4)
-            axes.annotate(f"{mean:.2f}", (high, place), (4, 0), textcoords="offset points", va="center", color=colour)
-        axes.axvline(1.0, color="#566071", linewidth=0.8, linestyle=(0, (4, 2)))
+            axes.annotate(f"{mean:.2f}", (high, place), (6, 0), textcoords="offset points", va="center", color=colour,
+                          bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"})  # fmt: skip
+        axes.axvline(1.0, color="#566071", linewidth=0.8, linestyle=(0, (4, 2)), zorder=0.9)
         axes.set_yticks(range(len(names)), list(reversed(names)))
         axes.set_ylim(-0.7, len(names) - 0.3)
-        axes.set_xlabel("mean regret_own    ● shipped, and trained again with and without its parts    ● other learners"
-                        "    ◆ rules")  # fmt: skip
+        axes.set_xlabel("mean regret_own")
+        for kind, text in KINDS.items():
+            axes.plot([], [], "D" if kind == RULE else "o", color=LIGHT[kind], markersize=4, label=text)
+        axes.legend(loc="upper right", frameon=False)
         figure.savefig(out, format="png", metadata={"Software": "rlscaler"})
     return out.getvalue()
 
 
 PART, LEARNER, RULE = 0, 1, 7
+KINDS = {PART: "shipped, and trained again without parts", LEARNER: "other learners", RULE: "rules"}
+"""What the picture's colours say of a contender."""
 
 
 def _kind(name: str) -> int:
