@@ -372,7 +372,7 @@ class Autoscaler:
         scaler._present = {key for key in scaler.keys if key is not None}
         for part, state in parts.items():
             scaler._parts()[part].update(state)
-        scaler._guard = overstated.state(len(scaler.keys)) | scaler._guard
+        scaler._guard = guard.unkept(len(scaler.keys)) | overstated.state(len(scaler.keys)) | scaler._guard
         for part, kept in (("policy", scaler.policy.state(1)), ("rule", scaler.fallback.state(1))):
             try:
                 require_alike(part, scaler._parts()[part], kept, len(scaler.keys))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlscaler import Autoscaler, Settings, Snapshot
+from rlscaler import Autoscaler, Settings, Snapshot, archive, guard
 from rlscaler.behavior import DEFAULT, Behavior, ScalingPolicy, ScalingRules
 from rlscaler.settings import SettingsError
 
@@ -123,6 +123,18 @@ def test_a_file_that_is_no_saved_state_is_refused(content: bytes, tmp_path: Path
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"state\.npz: no saved autoscaler"):
         Autoscaler.load(path)
+
+
+def test_an_older_file_that_kept_less_is_read(tmp_path: Path) -> None:
+    """What the guard began to remember since is as of a workload that it has never seen."""
+    path = tmp_path / "old.npz"
+    Autoscaler("growth-quantile", Settings(capacity_per_replica=1.0), 2).save(path)
+    about, parts = archive.read(path)
+    fresh = {name: parts["guard"].pop(name) for name in ("kept", "kept_time")}
+    assert fresh["kept"].shape == (2, guard.KEPT)
+    archive.write(path, about, parts)
+    scaler = Autoscaler.load(path, "growth-quantile")
+    assert scaler.decide(Snapshot(time=0.0, load=5.0, ready=5, starting=0, desired=5)).replicas.shape == (2,)
 
 
 def test_another_policy_cannot_take_the_state(tmp_path: Path) -> None:
