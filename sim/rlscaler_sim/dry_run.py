@@ -33,6 +33,7 @@ from rlscaler_sim.patterns import PatternError
 from rlscaler_sim.result import CLAIRVOYANT, REFERENCE, Contender, DecisionLog, DryRun, Series
 from rlscaler_sim.scenario_file import SUFFIXES
 from rlscaler_sim.scenarios import Scenario, ScenarioError
+from rlscaler_sim.told import beforehand, worth_it
 from rlscaler_sim.totals import Traced
 from rlscaler_sim.trace import Trace, TraceError, trace_name
 from rlscaler_sim.verdict import seconds
@@ -231,9 +232,7 @@ def compared(
     tenure = wanted.tenure if policy is None and wanted is not None else None
     entrants = entrants_for(compare, chosen, settings, pinned, tenure)
     tested = entrants[0].name
-    told = (
-        stretches.beforehand(load, config, settings, seed, seen) if stretches.worth_it(load, config, settings) else None
-    )
+    told = beforehand(load, config, settings, seed, seen) if worth_it(load, config, settings) else None
     if contenders.OWN in compare:
         constants = (
             own_constants(own(), config, settings, progress)[contenders.OWN][0] if told is None

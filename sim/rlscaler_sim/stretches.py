@@ -7,9 +7,9 @@ what the stretch before ends with (`seams`), the stretch is played again from th
 stretch begins as the load does, so by induction all of it is as if it had been played in one piece.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -22,160 +22,22 @@ from rlscaler.rows import Picked
 from rlscaler.rules.tenure import Tenure
 from rlscaler.settings import compiled
 from rlscaler.tenured import Tenured
-from rlscaler_sim import contenders, contest, seams, telemetry, world
+from rlscaler_sim import contenders, contest, seams, world
+from rlscaler_sim.cast import Cast, Hpas, Several
 from rlscaler_sim.contest import ContestError, Entrant, Schedule
 from rlscaler_sim.load import Load
-from rlscaler_sim.measure import gridded, measured
-from rlscaler_sim.noise import Noise
 from rlscaler_sim.result import LATE_WEIGHT
+from rlscaler_sim.told import Told, beforehand, worth_it
 from rlscaler_sim.totals import WAIT_EDGES, Totals, Traced
 
-LEAST = 1024
-"""Steps from which on a load is cut."""
 ROWS, STRETCHES = 6144, 160
 """Rows (entrants x stretches) and stretches at most: more share the cost of a call, but begin early more often."""
 WARM_UP = 3600.0
 """Seconds that a stretch begins early."""
-LANE = 720
-"""Steps of a stretch for what is measured."""
 SUMS = ("billed", "needed", "late", "arrivals")
 COLUMNS = (*SUMS, "ready", "backlog")
 DECIDED = ("time", "replicas", "proposal", "recommendation", "demand", "reasons")
 Progress = Callable[[int, int], None]
-
-
-@dataclass(slots=True)
-class Told:
-    """A load, step by step, and what is known of it before anything is decided. T steps of K ticks.
-
-    rates: (T, K) float32 requests/s. known, weight: (T,), measured at all, and the share that is scored. time: (T,)
-    seconds. features: name -> (T, ...). read: (T,) requests/s that are read, recorded where `seen` was given. draws: of
-    the noise, name -> (T,) or (T, K).
-    """
-
-    name: str
-    rates: np.ndarray
-    known: np.ndarray
-    weight: np.ndarray
-    time: np.ndarray
-    features: State
-    read: np.ndarray
-    recorded: bool
-    draws: State
-
-
-def beforehand(
-    load: Load, config: world.WorldConfig, settings: Settings, seed: int, seen: np.ndarray | None = None
-) -> Told:
-    """Return what is known of a load beforehand. seen: (1, T) as of `contest.play`."""
-    params = world.compiled(replace(config, interval=float(settings.interval)), 1)
-    rates, known, scored = gridded([load], params.ticks)
-    steps = rates.shape[1]
-    draws = Noise(params, [(load.name, seed)], 1).whole(steps)
-    read = _measured(params, rates[0], known[0].all(axis=1), draws) if seen is None else seen
-    if read is None:
-        read = measured(params, rates, known.all(axis=2), Noise(params, [(load.name, seed)], 1)).seen
-    features = contest.told_beforehand(
-        config, settings, rates, known, np.array([load.start]), [load], [seed], read
-    )  # fmt: skip
-    return Told(
-        name=load.name,
-        rates=rates[0],
-        known=known[0].all(axis=1),
-        weight=scored[0].mean(axis=1),
-        time=load.start + np.arange(steps) * params.ticks * load.tick,
-        features={name: array[:, 0] for name, array in features.items()},
-        read=read[0],
-        recorded=seen is not None,
-        draws=draws,
-    )
-
-
-def _measured(params: world.Params, rates: np.ndarray, known: np.ndarray, draws: State) -> np.ndarray | None:
-    """Return what `measure.measured` says is read, (1, T); None where that has to be told step by step.
-
-    The pipeline's memory has an end, so stretches that begin early enough forget where they began.
-    """
-    steps = len(rates)
-    if params.metrics.gap is not None or steps < LEAST:
-        return None
-    early, lanes = params.metrics.rows // params.ticks + 2, max(1, steps // LANE)
-    size = -(-steps // lanes)
-    many = world.selected(params, np.zeros(lanes, np.int64))
-    state = telemetry.initial(np, many.metrics, many.capacity)
-    first, zero = _copied(state), np.zeros(lanes, np.float32)
-    found = np.empty((lanes, size))
-    for step in range(-early, size):
-        if step == 0:
-            for name, array in first.items():
-                state[name][..., 0] = array[..., 0]
-        place = np.clip(np.arange(lanes) * size + step, 0, steps - 1)
-        if step >= 0:
-            found[:, step] = telemetry.readings(np, many.metrics, state, 0.0, zero, zero, None).load
-        drawn = {name: array[place].T for name, array in draws.items()}
-        counted = world.modulated(many, rates[place].T, drawn) * many.tick
-        state = telemetry.step(np, many.metrics, state, counted, counted.sum(axis=0), [zero] * many.ticks, zero, zero,
-                               drawn, known[place])  # fmt: skip
-    return found.reshape(1, -1)[:, :steps]
-
-
-class Cast(Protocol):
-    """Who takes part: E entrants, each in as many rows as there are stretches."""
-
-    count: int
-
-    def settings(self, who: np.ndarray) -> list[tuple[np.ndarray, Settings]]:
-        """Return the settings of rows: (rows, settings) pairs. who: (R,) entrant of each row, ascending."""
-        ...
-
-    def members(self, who: np.ndarray) -> list[tuple[Policy, np.ndarray]]:
-        """Return the policies of rows, always the same in the same order: (policy, positions in `who`) pairs."""
-        ...
-
-
-class Several:
-    """Entrants of which each has one set of constants."""
-
-    def __init__(self, entrants: Sequence[Entrant]) -> None:
-        """Take the entrants; raises ValueError where one enters in several copies."""
-        if any(entrant.copies != 1 for entrant in entrants):
-            raise ValueError("an entrant enters in several copies; expected one")
-        self.entrants, self.count = entrants, len(entrants)
-
-    def settings(self, who: np.ndarray) -> list[tuple[np.ndarray, Settings]]:
-        """Return the settings of rows."""
-        return [(np.flatnonzero(who == i), entrant.settings) for i, entrant in enumerate(self.entrants)]
-
-    def members(self, who: np.ndarray) -> list[tuple[Policy, np.ndarray]]:
-        """Return the policies of rows."""
-        found = []
-        for index, entrant in enumerate(self.entrants):
-            rows, policy = np.flatnonzero(who == index), entrant.policy
-            if isinstance(policy, Schedule):
-                policy = policy.repeated(rows.size)
-            found.append((policy, rows))
-        return found
-
-
-class Hpas:
-    """HPAs that differ by their constants: name -> (E,)."""
-
-    def __init__(self, constants: Mapping[str, np.ndarray], settings: Settings) -> None:
-        """Take the constants (see `contenders.own_grid`) and the workload's settings."""
-        self.constants, self.common = constants, settings
-        self.count = len(constants["target"])
-
-    def _entrant(self, who: np.ndarray) -> Entrant:
-        mine = {name: values[who] for name, values in self.constants.items()}
-        return contenders.entrant(contenders.OWN, self.common, mine, len(who))
-
-    def settings(self, who: np.ndarray) -> list[tuple[np.ndarray, Settings]]:
-        """Return the settings of rows."""
-        return [(np.arange(len(who)), self._entrant(who).settings)]
-
-    def members(self, who: np.ndarray) -> list[tuple[Policy, np.ndarray]]:
-        """Return the policies of rows."""
-        return [(self._entrant(who).policy, np.arange(len(who)))]
 
 
 @dataclass(slots=True)
@@ -417,12 +279,6 @@ class _Stretches:
 
 def _copied(state: State) -> State:
     return {name: array.copy() for name, array in state.items()}
-
-
-def worth_it(load: Load, config: world.WorldConfig, settings: Settings) -> bool:
-    """Return whether a load is cut: it is long, and what is read of it does not depend on what is decided."""
-    ticks = world.compiled(replace(config, interval=float(settings.interval)), 1).ticks
-    return not config.completions and len(load.rates) // ticks >= LEAST
 
 
 def play(

@@ -13,7 +13,7 @@ from rlscaler.policy import View
 from rlscaler.replay import features_over_time
 from rlscaler.settings import compiled
 from rlscaler.snapshot import Snapshot, cleaned
-from rlscaler_sim import contenders, contest, evaluation, long_plan, seams, stretches, world
+from rlscaler_sim import contenders, contest, evaluation, long_plan, seams, stretches, told, world
 from rlscaler_sim.contest import Entrant
 from rlscaler_sim.load import Load
 from rlscaler_sim.measure import gridded, measured
@@ -51,7 +51,7 @@ def entrants(settings: Settings = SETTINGS) -> list[Entrant]:
 
 
 def played(monkeypatch: pytest.MonkeyPatch, cut: bool, early: float = 900.0, **given: Any) -> tuple[Traced, Totals]:
-    monkeypatch.setattr(stretches, "LEAST", 100 if cut else 10**9)
+    monkeypatch.setattr(told, "LEAST", 100 if cut else 10**9)
     monkeypatch.setattr(stretches, "WARM_UP", early)
     load, readings = wild(STEPS)
     config = replace(evaluation.standard_world(SETTINGS), fano=1.5, **given.pop("world", {}))
@@ -91,11 +91,11 @@ def test_stretches_are_as_one_piece(given: dict[str, Any], monkeypatch: pytest.M
 
 
 def test_progress_is_told_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[tuple[int, int]] = []
-    played(monkeypatch, cut=True, who=entrants()[:1], progress=lambda done, total: told.append((done, total)))
-    assert told[0][0] == 1
-    assert told[-1][0] == told[-1][1]
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    shown: list[tuple[int, int]] = []
+    played(monkeypatch, cut=True, who=entrants()[:1], progress=lambda done, total: shown.append((done, total)))
+    assert shown[0][0] == 1
+    assert shown[-1][0] == shown[-1][1]
+    assert [done for done, _ in shown] == sorted(done for done, _ in shown)
 
 
 def test_an_hpa_tuned_on_the_load_is_the_best_of_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,21 +105,21 @@ def test_an_hpa_tuned_on_the_load_is_the_best_of_the_grid(monkeypatch: pytest.Mo
     one_by_one = contest.play([load], [contenders.entrant("hpa-own", SETTINGS, grid, len(grid["target"]))], config,
                               SETTINGS, [7], waits=False, seen=seen)  # fmt: skip
     monkeypatch.setattr(contenders, "own_grid", lambda: grid)
-    known = stretches.beforehand(load, config, SETTINGS, 7, seen)
+    known = told.beforehand(load, config, SETTINGS, 7, seen)
     found = stretches.own_constants(load, config, SETTINGS, 7, known)
     best = int(one_by_one.score[:, 0].argmin())
     assert found == {name: float(values[best]) for name, values in grid.items()}
 
 
 def test_what_is_measured_in_stretches_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stretches, "LEAST", 100)
-    monkeypatch.setattr(stretches, "LANE", 60)
+    monkeypatch.setattr(told, "LEAST", 100)
+    monkeypatch.setattr(told, "LANE", 60)
     load, _ = wild(500)
     config = replace(evaluation.standard_world(SETTINGS), lag=40.0, window=30.0)
     params = world.compiled(config, 1)
     rates, known, _ = gridded([load], TICKS)
     expected = measured(params, rates, known.all(axis=2), Noise(params, [("wild", 7)], 1)).seen
-    np.testing.assert_array_equal(stretches.beforehand(load, config, SETTINGS, 7).read, expected[0])
+    np.testing.assert_array_equal(told.beforehand(load, config, SETTINGS, 7).read, expected[0])
 
 
 def test_draws_of_the_whole_load_are_those_of_its_steps() -> None:

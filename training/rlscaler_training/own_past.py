@@ -31,7 +31,7 @@ from rlscaler_sim.load import Load
 from rlscaler_sim.pool import IDLE, Pool
 from rlscaler_sim.recorded import Past
 from rlscaler_sim.result import LATE_WEIGHT
-from rlscaler_sim.stretches import Told
+from rlscaler_sim.told import Told, beforehand, worth_it
 from rlscaler_sim.totals import Traced
 from rlscaler_training import apg, export, relaxation
 from rlscaler_training.apg import Material, Net
@@ -122,7 +122,7 @@ def own_past(profile: Profile, recording: Recording, seed: int = 0) -> OwnPast:
     )
     config = replace(standard_world(settings), fano=backtest.POISSON)
     load, seen, counts = backtest.arrived(past, settings)
-    told = stretches.beforehand(load, config, settings, seed, seen)
+    told = beforehand(load, config, settings, seed, seen)
     start = None if counts is None or not np.isfinite(counts).any() else backtest.first_known(counts, settings)
     return OwnPast(profile.workload, settings, config, load, told, start, int(EARLIER * len(told.time)), tuple(notes))
 
@@ -275,7 +275,7 @@ def judged(
     entrants = [Entrant("fitted", mine, past.settings), Entrant(DEFAULT, default, past.settings)]
     traced = Traced()
     unread = ("backlog", "latency", "utilization")
-    known = past.told if stretches.worth_it(past.load, past.config, past.settings) else None
+    known = past.told if worth_it(past.load, past.config, past.settings) else None
     stretches.play(past.load, entrants, past.config, past.settings, seed, traced=traced, seen=past.told.read[None],
                    start=past.start, unread=unread, known=known, progress=progress)  # fmt: skip
     weight = np.where(np.arange(len(past.told.time)) >= past.earlier, past.told.weight, 0.0)
