@@ -448,13 +448,16 @@ class Leader:
             ledger.conflict = conflicts.wrote(ledger.conflict, now, account.wanted, target, seen, outcome.version)
             ledger.last_scale = now
             self.unkept.set()
-            self._tell(replace(account, time=now, wrote=True, write_problem=None, last_scale=now))
-            return
-        if outcome.result == "Failed":
+        elif outcome.result == "Failed":
             ledger.conflict = conflicts.tried(ledger.conflict, now, account.wanted, target, seen)
-        if key in self.decider and key in self.ledgers:
+        workload = self.fleet.workloads.get(key)
+        if workload is None or self.ledgers.get(key) is not ledger:
+            return  # it went meanwhile, and nothing would ever forget what is told of it now
+        if outcome.wrote:
+            self._tell(_rescaled(self._account(workload, ledger), account))
+        elif key in self.decider:
             self.decider.write_failed([key])
-            self._tell(replace(account, time=now, write_problem=outcome.problem))
+            self._tell(self._account(workload, ledger))
 
     def _tell(self, account: Account) -> None:
         status = self.reporter.report(account)
@@ -468,6 +471,17 @@ def _alone(key: Key) -> Iterator[None]:
         yield
     except Exception:
         log.exception("%s: a defect of rlscaler; the other workloads go on", key)
+
+
+def _rescaled(present: Account, decided: Account) -> Account:
+    """Return an account of the moment at which a write ended as one of it. decided: the account that was written.
+
+    Spec, annotations and target may be others by now. Where the target may still be scaled, the count before is told.
+    """
+    target, before = present.target, decided.target
+    if target is not None and before is not None and target.uid == before.uid and accounts.is_active(present.workload):
+        target = before
+    return replace(present, target=target, wanted=decided.wanted, wrote=True)
 
 
 def _source_problem(readings: Readings | None) -> Note | None:

@@ -1,0 +1,164 @@
+"""What changes while a write or a reading is under way: its end tells of what there is by then."""
+
+import asyncio
+import random
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, cast
+
+import prometheus_client
+import yaml
+
+from minimal_resource import MINIMAL
+from rlscaler.resource_objects import TargetRef
+from rlscaler_operator.cluster import Cluster
+from rlscaler_operator.collecting import Collector
+from rlscaler_operator.fleet import Fleet
+from rlscaler_operator.leading import Leader
+from rlscaler_operator.model import Account, Key
+from rlscaler_operator.policy_store import PolicyStore
+from rlscaler_operator.reporting import Reporter
+from rlscaler_operator.status import status
+from rlscaler_operator.telemetry import Telemetry
+from rlscaler_operator.writing import Actuator
+from workload_accounts import NOON
+
+WEB = Key("shop", "web")
+
+
+class Server(Cluster):
+    """Takes each write when the gate is open."""
+
+    def __init__(self) -> None:
+        self.begun, self.gate = threading.Event(), threading.Event()
+
+    def locate(self, namespace: str, ref: TargetRef) -> str:
+        return ""
+
+    def resize(self, namespace: str, ref: TargetRef, seen: int, wanted: int, timeout: float | None = None) -> int:
+        self.begun.set()
+        assert self.gate.wait(20.0)
+        return 12
+
+
+class Told(Reporter):
+    """Writes nothing, and keeps what is known of each workload."""
+
+    def __init__(self) -> None:
+        self.statuses: dict[Key, Mapping[str, Any]] = {}
+        self.rescaled = 0
+
+    def report(self, account: Account) -> Mapping[str, Any]:
+        self.rescaled += account.wrote
+        self.statuses[account.workload.key] = found = status(account, {})
+        return found
+
+    def forget(self, key: Key) -> None:
+        self.statuses.pop(key, None)
+
+
+class Time:
+    """A clock that stands at noon."""
+
+    def monotonic(self) -> float:
+        return NOON
+
+    now = monotonic
+
+
+def scaler(generation: int = 1, annotations: Mapping[str, str] | None = None, **spec: Any) -> dict[str, Any]:
+    body: dict[str, Any] = yaml.safe_load(MINIMAL)
+    body["metadata"] = {"name": "web", "namespace": "shop", "uid": "1", "generation": generation,
+                        "annotations": dict(annotations or {})}  # fmt: skip
+    body["spec"] |= {"mode": "Active"} | spec
+    return body
+
+
+def deployment(version: int, replicas: int) -> dict[str, Any]:
+    metadata = {"name": "web", "namespace": "shop", "uid": "2", "resourceVersion": str(version)}
+    spec = {"replicas": replicas, "selector": {"matchLabels": {"app": "web"}}}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec,
+            "status": {"replicas": replicas, "readyReplicas": replicas}}  # fmt: skip
+
+
+class Stage:
+    """A leader who writes 8 replicas, in place of 5, when the server lets it."""
+
+    def __init__(self) -> None:
+        clock = Time()
+        self.fleet, self.server, self.told, self.telemetry = Fleet(), Server(), Told(), Telemetry(clock)
+        self.actuator = Actuator(self.server, lambda: True, clock, random.Random(1))
+        self.leader = Leader(self.fleet, cast(Collector, None), PolicyStore(None), self.actuator, self.told,
+                             self.telemetry, clock, frozenset({("apps", "Deployment")}))  # fmt: skip
+
+    def take_in(self) -> None:
+        self.leader.take_in(self.fleet.take_changed())
+
+    @property
+    def status(self) -> Mapping[str, Any]:
+        return self.told.statuses[WEB]
+
+    def condition(self, name: str) -> tuple[str, str]:
+        (found,) = (each for each in self.status["conditions"] if each["type"] == name)
+        return found["status"], found["reason"]
+
+
+def meanwhile(change: Callable[[Stage], None]) -> Stage:
+    """Let something change while the write is under way, and return the stage after its end."""
+
+    async def scene() -> Stage:
+        stage = Stage()
+        stage.fleet.see_workload("ADDED", scaler(annotations={"rlscaler.io/force-replicas": "8"}))
+        stage.fleet.see_target("ADDED", deployment(10, 5))
+        stage.take_in()
+        await asyncio.to_thread(stage.server.begun.wait, 20.0)
+        change(stage)
+        stage.take_in()
+        stage.server.gate.set()
+        while stage.leader._tasks:
+            await asyncio.sleep(0.001)
+        await stage.actuator.drain(1.0)
+        return stage
+
+    return asyncio.run(asyncio.wait_for(scene(), 30.0))
+
+
+def test_nothing_is_told_of_a_workload_that_is_gone() -> None:
+    stage = meanwhile(lambda stage: stage.fleet.see_workload("DELETED", scaler()))
+    assert 'name="web"' not in prometheus_client.generate_latest(stage.telemetry.registry).decode()
+    assert not stage.told.statuses
+
+
+def test_the_status_is_that_of_the_spec_that_is_there_by_then() -> None:
+    stage = meanwhile(lambda stage: stage.fleet.see_workload("MODIFIED", scaler(2, maxReplicas=-1)))
+    assert stage.status["observedGeneration"] == 2
+    assert stage.condition("Ready") == ("False", "InvalidSpec")
+    assert stage.told.rescaled == 1, "that it was scaled is told all the same"
+
+
+def test_a_target_that_is_gone_is_not_told_to_be_there() -> None:
+    stage = meanwhile(lambda stage: stage.fleet.see_target("DELETED", deployment(11, 5)))
+    assert stage.condition("Ready") == ("False", "TargetNotFound")
+    assert "currentReplicas" not in stage.status
+
+
+def test_a_pause_that_came_meanwhile_is_told() -> None:
+    def pause(stage: Stage) -> None:
+        stage.fleet.see_workload("MODIFIED", scaler(annotations={"rlscaler.io/paused": "true"}))
+        stage.fleet.see_target("MODIFIED", deployment(12, 8))
+
+    stage = meanwhile(pause)
+    assert stage.status["mode"] == "Paused"
+    assert stage.status["desiredReplicas"] == 8
+    assert stage.told.rescaled == 1
+
+
+def test_a_write_that_the_watch_showed_first_says_from_where_to_where() -> None:
+    def shown(stage: Stage) -> None:
+        stage.fleet.see_workload("MODIFIED", scaler())  # nothing is forced any more
+        stage.fleet.see_target("MODIFIED", deployment(12, 8))
+
+    stage = meanwhile(shown)
+    assert stage.condition("AbleToScale") == ("True", "SucceededRescale")
+    (text,) = (each["message"] for each in stage.status["conditions"] if each["type"] == "AbleToScale")
+    assert text == "Scaled from 5 to 8 replicas."
