@@ -288,7 +288,7 @@ def _readings(
             values[name], note = math.nan, Note("UnitSlip", f"{field}: the query returns {values[name]:g}{slip}")
         if note is not None:
             problems[field] = note
-    return Readings(time=time, problems=problems, **values)
+    return Readings(time=time, problems=problems, asked=spec.metrics, **values)
 
 
 def _unit_slip(name: str, value: float, spec: Spec) -> str:

@@ -300,6 +300,11 @@ class Leader:
             and self.fleet.target_of(workload) in self.fleet.targets
         )
 
+    def _tells(self, key: Key, readings: Readings) -> bool:
+        """Tell whether readings are what the resource asks for now; it may have changed while they came."""
+        resource = self.fleet.workloads[key].resource
+        return resource is not None and readings.asked in (None, resource.spec.metrics)
+
     async def _read(self, due: float, group: Group, workloads: list[Workload]) -> None:
         try:
             found = await self.collector.collect(due, workloads, self.clock)
@@ -348,7 +353,7 @@ class Leader:
     ) -> None:
         """Decide for some whose readings are there. served: what a server proposes, reply: what it answered."""
         began = self.clock.monotonic()
-        due = {key: at for key, (at, _) in collected.items() if self._is_decided(key)}
+        due = {key: at for key, (at, found) in collected.items() if self._is_decided(key) and self._tells(key, found)}
         readings = {key: collected[key][1] for key in due}
         targets = {key: target for key in due if (target := self.target(key)) is not None}
         more: dict[str, Any] = {"served": served} if served else {}

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from rlscaler.custom_resource import Resource
+from rlscaler.resource_objects import Metrics
 from rlscaler.standing import Standing
 
 
@@ -91,7 +92,10 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Readings:
-    """What the metrics of one workload were at one tick; problems: by field of the resource (spec.metrics.load)."""
+    """What the metrics of one workload were at one tick; problems: by field of the resource (spec.metrics.load).
+
+    asked: the spec.metrics that they were asked by, None where nobody says so.
+    """
 
     time: float
     load: float = math.nan
@@ -100,6 +104,7 @@ class Readings:
     errors: float = math.nan
     utilization: float = math.nan
     problems: Mapping[str, Note] = field(default_factory=dict)
+    asked: Metrics | None = None
 
 
 @dataclass(frozen=True, slots=True)

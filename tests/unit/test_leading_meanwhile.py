@@ -3,20 +3,24 @@
 import asyncio
 import random
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import prometheus_client
+import pytest
 import yaml
 
 from minimal_resource import MINIMAL
+from rlscaler.prometheus import Series
 from rlscaler.resource_objects import TargetRef
+from rlscaler_operator.clock import Clock
 from rlscaler_operator.cluster import Cluster
-from rlscaler_operator.collecting import Collector
+from rlscaler_operator.collecting import Answer, Collector
 from rlscaler_operator.fleet import Fleet
 from rlscaler_operator.leading import Leader
 from rlscaler_operator.model import Account, Key
 from rlscaler_operator.policy_store import PolicyStore
+from rlscaler_operator.queries import Ask, Index
 from rlscaler_operator.reporting import Reporter
 from rlscaler_operator.status import status
 from rlscaler_operator.telemetry import Telemetry
@@ -162,3 +166,43 @@ def test_a_write_that_the_watch_showed_first_says_from_where_to_where() -> None:
     assert stage.condition("AbleToScale") == ("True", "SucceededRescale")
     (text,) = (each["message"] for each in stage.status["conditions"] if each["type"] == "AbleToScale")
     assert text == "Scaled from 5 to 8 replicas."
+
+
+class Slow(Collector):
+    """Answers 5,000 requests/s, when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.gate = asyncio.Event()
+
+    async def _ask(self, ask: Ask, wait: float, clock: Clock) -> Answer:
+        await self.gate.wait()
+        return Index([Series({}, 5000.0, NOON)])
+
+
+ASKED = {"metrics": {"load": {"query": "sum(up)"}}}
+"""A load that is asked for otherwise than before."""
+
+
+@pytest.mark.parametrize(("spec", "decided"), [(ASKED, False), ({"maxReplicas": 7}, True)])
+def test_nobody_is_decided_by_what_another_query_returned(spec: dict[str, Any], decided: bool) -> None:
+    async def scene() -> None:
+        stage = Stage()
+        stage.leader.collector = slow = Slow()
+        mode: dict[str, Any] = {"mode": "Shadow", "capacity": {"perReplica": "50", "startup": "60s"}}
+        stage.fleet.see_workload("ADDED", scaler(**mode))
+        stage.fleet.see_target("ADDED", deployment(10, 5))
+        stage.take_in()
+        stage.leader.begin([WEB])
+        await asyncio.sleep(0)
+        stage.fleet.see_workload("MODIFIED", scaler(2, **(mode | spec)))
+        stage.take_in()
+        slow.gate.set()
+        while stage.leader._tasks:
+            await asyncio.sleep(0)
+        stage.leader._decide([WEB])
+        decision = stage.leader.ledgers[WEB].decision
+        assert (decision is not None) == decided
+        assert decision is None or decision.replicas == 7, "by the bounds that hold now"
+
+    asyncio.run(asyncio.wait_for(scene(), 30.0))
