@@ -262,7 +262,8 @@ class Reporter:
     def _failed(self, key: Key, entry: _Entry, error: ClusterError) -> float:
         """Return the pause of a workload after a failed write; where the server is in trouble all writes pause."""
         if error.reason == "NotFound":
-            self.forget(key)
+            if self._entries.get(key) is entry:  # else another one has its name by now
+                self.forget(key)
             return 0.0
         entry.failures += 1
         pause = _pause(entry.failures)

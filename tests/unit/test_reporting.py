@@ -283,6 +283,25 @@ def test_a_deleted_workload_is_forgotten_without_a_word(caplog: pytest.LogCaptur
     assert caplog.records == []
 
 
+def test_a_recreated_workload_is_told_though_a_write_of_the_former_was_under_way() -> None:
+    """Of one that is not decided, such as one with a mistake in its spec, nothing else would ever be told."""
+
+    async def scene(stage: Stage) -> None:
+        stage.server.gate = threading.Event()
+        stage.reporter.report(account())
+        while not stage.server.at_once:
+            await asyncio.sleep(0.001)
+        stage.reporter.forget(Key("shop", "web"))
+        stage.server.faults = [fault("NotFound")]
+        stage.reporter.report(later(account(), 1.0, workload=workload(uid="other")))
+        stage.server.gate.set()
+        assert await stage.reporter.drain(20.0)
+        assert stage.outcomes == [("status", "NotFound"), ("status", "Written")]
+        assert len(stage.reporter) == 1
+
+    play(scene, workers=1)
+
+
 def test_a_recreated_workload_starts_anew() -> None:
     async def scene(stage: Stage) -> None:
         await stage.tell(account())
