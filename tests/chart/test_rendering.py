@@ -256,6 +256,36 @@ def test_names_can_be_chosen() -> None:
     assert deployments == [f"{NAMESPACE}/x", f"{NAMESPACE}/{RELEASE}-other"]
 
 
+def test_names_of_digits_stay_text() -> None:
+    """A namespace, a release or a Secret may be called 42; the API server takes no number for a name."""
+    values = {
+        "sources": {"default": {"url": "http://p:9090", "secret": {"name": "7", "bearerToken": "8"}}},
+        "watchNamespaces": ["123"],
+        "serviceAccount": {"name": "9"},
+        "priorityClassName": "10",
+        "networkPolicy": {"enabled": True, "metricsFrom": [{"podSelector": {}}]},
+        "serviceMonitor": {"enabled": True},
+        "prometheusRule": {"enabled": True},
+        "dashboard": {"enabled": True},
+        "nameOverride": "11",
+    }
+    manifest = helm("template", "42", CHART, "--namespace", "456", values=values)
+    objects = [item for item in yaml.safe_load_all(manifest) if item is not None]
+    names = {"name", "namespace", "secretName", "serviceAccountName", "priorityClassName", "app.kubernetes.io/name",
+             "app.kubernetes.io/instance"}  # fmt: skip
+    wrong = [(item["kind"], name, value) for item in objects for name, value in fields_of(item)
+             if name in names and not isinstance(value, (str, dict))]  # fmt: skip
+    assert wrong == []
+    assert {item["metadata"].get("namespace", "456") for item in objects} == {"123", "456"}
+
+
+def fields_of(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield every field of an object, at whatever depth."""
+    for name, each in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield str(name), each
+        yield from fields_of(each)
+
+
 # --- the sources
 
 
