@@ -81,14 +81,14 @@ class Connection:
         """Return the answer as plain objects.
 
         what: verb and object, for a failure's sentence. right: what RBAC must allow. timeout: seconds to the first
-        byte of the answer, and between two of its parts.
+        byte of the answer, that of a new connection among them, and between two of its parts; left out, a connection
+        has CONNECT beside that of all requests.
 
         Raises ClusterError.
         """
-        seconds = timeout if timeout is not None else self.timeout
-        status, headers, data = self._send(method, path, what, body, content, seconds)
+        status, headers, data = self._send(method, path, what, body, content, timeout)
         if status == 401 and self._renewed():
-            status, headers, data = self._send(method, path, what, body, content, seconds)
+            status, headers, data = self._send(method, path, what, body, content, timeout)
         if not 200 <= status < 300:
             raise from_answer(what, right, status, headers, data)
         try:
@@ -101,7 +101,7 @@ class Connection:
         self._client.close()  # type: ignore[no-untyped-call]
 
     def _send(
-        self, method: str, path: str, what: str, body: Any, content: str, timeout: float
+        self, method: str, path: str, what: str, body: Any, content: str, timeout: float | None
     ) -> tuple[int, Mapping[str, str], bytes]:
         kubernetes = self._client
         rest: Any = kubernetes.rest_client  # has no types
@@ -110,12 +110,13 @@ class Connection:
         except (config.ConfigException, OSError) as error:
             raise ClusterError("Unauthorized", f"cannot {what}: the credentials cannot be read: {error}") from error
         url = kubernetes.configuration.host + path
-        limits = (min(CONNECT, timeout), timeout)
+        # Two limits would add up, and with them a write could end after the lease that it was begun under.
+        limits = timeout if timeout is not None else (min(CONNECT, self.timeout), self.timeout)
         try:
             answer = rest.request(method, url, headers=headers, body=body, _request_timeout=limits)
             return answer.status, answer.headers, answer.read()
         except (urllib3.exceptions.HTTPError, client.ApiException, OSError) as error:
-            raise from_transport(what, error, timeout) from error
+            raise from_transport(what, error, timeout if timeout is not None else self.timeout) from error
 
     def _who(self) -> Mapping[str, str]:
         """Return the headers that say who we are."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
 import yaml
 from kubernetes.config import incluster_config
 
@@ -136,6 +137,27 @@ def test_every_fault_of_the_wire_is_one_type(
     assert error.message.startswith("cannot read things: ")
     assert "\n" not in error.message
     assert time.monotonic() - began < 3.0
+
+
+def test_the_time_for_a_connection_is_part_of_the_time_that_is_stated(
+    server: Server, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write has to end before the lease that it was begun under."""
+    server.script = lambda handler: handler.say(200, b"{}")
+    given: list[urllib3.Timeout] = []
+    send = urllib3.PoolManager.request
+
+    def seen(pool: urllib3.PoolManager, *arguments: Any, timeout: urllib3.Timeout, **more: Any) -> Any:
+        given.append(timeout.clone())
+        return send(pool, *arguments, timeout=timeout, **more)
+
+    monkeypatch.setattr(urllib3.PoolManager, "request", seen)
+    connection.request("GET", "/things", "read things", RIGHT, timeout=2.0)
+    (timeout,) = given
+    assert timeout.connect_timeout == 2.0
+    at = timeout.start_connect()
+    monkeypatch.setattr("urllib3.util.timeout.time.monotonic", lambda: at + 1.5)
+    assert timeout.read_timeout == pytest.approx(0.5), "what a connection that took 1.5 s leaves"
 
 
 def half(handler: Handler) -> None:
