@@ -170,8 +170,11 @@ class Leader:
         ledger.version = version
         if workload.force is not None:  # whoever forces a count waits for no tick
             self._settle(workload, ledger)
-        else:
-            self._tell(self._account(workload, ledger))
+            return
+        account = self._account(workload, ledger)
+        if account.target is not None:  # a count of the former spec, annotation or owners is not to be tried again
+            self.actuator.withdraw(account.target.key, workload.key, account.wanted)
+        self._tell(account)
 
     def _drop(self, key: Key) -> None:
         self._stop(key)

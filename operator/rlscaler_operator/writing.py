@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeGuard
 
 from rlscaler.resource_objects import TargetRef
 from rlscaler_operator.api_errors import ClusterError
@@ -160,17 +160,22 @@ class Actuator:
             self._put(target.key, _Job(key, namespace, ref, target.desired, account.wanted, expires, done))
         return done
 
-    def withdraw(self, target: TargetKey, workload: Key | None = None) -> None:
+    def withdraw(self, target: TargetKey, workload: Key | None = None, wanted: int | None = None) -> None:
         """Take back what waits to be written to a target (its workload is not Active any more, or gone).
 
-        workload: that nothing is wanted for; what another one that scales the same target waits for stays.
+        workload: that nothing is wanted for; what another one that scales the same target waits for stays. wanted: the
+        count that stays as well, as it still is what the workload wants.
         """
         slot = self._slots.get(target)
         if slot is None:
             return
-        if slot.waiting is not None and workload in (None, slot.waiting.of):
+
+        def is_meant(job: _Job | None) -> TypeGuard[_Job]:
+            return job is not None and workload in (None, job.of) and job.wanted != wanted
+
+        if is_meant(slot.waiting):
             slot.put(None)
-        if slot.writing is not None and workload in (None, slot.writing.of):
+        if is_meant(slot.writing):
             slot.writing.withdrawn = True
 
     async def drain(self, deadline: float) -> int:

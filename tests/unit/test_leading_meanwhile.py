@@ -13,12 +13,14 @@ import yaml
 from minimal_resource import MINIMAL
 from rlscaler.prometheus import Series
 from rlscaler.resource_objects import TargetRef
+from rlscaler_operator.api_errors import ClusterError
+from rlscaler_operator.backoff import Steps
 from rlscaler_operator.clock import Clock
 from rlscaler_operator.cluster import Cluster
 from rlscaler_operator.collecting import Answer, Collector
 from rlscaler_operator.fleet import Fleet
 from rlscaler_operator.leading import Leader
-from rlscaler_operator.model import Account, Key
+from rlscaler_operator.model import Account, Key, Readings
 from rlscaler_operator.policy_store import PolicyStore
 from rlscaler_operator.queries import Ask, Index
 from rlscaler_operator.reporting import Reporter
@@ -28,13 +30,16 @@ from rlscaler_operator.writing import Actuator
 from workload_accounts import NOON
 
 WEB = Key("shop", "web")
+FORCED = {"rlscaler.io/force-replicas": "8"}
 
 
 class Server(Cluster):
-    """Takes each write when the gate is open."""
+    """Takes each write when the gate is open. wrote: the counts. faults: of the next writes."""
 
     def __init__(self) -> None:
         self.begun, self.gate = threading.Event(), threading.Event()
+        self.wrote: list[int] = []
+        self.faults: list[ClusterError] = []
 
     def locate(self, namespace: str, ref: TargetRef) -> str:
         return ""
@@ -42,6 +47,9 @@ class Server(Cluster):
     def resize(self, namespace: str, ref: TargetRef, seen: int, wanted: int, timeout: float | None = None) -> int:
         self.begun.set()
         assert self.gate.wait(20.0)
+        if self.faults:
+            raise self.faults.pop(0)
+        self.wrote.append(wanted)
         return 12
 
 
@@ -86,12 +94,12 @@ def deployment(version: int, replicas: int) -> dict[str, Any]:
 
 
 class Stage:
-    """A leader who writes 8 replicas, in place of 5, when the server lets it."""
+    """A leader who writes a forced 8 replicas, in place of 5, when the server lets it."""
 
     def __init__(self) -> None:
         clock = Time()
         self.fleet, self.server, self.told, self.telemetry = Fleet(), Server(), Told(), Telemetry(clock)
-        self.actuator = Actuator(self.server, lambda: True, clock, random.Random(1))
+        self.actuator = Actuator(self.server, lambda: True, clock, random.Random(1), steps=Steps(0.0, 0.0))
         self.leader = Leader(self.fleet, cast(Collector, None), PolicyStore(None), self.actuator, self.told,
                              self.telemetry, clock, frozenset({("apps", "Deployment")}))  # fmt: skip
 
@@ -112,7 +120,7 @@ def meanwhile(change: Callable[[Stage], None]) -> Stage:
 
     async def scene() -> Stage:
         stage = Stage()
-        stage.fleet.see_workload("ADDED", scaler(annotations={"rlscaler.io/force-replicas": "8"}))
+        stage.fleet.see_workload("ADDED", scaler(annotations=FORCED))
         stage.fleet.see_target("ADDED", deployment(10, 5))
         stage.take_in()
         await asyncio.to_thread(stage.server.begun.wait, 20.0)
@@ -166,6 +174,50 @@ def test_a_write_that_the_watch_showed_first_says_from_where_to_where() -> None:
     assert stage.condition("AbleToScale") == ("True", "SucceededRescale")
     (text,) = (each["message"] for each in stage.status["conditions"] if each["type"] == "AbleToScale")
     assert text == "Scaled from 5 to 8 replicas."
+
+
+def owner() -> dict[str, Any]:
+    metadata = {"name": "web", "namespace": "shop", "uid": "3", "resourceVersion": "11"}
+    ref = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}
+    return {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": metadata,
+            "spec": {"scaleTargetRef": ref}}  # fmt: skip
+
+
+CHANGES: dict[str, tuple[Callable[[Stage], None], list[int]]] = {
+    "another spec": (lambda stage: stage.fleet.see_workload("MODIFIED", scaler(2, maxReplicas=7)), []),
+    "nothing is forced any more": (lambda stage: stage.fleet.see_workload("MODIFIED", scaler()), []),
+    "nothing that matters": (lambda stage: stage.fleet.see_target("MODIFIED", deployment(11, 5)), [8]),
+}
+
+
+@pytest.mark.parametrize(("change", "wrote"), CHANGES.values(), ids=list(CHANGES))
+def test_what_is_not_wanted_any_more_is_not_tried_again(change: Callable[[Stage], None], wrote: list[int]) -> None:
+    def changes(stage: Stage) -> None:
+        stage.server.faults = [ClusterError("Unavailable", "the API server is away")]
+        change(stage)
+
+    assert meanwhile(changes).server.wrote == wrote
+
+
+def test_what_was_decided_before_another_owner_came_is_not_tried_again() -> None:
+    async def scene() -> None:
+        stage = Stage()
+        stage.fleet.see_workload("ADDED", scaler(capacity={"perReplica": "50", "startup": "60s"}))
+        stage.fleet.see_target("ADDED", deployment(10, 5))
+        stage.take_in()
+        stage.leader.ledgers[WEB].ready = True
+        stage.leader._conclude({WEB: (NOON, Readings(NOON, 5000.0))})
+        await asyncio.to_thread(stage.server.begun.wait, 20.0)
+        stage.server.faults = [ClusterError("Unavailable", "the API server is away")]
+        stage.fleet.see_owner("ADDED", owner())
+        stage.take_in()
+        stage.server.gate.set()
+        while stage.leader._tasks:
+            await asyncio.sleep(0.001)
+        assert stage.server.wrote == []
+        await stage.actuator.drain(1.0)
+
+    asyncio.run(asyncio.wait_for(scene(), 30.0))
 
 
 class Slow(Collector):
