@@ -8,6 +8,7 @@ memory that is lost costs a stabilisation window, one that is wrong could cost m
 import hashlib
 import io
 import json
+import math
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -137,15 +138,19 @@ def joined(kept: Mapping[Key, Kept], now: float) -> Iterator[Batch]:
         batch = members[0][1].batch
         rows = np.array([one.row for _, one in members])
         time = batch.time[rows]
-        ahead = np.fmax(time - now, 0.0)
-        ahead = np.where(np.isfinite(ahead), ahead, 0.0)
-        parts = {part: {name: _moved(name, array[rows], ahead) for name, array in state.items()}
+        back = np.array([ahead(each, now) for each in time.tolist()])
+        parts = {part: {name: _moved(name, array[rows], back) for name, array in state.items()}
                  for part, state in batch.parts.items()}  # fmt: skip
-        yield Batch([key for key, _ in members], time - ahead, parts)
+        yield Batch([key for key, _ in members], time - back, parts)
 
 
-def _moved(name: str, array: np.ndarray, ahead: np.ndarray) -> np.ndarray:
+def ahead(time: float, now: float) -> float:
+    """Return by how many seconds the clock that kept a memory at that time was ahead of today's; NaN = never kept."""
+    return max(time - now, 0.0) if math.isfinite(time) else 0.0
+
+
+def _moved(name: str, array: np.ndarray, back: np.ndarray) -> np.ndarray:
     if not (name.endswith("_time") or name in _TIMES):
         return array
-    moved: np.ndarray = array - ahead.reshape(-1, *(1,) * (array.ndim - 1))
+    moved: np.ndarray = array - back.reshape(-1, *(1,) * (array.ndim - 1))
     return moved

@@ -173,6 +173,17 @@ def restored(value: object) -> Memory:
         return Memory()
 
 
+def moved(memory: Memory, seconds: float) -> Memory:
+    """Return the memory of a clock that was ahead of today's by so many seconds; times of the API server stay."""
+    return replace(
+        memory,
+        wrote_at=memory.wrote_at - seconds,
+        unseen_at=memory.unseen_at - seconds,
+        until=memory.until - seconds,
+        looked_at=memory.looked_at - seconds,
+    )
+
+
 def _sound(memory: Memory) -> bool:
     """Tell whether every value is of its kind."""
     before = memory.before or View(0, "", None, -1)

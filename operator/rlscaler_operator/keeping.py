@@ -232,7 +232,7 @@ class Keeper:
             except ValueError as error:
                 log.warning("%d workloads begin with an empty memory: %s", len(batch.keys), error)
         for key, one in kept.items():
-            leader.recall_notes(key, one.notes)
+            leader.recall_notes(key, one.notes, checkpoint.ahead(one.time, now))
         for known, times, values in _matrices({key: loads[key] for key in keys if key in loads}):
             fresh = np.array([key not in last for key in known])
             if fresh.any():

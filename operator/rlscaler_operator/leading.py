@@ -264,10 +264,10 @@ class Leader:
             found["comparison"] = comparison
         return found
 
-    def recall_notes(self, key: Key, notes: Mapping[str, Any]) -> None:
-        """Put back what `notes` returned."""
+    def recall_notes(self, key: Key, notes: Mapping[str, Any], ahead: float = 0.0) -> None:
+        """Put back what `notes` returned. ahead: seconds by which the clock of then was ahead of today's."""
         workload = self.fleet.workloads.get(key)
-        self.ledgers[key].recall(notes, {} if workload is None else workload.status)
+        self.ledgers[key].recall(notes, {} if workload is None else workload.status, ahead)
         if isinstance(comparison := notes.get("comparison"), Mapping):
             self.decider.recall_comparison(key, comparison)
 

@@ -43,13 +43,16 @@ class Ledger:
             found["lastScale"] = self.last_scale
         return found
 
-    def recall(self, notes: Mapping[str, Any], status: Mapping[str, Any]) -> None:
-        """Put back what `notes` returned. status: of the resource, which may tell of a write that came after them."""
-        self.conflict = conflicts.restored(notes.get("conflict"))
+    def recall(self, notes: Mapping[str, Any], status: Mapping[str, Any], ahead: float = 0.0) -> None:
+        """Put back what `notes` returned. status: of the resource, which may tell of a write that came after them.
+
+        ahead: seconds by which the clock of both was ahead of today's.
+        """
+        self.conflict = conflicts.moved(conflicts.restored(notes.get("conflict")), ahead)
         last = notes.get("lastScale")
-        self.last_scale = float(last) if isinstance(last, (int, float)) else math.nan
+        last_scale = float(last) if isinstance(last, (int, float)) else math.nan
         told = seconds_of(status.get("lastScaleTime"))
-        self.last_scale = told if not self.last_scale >= told and math.isfinite(told) else self.last_scale
+        self.last_scale = (told if not last_scale >= told and math.isfinite(told) else last_scale) - ahead
 
 
 def chosen(

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -9,12 +10,13 @@ import numpy as np
 import pytest
 
 from rlscaler.policies import load_policy
-from rlscaler_operator import checkpoint, keeping
+from rlscaler_operator import checkpoint, conflicts, keeping
 from rlscaler_operator.api_errors import ClusterError
 from rlscaler_operator.checkpoint import Batch
 from rlscaler_operator.deciding import Decider
 from rlscaler_operator.keeping import Keeper, Shelf
 from rlscaler_operator.leading import Leader
+from rlscaler_operator.ledger import Ledger
 from rlscaler_operator.model import Key, PolicyInUse
 from workload_accounts import resource, workload
 
@@ -113,6 +115,24 @@ def test_what_was_kept_of_workloads_that_wait_is_kept_on_and_of_those_that_are_g
     kept = checkpoint.newest(checkpoint.unpacked(blob, "x")[0] for blob in table.blobs)
     assert kept[WEB].time == 900.0
     assert kept[NEW].notes == {"replicas": 4}
+
+
+@pytest.mark.parametrize(("now", "until"), [(1000.0, 1290.0), (4000.0, 4290.0), (5000.0, 4890.0)])
+def test_a_quarrel_has_as_long_to_go_as_ever_where_the_clock_was_set_back(now: float, until: float) -> None:
+    """At 4600 s of the clock of then, an owner that rewrites the count was given way for another 290 s."""
+    quarrel = conflicts.Memory("target-web", ours=8, wrote_at=4550.0, theirs=4, rewrites=1, until=4890.0)
+    leader = leader_of(WEB)
+    leader.ledgers[WEB] = ledger = Ledger()
+    leader.target = lambda key: None
+    leader.recall_notes = partial(Leader.recall_notes, leader)
+    (batch,) = leader.decider.memory([WEB])
+    notes = {"conflict": conflicts.saved(quarrel), "lastScale": 4550.0}
+    blob = checkpoint.packed([batch._replace(time=np.array([4600.0]))], {WEB: notes})
+    keeper = keeper_of(leader, Table([blob]))
+    asyncio.run(keeper.restore())
+    asyncio.run(keeper._give([WEB], {}, now))
+    assert ledger.conflict.until == until
+    assert (ledger.conflict.wrote_at, ledger.last_scale) == (until - 340.0, until - 340.0)
 
 
 def test_a_busy_api_server_is_asked_again() -> None:

@@ -155,7 +155,7 @@ async def _took_over(world: World, blob: bytes, status: Mapping[str, Any]) -> No
         unread=set(world.keys),
         roster=roster,
         target=world.target,
-        recall_notes=lambda key, notes: None,
+        recall_notes=lambda key, notes, ahead: None,
         begin=begun.extend,
     )
     shelf = SimpleNamespace(read=lambda: [("the checkpoint", blob)])
