@@ -25,6 +25,8 @@ PAST_THREADS = 2
 """Requests to one source at a time for the past."""
 LATE_THREADS = 2
 """Requests to one source at a time by queries that were not answered in time when they were last asked."""
+OFFSET_FOR = 60.0
+"""Seconds for which a source's time less ours is used: ours may be following a step of the wall clock."""
 MOST_LATE = 10_000
 """Such queries that are remembered of a source."""
 UNWELL = ("Timeout", "Unreachable", "Overloaded", "ServerError")
@@ -81,6 +83,7 @@ class Line:
         self._late_asked = 0
         self._silent = False
         self._offset: asyncio.Task[float] | None = None
+        self._offset_at = -math.inf
         self._last = Note("Unreachable", f"source {name} has not answered yet")
 
     @property
@@ -182,19 +185,25 @@ class Line:
             return Note(error.reason, error.message)
 
     async def offset(self, deadline: float) -> float:
-        """Return the source's time less decision time, 0 where it cannot be told; those who ask at once share it.
+        """Return the source's time less decision time, 0 where it cannot be told; asked for once a minute at most.
 
         A source that does not even tell its time is not asked for the past until it has answered something.
         """
-        if self._offset is None:
-            self._offset = asyncio.get_running_loop().create_task(self._measured(deadline))
-        return await asyncio.shield(self._offset)
+        task, now = self._offset, self._clock.monotonic()
+        if task is None or (task.done() and now - self._offset_at > OFFSET_FOR):
+            known = task.result() if task is not None else None
+            self._offset_at = now
+            self._offset = task = asyncio.get_running_loop().create_task(self._measured(deadline, known))
+        return await asyncio.shield(task)
 
-    async def _measured(self, deadline: float) -> float:
+    async def _measured(self, deadline: float, known: float | None) -> float:
+        """Return the offset as it is now, where that fails the one that was known before."""
         began = self._clock.now()
         try:
             there = await self._run(self._past_threads, self.source.server_time, deadline)
         except SourceError as error:
+            if known is not None:
+                return known
             self._silent, self._last = True, Note(error.reason, error.message)
             self._offset = None
             return 0.0

@@ -291,6 +291,35 @@ def test_a_source_that_does_not_tell_its_time_is_not_asked_for_the_past_until_it
     line.close()
 
 
+def test_the_time_of_a_source_is_asked_for_again_since_ours_may_follow_a_step_of_the_clock() -> None:
+    class Slewed:
+        """A clock that has been behind by a minute, and catches up."""
+
+        passed, behind = 0.0, 60.0
+
+        def monotonic(self) -> float:
+            return self.passed
+
+        def now(self) -> float:
+            return CLOCK.now() - self.behind
+
+    clock, source = Slewed(), Scripted(ANSWERS)
+    line = Line("default", source, clock, 1.0)
+
+    async def rounds() -> None:
+        assert await line.offset(1.0) == pytest.approx(67.0, abs=0.5)
+        assert await line.offset(1.0) == pytest.approx(67.0, abs=0.5)
+        assert source.times == 1
+        clock.passed, clock.behind = 601.0, 0.0
+        assert await line.offset(1.0) == pytest.approx(7.0, abs=0.5)
+        clock.passed, source.hang = 700.0, threading.Event()
+        assert await line.offset(0.1) == pytest.approx(7.0, abs=0.5), "what was known, where there is no answer"
+        assert line.has_past
+
+    asyncio.run(rounds())
+    line.close()
+
+
 def test_who_waits_for_a_source_that_is_replaced_is_told_and_goes_on() -> None:
     source = Scripted(ANSWERS)
     source.hang = threading.Event()
