@@ -214,7 +214,9 @@ class Actuator:
             job, now = slot.waiting, self._clock.monotonic()
             if job is None:
                 # The step is remembered for as long as it could grow, so that a target that fails is not hammered.
-                if slot.backoff.failures == 0 or not await self._woken(slot, slot.backoff.wait(now) + self._steps.last):
+                if slot.backoff.failures > 0 and await self._woken(slot, slot.backoff.wait(now) + self._steps.last):
+                    continue
+                if slot.waiting is None:  # else it came while the wait ended
                     break
             elif now >= job.expires:
                 slot.waiting = None

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -270,6 +270,38 @@ def test_a_success_ends_the_delays() -> None:
             assert await actuator.apply(account(1, wanted), DEPLOYMENT) == Outcome("Written")
 
     assert len(run(test).attempts) == 4
+
+
+def test_a_decision_that_comes_as_a_failure_is_forgotten_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    submit: Callable[[], None] | None = None
+
+    class Event(asyncio.Event):
+        """Something happens between the end of a wait and whoever waited."""
+
+        async def wait(self) -> Literal[True]:
+            try:
+                return await super().wait()
+            except asyncio.CancelledError:
+                if submit is not None:
+                    submit()
+                raise
+
+    async def test(cluster: FaultyCluster, actuator: Actuator) -> None:
+        nonlocal submit
+        done: asyncio.Future[asyncio.Future[Outcome]] = asyncio.get_running_loop().create_future()
+
+        def submitted() -> None:
+            nonlocal submit
+            submit = None
+            done.set_result(actuator.submit(account(1, 6), DEPLOYMENT))
+
+        cluster.fail(error("Forbidden"))
+        assert (await actuator.apply(account(1, 5), DEPLOYMENT)).result == "Failed"
+        submit = submitted
+        assert await asyncio.wait_for(await done, 20.0) == Outcome("Written")
+
+    monkeypatch.setattr(asyncio, "Event", Event)
+    assert [wanted for _, _, wanted in run(test).attempts] == [5, 6]
 
 
 def test_the_newest_decision_wins_and_one_is_written_at_a_time() -> None:
