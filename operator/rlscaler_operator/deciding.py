@@ -85,6 +85,10 @@ class Decider:
         """The workloads."""
         return self._home.keys()
 
+    def has_decided(self, key: Key) -> bool:
+        """Tell whether the workload has been decided, here or by whoever left its memory."""
+        return key in self._time
+
     def put(self, key: Key, resource: Resource, policy: Policy, in_use: PolicyInUse) -> None:
         """Add a workload, or give it new settings or another policy."""
         self.put_all([Admission(key, resource, policy, in_use)])
@@ -376,9 +380,22 @@ class Decider:
                 rows, places = [pool.rows[key] for key in mine], [at[key] for key in mine]
                 pool.scaler.fill(rows, times[places], values[places])
 
-    def attic(self, keys: Iterable[Key]) -> Attic:
-        """Return empty rows beside those of workloads, for a past that is older than what these know."""
-        return Attic({key: self._settings[key] for key in keys if key in self._home}, self.home)
+    def forget_past(self, keys: Iterable[Key]) -> None:
+        """Forget the load that is known of workloads, and nothing else."""
+        wanted = set(keys)
+        for pool in self._pools:
+            if mine := [key for key in pool.rows if key in wanted]:
+                fresh = Autoscaler()
+                rows = fresh.add(mine, joined([self._settings[key] for key in mine]))
+                pool.scaler.recall([pool.rows[key] for key in mine], fresh.memory(rows, ("history",)))
+
+    def attic(self, keys: Iterable[Key], same: Callable[[Key], bool] = lambda key: True) -> Attic:
+        """Return empty rows beside those of workloads, for a past that is older than what these know.
+
+        same: whether a workload's load still is the one whose past that is.
+        """
+        members = {key: self._settings[key] for key in keys if key in self._home}
+        return Attic(members, lambda key: self.home(key) if same(key) else None)
 
     def in_use(self, key: Key) -> PolicyInUse | None:
         """Return the local policy of a workload, None where it is not decided here."""

@@ -151,8 +151,12 @@ class Keeper:
             leader.unkept.clear()
             self._kept = {key: one for key, one in self._kept.items() if key in leader.fleet.workloads}
             blobs = []
-            # Those that are not decided yet have no memory but the one that was kept before.
-            ready = [key for key, ledger in leader.ledgers.items() if ledger.ready and key in leader.decider]
+            # Those that were never decided have no memory but the one that was kept before.
+            ready = [
+                key
+                for key, ledger in leader.ledgers.items()
+                if key in leader.decider and (ledger.ready or leader.decider.has_decided(key))
+            ]
             for keys in checkpoint.chunks([*ready, *self._kept]).values():
                 waiting = {key: self._kept[key] for key in keys if key in self._kept}
                 mine = [key for key in keys if key not in waiting and key in leader.decider]
@@ -170,7 +174,7 @@ class Keeper:
 
         Each source is read by a task of its own, so that one that hangs keeps the workloads of no other waiting.
         """
-        reading: dict[str, tuple[list[Key], asyncio.Task[dict[Key, Loads]]]] = {}
+        reading: dict[str, tuple[Mapping[Key, object], asyncio.Task[dict[Key, Loads]]]] = {}
         async with asyncio.TaskGroup() as tasks:
             while True:
                 if reading:
@@ -181,11 +185,12 @@ class Keeper:
                 read: list[Key] = []
                 loads: dict[Key, Loads] = {}
                 for source in [source for source, (_, task) in reading.items() if task.done()]:
-                    keys, task = reading.pop(source)
-                    read += keys
+                    asked, task = reading.pop(source)
+                    read += [key for key, load in asked.items() if self._load_of(key) == load]
                     loads |= task.result()
                 for source, keys in self._unread(reading, set(read)).items():
-                    reading[source] = keys, tasks.create_task(self._recent(keys))
+                    asked = {key: self._load_of(key) for key in keys}
+                    reading[source] = asked, tasks.create_task(self._recent(keys))
                 await self._remember(read, loads)
 
     def _unread(self, sources: Container[str], keys: Container[Key]) -> dict[str, list[Key]]:
@@ -203,6 +208,11 @@ class Keeper:
             if group.load.source not in sources and (group in groups or len(groups) < GROUPS_AT_ONCE):
                 groups.setdefault(group, []).append(key)
         return {source: list(chain.from_iterable(groups.values())) for source, groups in found.items() if groups}
+
+    def _load_of(self, key: Key) -> object:
+        """Return which load is decided by, None of a workload that is gone: what is read of another one is no past."""
+        ledger = self._leader.ledgers.get(key)
+        return None if ledger is None else ledger.load
 
     async def _recent(self, keys: Sequence[Key]) -> dict[Key, Loads]:
         now = self._leader.clock.now()
@@ -350,7 +360,8 @@ class Keeper:
     async def _fill_attic(self, keys: Sequence[Key]) -> None:
         """Make the whole history of workloads of one interval, oldest first, and let them have it."""
         leader = self._leader
-        attic = leader.decider.attic(keys)
+        asked = {key: self._load_of(key) for key in keys}
+        attic = leader.decider.attic(keys, lambda key: self._load_of(key) == asked[key])
         start, lives = leader.clock.now() - self._history(), RING * leader.roster.group(keys[0]).interval
         lived = min(LIVED, 0.5 * lives)
         for _ in range(TRIES):

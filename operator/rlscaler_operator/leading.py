@@ -24,7 +24,7 @@ from rlscaler_operator.inference import Reply, Servers
 from rlscaler_operator.ledger import Ledger, chosen
 from rlscaler_operator.model import Account, Key, Note, PolicyInUse, Readings, Target, TargetKey, Workload
 from rlscaler_operator.policy_store import PolicyStore
-from rlscaler_operator.queries import Group, group_of
+from rlscaler_operator.queries import Group, group_of, load_of
 from rlscaler_operator.reporting import Reporter
 from rlscaler_operator.roster import Roster
 from rlscaler_operator.telemetry import Telemetry
@@ -214,13 +214,18 @@ class Leader:
         return Admission(workload.key, workload.resource, policy, in_use)
 
     def _put(self, admissions: Sequence[Admission]) -> None:
+        others: list[Key] = []
         for each in admissions:
-            if each.key not in self.decider:
+            ledger, known = self.ledgers[each.key], each.key in self.decider
+            if not known or ledger.load != load_of(each.resource.spec):
                 self.unread.add(each.key)
-                self.ledgers[each.key].ready = False
+                ledger.ready = False
+                others += [each.key] if known else []
         self.decider.put_all(admissions)
+        self.decider.forget_past(others)  # it is that of another load, and perhaps in another unit
         for each in admissions:
             spec = each.resource.spec
+            self.ledgers[each.key].load = load_of(spec)
             # Shadow's own replicas are those of the policy here, which tell nothing of one that decides elsewhere.
             self.decider.compare(each.key, spec.mode == "Shadow" and spec.policy.server is None)
             self.roster.place(each.key, group_of(spec), self.clock.now())

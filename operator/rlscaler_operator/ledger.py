@@ -12,6 +12,7 @@ from rlscaler_operator import conflicts
 from rlscaler_operator.inference import Servers
 from rlscaler_operator.model import Decision, Note, PolicyInUse, Readings, TargetKey
 from rlscaler_operator.policy_store import PolicyRefused, PolicyStore
+from rlscaler_operator.queries import Ask
 from rlscaler_operator.timestamps import seconds_of
 
 
@@ -19,14 +20,16 @@ from rlscaler_operator.timestamps import seconds_of
 class Ledger:
     """The newest of everything.
 
-    ready: it is decided, since its past has been read. in_use: the policy that decided last. server: that is asked
-    first, None where the policy is a local one; server_problem: why its answer was not used at the last decision.
+    ready: it is decided, since its past has been read. load: whose past that is (`queries.load_of`). in_use: the policy
+    that decided last. server: that is asked first, None where the policy is a local one; server_problem: why its answer
+    was not used at the last decision.
     """
 
     version: tuple[str, int] = ("", 0)
     target: TargetKey | None = None
     conflict: conflicts.Memory = field(default_factory=conflicts.Memory)
     ready: bool = False
+    load: tuple[Ask, Mapping[str, str]] | None = None
     last_scale: float = math.nan
     readings: Readings | None = None
     decision: Decision | None = None

@@ -63,6 +63,11 @@ def group_of(spec: Spec) -> Group:
     return Group(Ask(spec.metrics.source, spec.metrics.load.query), float(spec.interval))
 
 
+def load_of(spec: Spec) -> tuple[Ask, Mapping[str, str]]:
+    """Return what tells the load of a resource from another one: its query, and which series of the answer it is."""
+    return group_of(spec).load, spec.metrics.load.match
+
+
 def asked(metrics: Metrics) -> dict[str, tuple[Ask, Query]]:
     """Return what is asked for a workload, by the reading's name."""
     found = {name: getattr(metrics, name) for name in METRICS}

@@ -1,7 +1,7 @@
 """The keeper: when it reads and writes the checkpoint, and what it must not write."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,11 +14,13 @@ from rlscaler_operator import checkpoint, conflicts, keeping
 from rlscaler_operator.api_errors import ClusterError
 from rlscaler_operator.checkpoint import Batch
 from rlscaler_operator.deciding import Decider
-from rlscaler_operator.keeping import Keeper, Shelf
+from rlscaler_operator.keeping import Keeper, Loads, Shelf
 from rlscaler_operator.leading import Leader
 from rlscaler_operator.ledger import Ledger
-from rlscaler_operator.model import Key, PolicyInUse
-from workload_accounts import resource, workload
+from rlscaler_operator.model import Key, PolicyInUse, Readings
+from rlscaler_operator.queries import Ask, group_of
+from rlscaler_operator.roster import Roster
+from workload_accounts import resource, target, workload
 
 WEB, GONE, NEW = Key("shop", "web"), Key("shop", "gone"), Key("shop", "new")
 
@@ -117,6 +119,19 @@ def test_what_was_kept_of_workloads_that_wait_is_kept_on_and_of_those_that_are_g
     assert kept[NEW].notes == {"replicas": 4}
 
 
+def test_who_waits_for_the_past_of_another_load_is_kept_meanwhile() -> None:
+    table, leader = Table([]), leader_of(WEB, NEW)
+    leader.decider.decide({WEB: 900.0}, {WEB: Readings(900.0, 132.0)}, {WEB: target("web")})
+
+    async def scene() -> None:
+        keeper = keeper_of(leader, table)
+        await keeper.restore()
+        await keeper.save()
+
+    asyncio.run(scene())
+    assert table.keys() == {WEB}
+
+
 @pytest.mark.parametrize(("now", "until"), [(1000.0, 1290.0), (4000.0, 4290.0), (5000.0, 4890.0)])
 def test_a_quarrel_has_as_long_to_go_as_ever_where_the_clock_was_set_back(now: float, until: float) -> None:
     """At 4600 s of the clock of then, an owner that rewrites the count was given way for another 290 s."""
@@ -177,3 +192,65 @@ def test_a_change_is_kept_soon_and_not_again_without_another() -> None:
 
     asyncio.run(scene())
     assert table.writes == 2
+
+
+class Changing(Keeper):
+    """A keeper whose source is asked for another load while it answers for the first time: 100, then 7 requests/s."""
+
+    def __init__(self, leader: Any, ledger: Ledger) -> None:
+        super().__init__(cast(Leader, leader), cast(Shelf, Table()), lambda: 7200.0)
+        self._ledger, self.reads = ledger, 0
+
+    async def _loads(self, keys: Iterable[Key], start: float, end: float) -> dict[Key, Loads]:
+        self.reads += 1
+        if self.reads == 1:
+            self._ledger.load = SUM
+        times = np.arange(15.0 * np.ceil(start / 15.0), end, 15.0)
+        return {key: Loads(times, np.full(len(times), 100.0 if self.reads == 1 else 7.0)) for key in keys}
+
+    async def _older_loads(self, keys: Iterable[Key], start: float, end: float) -> dict[Key, Loads]:
+        return await self._loads(keys, start, end)
+
+
+UP, SUM = [(Ask("default", query), dict[str, str]()) for query in ("up", "sum(up)")]
+
+
+def changing() -> tuple[Any, Changing]:
+    """Return what a keeper needs of a leader of one new workload, and the keeper."""
+    leader, its = leader_of(WEB), resource("web")
+    leader.ledgers[WEB] = ledger = Ledger(load=UP)
+    leader.clock = SimpleNamespace(now=lambda: 50_000.0, monotonic=lambda: 0.0)
+    leader.target = lambda key: target("web")
+    leader.unread, leader.begun, leader.roster = {WEB}, [], Roster()
+    leader.begin = lambda keys: (leader.begun.extend(keys), leader.unread.difference_update(keys))
+    leader.roster.place(WEB, group_of(its.spec), 50_000.0)
+    return leader, Changing(leader, ledger)
+
+
+def known(leader: Any) -> set[float]:
+    """Return the loads that the workload's history knows."""
+    scaler, row = leader.decider.home(WEB)
+    _, values = scaler.samples([row], scaler.slots([row]) - 100, 100)
+    return set(values[np.isfinite(values)].tolist())
+
+
+def test_the_last_hour_of_a_load_that_is_not_asked_for_any_more_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "GATHER", 0.0)
+    leader, keeper = changing()
+
+    async def scene() -> None:
+        reading = asyncio.create_task(keeper.read_recent())
+        while not leader.begun and not reading.done():
+            await asyncio.sleep(0.0)
+        reading.cancel()
+
+    asyncio.run(asyncio.wait_for(scene(), 30.0))
+    assert leader.begun == [WEB]
+    assert known(leader) == {7.0}
+
+
+def test_the_older_past_of_a_load_that_is_not_asked_for_any_more_is_left_out() -> None:
+    leader, keeper = changing()
+    asyncio.run(keeper._read_older([WEB]))
+    assert keeper.reads > 0
+    assert known(leader) == set()

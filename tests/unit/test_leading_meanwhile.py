@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+import numpy as np
 import prometheus_client
 import pytest
 import yaml
@@ -258,3 +259,28 @@ def test_nobody_is_decided_by_what_another_query_returned(spec: dict[str, Any], 
         assert decision is None or decision.replicas == 7, "by the bounds that hold now"
 
     asyncio.run(asyncio.wait_for(scene(), 30.0))
+
+
+OTHER_LOAD = {"load": {"query": "up", "match": {"deployment": "web"}}}
+BACKLOG = {"load": {"query": "up"}, "backlog": {"query": "sum(up)"}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "kept"),
+    [(ASKED, False), ({"metrics": OTHER_LOAD}, False), ({"metrics": BACKLOG}, True), ({"maxReplicas": 7}, True)],
+)
+def test_the_past_of_another_load_is_forgotten_and_read_anew(spec: dict[str, Any], kept: bool) -> None:
+    stage = Stage()
+    stage.fleet.see_workload("ADDED", scaler())
+    stage.fleet.see_target("ADDED", deployment(10, 5))
+    stage.take_in()
+    decider = stage.leader.decider
+    decider.fill([WEB], NOON - 15.0 * np.arange(60.0, 0.0, -1.0)[None], np.full((1, 60), 5000.0))
+    stage.leader.unread.clear()
+    stage.leader.ledgers[WEB].ready = True
+    stage.fleet.see_workload("MODIFIED", scaler(2, **spec))
+    stage.take_in()
+    pool, row = decider.home(WEB) or (None, 0)
+    assert pool is not None
+    assert (pool.known_seconds([row])[0] > 0.0) == kept
+    assert (WEB not in stage.leader.unread) == stage.leader.ledgers[WEB].ready == kept

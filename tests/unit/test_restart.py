@@ -152,6 +152,7 @@ async def _took_over(world: World, blob: bytes, status: Mapping[str, Any]) -> No
         decider=world.decider,
         clock=SimpleNamespace(now=lambda: now, monotonic=lambda: now),
         fleet=SimpleNamespace(workloads=workloads),
+        ledgers={},
         unread=set(world.keys),
         roster=roster,
         target=world.target,
