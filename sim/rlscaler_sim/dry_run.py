@@ -176,7 +176,8 @@ def dry_run(
     keep_decisions: with each decision's observation. clock: seconds, for `elapsed_s`. Raises UserError.
     """
     settings, config, notes = conditions(resource, scenario)
-    load, _ = realised(scenario, settings, scale_to=scale_to, seed=seed, start=start, duration=duration)
+    load, trace = realised(scenario, settings, scale_to=scale_to, seed=seed, start=start, duration=duration)
+    notes += trace.warnings if trace is not None else ()
     if (most := needed_at_once(load, settings)) > int(settings.max_replicas):
         notes.append(f"the load needs up to {most} replicas at full use, and maxReplicas is {settings.max_replicas}: "
                      "then requests are late whatever is decided; a smaller --scale-to avoids it")  # fmt: skip

@@ -216,6 +216,14 @@ def test_json_has_the_notes_of_the_text(tmp_path: Path) -> None:
     assert json.loads(run(*command, "--json").stdout)["notes"] == noted
 
 
+def test_irregular_times_of_a_trace_are_said(tmp_path: Path) -> None:
+    path = tmp_path / "odd.csv"
+    path.write_text("t,rate\n" + "".join(f"{60 * i + (7 if i % 10 == 3 else 0)},{20 + i}\n" for i in range(30)))
+    assert told("--trace", str(path))["notes"] == [
+        "6 of 29 steps are no multiple of 60 s; averaged onto buckets of 60 s"
+    ]
+
+
 def test_a_load_beyond_the_most_replicas_is_said(tmp_path: Path) -> None:
     path = tmp_path / "web.html"
     small = web(tmp_path, ("maxReplicas: 100", "maxReplicas: 12"))
