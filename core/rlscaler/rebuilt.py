@@ -203,10 +203,11 @@ def _features(lines: Sequence[Line]) -> State:
     ahead = [name for name in NAMES if name.startswith("ahead_")]
     out: State = {f.name: column[f.name] for f in LOAD_FIELDS if f.name not in ahead}
     out["ahead"] = np.stack([column[name] for name in ahead], axis=1)
-    level = np.exp(column["size"]) - np.float32(0.5)
+    level = np.maximum(np.exp(column["size"]) - np.float32(0.5), 0.0)  # rounding puts a level of 0 below it
     blank = np.array([_blank(line) for line in lines])
     out["level"] = np.where(blank, np.float32(np.nan), level)
-    out["latest"] = np.exp(column["rel_latest"]) * (out["level"] + np.float32(0.5)) - np.float32(0.5)
+    latest = np.exp(column["rel_latest"]) * (out["level"] + np.float32(0.5)) - np.float32(0.5)
+    out["latest"] = np.maximum(latest, 0.0)
     return out
 
 

@@ -31,7 +31,7 @@ from rlscaler.stated import restated, stated
 from rlscaler_operator.model import Key, PolicyInUse
 from rlscaler_operator.recording import Batch, Lines
 from rlscaler_sim import scenarios
-from rlscaler_sim.dry_run import dry_run, write_decisions
+from rlscaler_sim.dry_run import dry_run, found_scenario, write_decisions
 from served_artifacts import network, table
 
 BEGIN, INTERVAL, CAPACITY = 1_777_600_000.0, 15.0, 50.0
@@ -264,6 +264,15 @@ def test_a_dry_run_is_explained_exactly(tmp_path: Path) -> None:
         assert value["replay"]["alike"] == value["replay"]["decisions"] == at
         assert value["replay"]["missing"] == []
         assert value["policy"] == "growth-quantile"
+
+
+def test_a_dry_run_without_any_load_is_explained(tmp_path: Path) -> None:
+    csv, log = tmp_path / "none.csv", tmp_path / "log.jsonl"
+    csv.write_text("t_s,rate\n" + "".join(f"{60 * minute},0\n" for minute in range(30)))
+    write_decisions(str(log), dry_run(None, found_scenario(str(csv)), policy="default", keep_decisions=True)[2])
+    result = run("explain", "--decision", str(log))
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "0 requests/s" in result.stdout
 
 
 # --- the page
