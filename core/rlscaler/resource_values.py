@@ -186,7 +186,9 @@ class Whole:
         if node.kind != "whole number":
             return report.add(place, wrong_kind(node, self.expected))
         if len(node.text) > 20 or not self.low <= int(node.text) <= self.high:
-            return report.add(place, f"{shown(node.text)} is out of bounds; expected {self._bounds()}")
+            below = node.text.startswith("-") or (len(node.text) <= 20 and int(node.text) < self.low)
+            bounds = self._bounds() if below else f"{self.low} to {self.high}"
+            return report.add(place, f"{shown(node.text)} is out of bounds; expected {bounds}")
         return int(node.text)
 
 

@@ -52,7 +52,11 @@ MISTAKES: dict[str, tuple[str, str]] = {
     ),
     "min-huge": (
         f"minReplicas: {10**30}",
-        f"8: spec.minReplicas: {10**30} is out of bounds; expected 0 or more",
+        f"8: spec.minReplicas: {10**30} is out of bounds; expected 0 to 2147483647",
+    ),
+    "min-above-int32": (
+        "minReplicas: 2147483648",
+        "8: spec.minReplicas: 2147483648 is out of bounds; expected 0 to 2147483647",
     ),
     "unknown": ("minReplica: 2", "8: spec.minReplica: unknown field; did you mean minReplicas?"),
     "unknown-case": ("MaxReplicas: 2", "8: spec.MaxReplicas: unknown field; did you mean maxReplicas?"),
