@@ -7,6 +7,7 @@ importing any.
 """
 
 import difflib
+import sys
 from importlib import import_module, metadata
 from typing import IO, Any
 
@@ -14,6 +15,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from rlscaler.errors import NoRoomError, UserError
+from rlscaler.files import FULL
 
 ENTRY_POINTS = "rlscaler.commands"
 SECTIONS: tuple[tuple[str, dict[str, str]], ...] = (
@@ -244,4 +246,11 @@ def root() -> None:
 
 def main() -> None:
     """Run the command line; exits with 0, 1 where there is no room, 2 for a user's mistake, 130 for Ctrl-C."""
-    root(prog_name="rlscaler")
+    try:
+        root(prog_name="rlscaler")
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        click.echo(f"error: the output cannot be written: {error.strerror}; make room there, or choose another place",
+                   err=True)  # fmt: skip
+        sys.exit(FullFailure.exit_code)

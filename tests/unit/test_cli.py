@@ -219,6 +219,18 @@ def test_a_reader_that_stops_reading_is_no_error(install: Install) -> None:
     assert process.returncode != 0
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("argument", ["version", "--help"])
+def test_a_full_disk_below_the_output_is_a_sentence(install: Install, argument: str) -> None:
+    command = program(install(COMMANDS), argument)
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, env=ENVIRONMENT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: the output cannot be written: No space left on device; make room there, or choose another place\n"
+    )
+
+
 def test_version_and_help_import_nothing_heavy(install: Install) -> None:
     folder = install(COMMANDS)
     for argument in ("version", "--help", "--version"):
