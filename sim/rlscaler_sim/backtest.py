@@ -19,7 +19,7 @@ from rlscaler_sim import contenders, dry_run
 from rlscaler_sim.contest import Entrant, Schedule
 from rlscaler_sim.dry_run import Outcome, Progress
 from rlscaler_sim.load import Load, Loads, generator, realise
-from rlscaler_sim.recorded import Past, counts_at
+from rlscaler_sim.recorded import Past, checked, counts_at
 from rlscaler_sim.result import Contender
 from rlscaler_sim.scenarios import Scenario
 from rlscaler_sim.trace import Trace
@@ -65,18 +65,19 @@ def backtest(
         )
     if isinstance(past, Trace):
         scenario = Scenario(past.name, f"the record {past.name}", past, float("inf"))
-        notes = [*past.warnings, f"buckets of {duration_text(past.step)} hide what was read every "
-                 f"{duration_text(resource.spec.interval)}: readings are simulated"]  # fmt: skip
     else:
         record = Trace(past.name, float(past.times[0]), resource.spec.interval, past.load)
         scenario = Scenario(past.name, f"the record {past.name}", record, float("inf"), {"fano": POISSON})
-        notes = list(past.notes)
     settings, config, assumed = dry_run.conditions(resource, scenario)
     if isinstance(past, Trace):
         load, seen = _simulated(past, settings, seed), None
-        counts = None if replicas is None else counts_at(replicas, _starts(load, settings))
+        known = _known(past, replicas, _starts(load, settings), float(settings.interval))
+        counts, notes = known.replicas, [
+            *known.notes, f"buckets of {duration_text(past.step)} hide what was read every "
+            f"{duration_text(resource.spec.interval)}: readings are simulated"]  # fmt: skip
     else:
         load, seen, counts = arrived(past, settings)
+        notes = list(past.notes)
     beside, start = ([], None) if counts is None else ([repeated(counts, settings)], first_known(counts, settings))
 
     def outcome(factor: float, quiet: bool) -> Outcome:
@@ -143,6 +144,12 @@ def single(load: Load, seed: int) -> Loads:
         lengths=np.array([len(load.rates)]),
         start=np.array([load.start]),
     )
+
+
+def _known(load: Trace, replicas: Trace | None, times: np.ndarray, interval: float) -> Past:
+    """Return what was recorded from each time on, with notes. Raises UserError where it is too little."""
+    counts = None if replicas is None else counts_at(replicas, times)
+    return checked(Past(load.name, times, counts_at(load, times), counts, load.warnings), interval)
 
 
 def _simulated(trace: Trace, settings: Settings, seed: int) -> Load:

@@ -101,6 +101,14 @@ def test_longer_buckets_are_said_and_their_readings_simulated() -> None:
     assert {"recorded", "default"} < {c["name"] for c in found["contenders"]}
 
 
+def test_longer_buckets_say_as_much_of_the_data_as_short_ones() -> None:
+    load = written("load.csv", [None if 60 <= i < 80 else v for i, v in enumerate(wave(200, 300.0))], step=300.0)
+    found = told("--trace", load, "--replicas", written("replicas.csv", [30] * 200, begin=0.0, step=300.0))
+    for words in ("15h of load are known", "unknown for 10 % of the time", "replicas do not overlap with the load"):
+        assert any(words in note for note in found["notes"]), words
+    assert "recorded" not in {c["name"] for c in found["contenders"]}
+
+
 def past(load: Any, replicas: Any = None) -> Past:
     values = np.array([np.nan if v is None else v for v in load], np.float64)
     times = 100 * WEEK + INTERVAL * np.arange(len(values))
@@ -160,6 +168,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "two pasts": (["-f", WEB, "--trace", "a.csv", "--prometheus", "http://127.0.0.1:1"], ["name one of"]),
     "no file": (["-f", WEB, "--trace", "none.csv"], ["none.csv"]),
     "too short": (["-f", WEB, "--trace", "short.csv"], ["10m", "1h"]),
+    "too short, in long buckets": (["-f", WEB, "--trace", "minutes.csv"], ["30m", "1h"]),
     "a pod's capacity": (["-f", "learned.yaml", "--trace", "long.csv"], ["spec.capacity.perReplica", "state it"]),
     "several resources": (["-f", "two.yaml", "--trace", "long.csv"], ["shop/web, shop/api", "--name"]),
     "no such name": (["-f", "two.yaml", "--trace", "long.csv", "--name", "db"], ["--name db", "shop/web, shop/api"]),
@@ -181,6 +190,7 @@ def test_mistakes_are_named(arguments: list[str], words: list[str]) -> None:
     Path("empty.yaml").write_text("targets: []\n")
     Path("other.yaml").write_text("sources: {eu: {url: 'http://127.0.0.1:9'}}\n")
     written("short.csv", wave(40))
+    written("minutes.csv", wave(30, 60.0), step=60.0)
     written("long.csv", wave(400))
     said = " ".join(mistakes(run("backtest", *arguments)))
     for word in words:
