@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from rlscaler.errors import UserError
+from rlscaler.ranges import FiniteRange
 
 if TYPE_CHECKING:
     from rlscaler.settings import Settings
@@ -47,7 +48,7 @@ def _cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--lease-namespace", default="default", show_default=True, metavar="NS",
               help="Namespace of the Lease, of what is kept, and of policies in ConfigMaps.")  # fmt: skip
 @click.option("--lease-name", default="rlscaler", show_default=True, metavar="NAME", help="Name of the Lease.")
-@click.option("--lease-duration", default=15.0, show_default=True, type=click.FloatRange(1.0, 300.0), metavar="SECONDS",
+@click.option("--lease-duration", default=15.0, show_default=True, type=FiniteRange(1.0, 300.0), metavar="SECONDS",
               help="Time after which another replica takes over from one that is gone.")  # fmt: skip
 @click.option("--identity", default="", envvar="POD_NAME", metavar="NAME", help="Who holds the Lease; the host's name.")
 @click.option("--decisions", type=click.Path(path_type=Path), metavar="FILE.jsonl",

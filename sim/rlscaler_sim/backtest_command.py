@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlscaler.errors import UserError
+from rlscaler.ranges import FiniteRange
 from rlscaler_sim.commands import Seconds, known_policy, progress_bar
 
 if TYPE_CHECKING:
@@ -37,13 +38,13 @@ if TYPE_CHECKING:
 @click.option("--policy", metavar="NAME|PATH", help="Policy to try instead of the resource's: a rule, or an artifact.")
 @click.option("--compare", default="hpa,hpa-tuned,keda", show_default=True, metavar="NAMES",
               help="Whom to compare with, separated by commas; 'all' for everyone.")  # fmt: skip
-@click.option("--capacity-error", default=0.0, show_default=True, type=click.FloatRange(0.0, 0.9), metavar="SHARE",
+@click.option("--capacity-error", default=0.0, show_default=True, type=FiniteRange(0.0, 0.9), metavar="SHARE",
               help="How far capacity.perReplica may be off: 0.1 shows the figures for 10 % less and more.")  # fmt: skip
 @click.option("--profile", "profile", type=click.Path(), metavar="FILE.json",
               help="Profile that 'rlscaler calibrate' wrote: its capacity and start-up take the place of the resource's"
               ", the figures are shown for the ends of its capacity's interval, and its readings are the past where no "
               "other is named.")  # fmt: skip
-@click.option("--price", type=click.FloatRange(0.0, min_open=True), help="Price of a replica-hour, to tell money.")
+@click.option("--price", type=FiniteRange(0.0, min_open=True), help="Price of a replica-hour, to tell money.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of what is simulated.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 @click.option("--decisions", type=click.Path(), metavar="FILE.jsonl", help="Write every decision of the policy.")

@@ -178,6 +178,15 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "no config": (["-f", WEB, "--config", "none.yaml"], ["--config none.yaml"]),
     "no sources": (["-f", WEB, "--config", "empty.yaml"], ["empty.yaml", "sources is missing"]),
     "another source": (["-f", WEB, "--config", "other.yaml"], ["spec.metrics.source is default", "other.yaml has eu"]),
+    "no number for a price": (
+        ["-f", WEB, "--trace", "long.csv", "--price", "nan"],
+        ["'--price': nan is no finite number; expected one in the range x>0.0"],
+    ),
+    "no end to a price": (["-f", WEB, "--trace", "long.csv", "--price", "inf"], ["'--price': inf is no finite number"]),
+    "no number for an error": (
+        ["-f", WEB, "--trace", "long.csv", "--capacity-error", "nan"],
+        ["'--capacity-error': nan is no finite number; expected one in the range 0.0<=x<=0.9"],
+    ),
     "no such rule": (["-f", WEB, "--trace", "long.csv", "--compare", "magic"], ["--compare magic"]),
 }
 

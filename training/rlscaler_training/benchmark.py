@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from rlscaler.errors import UserError
+from rlscaler.ranges import FiniteRange
 
 if TYPE_CHECKING:
     from rlscaler_training.benchmark_runs import Plan
@@ -53,7 +54,7 @@ class Benchmarks(click.Group):
 
 
 @click.group(cls=Benchmarks, invoke_without_command=True, subcommand_metavar="[BENCHMARK ...]")
-@click.option("--budget", type=click.FloatRange(0.01, 86_400.0),
+@click.option("--budget", type=FiniteRange(0.01, 86_400.0),
               help=f"Seconds of each training on one thread, turned into steps by each learner's pace.  "
               f"[default: {USUAL['budget']:g}]")  # fmt: skip
 @click.option("--seeds", type=click.IntRange(1, 1000),
@@ -65,7 +66,7 @@ class Benchmarks(click.Group):
               "measured by are always there.  [default: all]")  # fmt: skip
 @click.option("--traces", type=click.Path(), metavar="FOLDER",
               help="Recorded load.  [default: the folder that RLSCALER_TRACES names; else left out]")  # fmt: skip
-@click.option("--for", "hours", type=click.FloatRange(1.1, 24.0 * 14), metavar="HOURS",
+@click.option("--for", "hours", type=FiniteRange(1.1, 24.0 * 14), metavar="HOURS",
               help="Load of each source.  [default: 6, of recorded ones 24]")  # fmt: skip
 @click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Processes, of one thread each.")
 @click.option("--run", "folder", default=RUN, show_default=True, type=click.Path(), metavar="FOLDER",

@@ -13,6 +13,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from rlscaler.errors import UserError
+from rlscaler.ranges import FiniteRange
 from rlscaler_training import own_past_command, remote_rollouts
 from rlscaler_training.asked import LEGACY, ROOT, STANDARD, Asked, begun, ranges, world_of
 from rlscaler_training.carrying_out import Training, carry_out, progress
@@ -106,7 +107,7 @@ SHARED: tuple[Callable[[Any], Any], ...] = (
     click.option("--worlds", default=STANDARD, show_default=True, metavar="standard|randomised|FILE.json",
                  help="Train in the standard world, or in randomised ones beside it, further and further from it in "
                  "load, scale, noise, start-up, lag, capacity and failures; or in these with ranges of your own."),
-    click.option("--hours", default=8.0, show_default=True, type=click.FloatRange(1.0, 24.0 * 14),
+    click.option("--hours", default=8.0, show_default=True, type=FiniteRange(1.0, 24.0 * 14),
                  help="Load of each source."),
     click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of everything random."),
     click.option("--name", help="Name of the policy.  [default: the learner's]"),

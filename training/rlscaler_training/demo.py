@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rlscaler.errors import UserError
+from rlscaler.ranges import FiniteRange
 from rlscaler_sim.commands import Seconds
 
 if TYPE_CHECKING:
@@ -34,9 +35,9 @@ DURATION, SCALE = 7200.0, 25.0
 @click.option("--for", "duration", type=Seconds(), help="How much of it is shown.  [default: 2h; for legacy: an "
               "episode, 200 steps of 300s]")  # fmt: skip
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of all noise.")
-@click.option("--scale-to", type=click.FloatRange(0.5, 1000.0), help="95th percentile of demand, in replicas.  "
+@click.option("--scale-to", type=FiniteRange(0.5, 1000.0), help="95th percentile of demand, in replicas.  "
               "[default: 25]")  # fmt: skip
-@click.option("--speed", type=click.FloatRange(1.0, 100_000.0), help="Seconds of the load in a second.  [default: "
+@click.option("--speed", type=FiniteRange(1.0, 100_000.0), help="Seconds of the load in a second.  [default: "
               "120; for legacy: 3000]")  # fmt: skip
 @click.option("--record", type=click.Path(), metavar="FILE.svg|gif|cast",
               help="Write an animation, or a recording of the terminal, instead of showing it.")  # fmt: skip

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rlscaler.errors import UserError
+from rlscaler.ranges import FiniteRange
 
 if TYPE_CHECKING:
     from rlscaler_training.preference_pairs import Answer, Player, Segments
@@ -19,7 +20,7 @@ KEYS = {"a": "a", "b": "b", "e": "equal", "equal": "equal", "s": "skip", "skip":
 @click.argument("file", type=click.Path(dir_okay=False), metavar="FILE.jsonl")
 @click.option("--scenario", "scenarios", multiple=True, metavar="NAME", help="Load to show, by name ('rlscaler "
               "scenarios' lists them); several times.  [default: those that are trained on]")  # fmt: skip
-@click.option("--hours", default=3.0, show_default=True, type=click.FloatRange(1.0, 24.0 * 14),
+@click.option("--hours", default=3.0, show_default=True, type=FiniteRange(1.0, 24.0 * 14),
               help="Load of each scenario.")  # fmt: skip
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of loads and episodes.")
 @click.option("--pairs", type=click.IntRange(1, 1_000_000), help="Pairs that are to be answered, those that the file "
@@ -29,7 +30,7 @@ KEYS = {"a": "a", "b": "b", "e": "equal", "equal": "equal", "s": "skip", "skip":
               "which shows the next one by itself.")  # fmt: skip
 @click.option("--teacher", type=click.Choice(["slo", "cost", "flap"]), help="Let a script answer: fewer late requests, "
               "fewer replicas billed, or fewer changes of the replicas.")  # fmt: skip
-@click.option("--error", default=0.0, show_default=True, type=click.FloatRange(0.0, 1.0),
+@click.option("--error", default=0.0, show_default=True, type=FiniteRange(0.0, 1.0),
               help="Share of the teacher's choices that are turned round.")  # fmt: skip
 def prefer(
     file: str, scenarios: tuple[str, ...], hours: float, seed: int, pairs: int | None, by: str, page: str | None,

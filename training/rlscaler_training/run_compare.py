@@ -16,6 +16,7 @@ import click
 import numpy as np
 
 from rlscaler.errors import UserError
+from rlscaler.ranges import FiniteRange
 from rlscaler_sim.result import CLAIRVOYANT, REFERENCE
 from rlscaler_sim.score_statistics import interval
 from rlscaler_training.run_curves import asked, differing
@@ -203,7 +204,7 @@ def _shown(value: Any) -> str:
               help="Load to compare on ('rlscaler scenarios' lists them); several times.  [default: ten patterns of "
               "different character]")  # fmt: skip
 @click.option("--draws", default=5, show_default=True, type=click.IntRange(1, 100), help="Draws of each scenario.")
-@click.option("--hours", default=2.0, show_default=True, type=click.FloatRange(0.25, 48.0), help="Load of each draw.")
+@click.option("--hours", default=2.0, show_default=True, type=FiniteRange(0.25, 48.0), help="Load of each draw.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 def compare(

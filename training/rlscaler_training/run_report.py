@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from rlscaler.errors import UserError
+from rlscaler.ranges import FiniteRange
 
 OUTPUT = "report.html"
 
@@ -18,7 +19,7 @@ OUTPUT = "report.html"
 @click.option("--png", type=click.Path(), metavar="FILE.png", help="Draw a dashboard of the same, too.")
 @click.option("--draws", default=3, show_default=True, type=click.IntRange(1, 50),
               help="Draws of each classic pattern.")  # fmt: skip
-@click.option("--hours", default=3.0, show_default=True, type=click.FloatRange(0.25, 48.0),
+@click.option("--hours", default=3.0, show_default=True, type=FiniteRange(0.25, 48.0),
               help="Load of each pattern.")  # fmt: skip
 @click.option("--scenario", metavar="NAME", help="Load of the replayed episode ('rlscaler scenarios' lists them).  "
               "[default: the afternoon of a working day, with a flash crowd]")  # fmt: skip

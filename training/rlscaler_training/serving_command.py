@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from rlscaler.ranges import FiniteRange
+
 
 @click.command()
 @click.argument("policies", nargs=-1, metavar="[POLICY]...")
@@ -22,7 +24,7 @@ import click
               "the past that they earn it on is the caller's.")  # fmt: skip
 @click.option("--max-rows", default=8192, show_default=True, type=click.IntRange(1, 10**6),
               help="Workloads in one pass, and in one request.")  # fmt: skip
-@click.option("--max-wait", default=0.0, show_default=True, type=click.FloatRange(0.0, 1000.0),
+@click.option("--max-wait", default=0.0, show_default=True, type=FiniteRange(0.0, 1000.0),
               help="Milliseconds for which a pass waits for more requests, though it could begin.")  # fmt: skip
 @click.option("--max-queue", default=64, show_default=True, type=click.IntRange(1, 10**5),
               help="Requests that may wait; more are answered 503.")  # fmt: skip

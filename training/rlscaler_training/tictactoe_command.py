@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from rlscaler.errors import UserError
+from rlscaler.ranges import FiniteRange
 from rlscaler_training import hyper, tictactoe_dqn
 from rlscaler_training.rollouts import Local, Rollouts
 from rlscaler_training.tictactoe_dqn import Config, Learned, Making, Play
@@ -59,7 +60,7 @@ def _processors() -> int:
               help=f"Numbers of workers to try.  [default: {' '.join(map(str, WORKERS))}]")  # fmt: skip
 @click.option("--address", metavar="HOST:PORT",
               help="Ray cluster for the workers; it has rlscaler installed.  [default: this machine]")  # fmt: skip
-@click.option("--alone", default=ALONE, show_default=True, type=click.FloatRange(0.1, 600.0), metavar="SECONDS",
+@click.option("--alone", default=ALONE, show_default=True, type=FiniteRange(0.1, 600.0), metavar="SECONDS",
               help="How long the workers are measured alone.")  # fmt: skip
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of everything random.")
 @hyper.flags(Config)
