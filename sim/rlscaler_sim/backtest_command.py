@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from rlscaler.errors import UserError
+from rlscaler.quantities import duration_text
 from rlscaler.ranges import FiniteRange
 from rlscaler_sim.commands import Seconds, known_policy, progress_bar
 
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--replicas", metavar="QUERY|FILE.csv",
               help="What was asked for at the time: a PromQL query (kube-state-metrics' by default), with --trace a CSV"
               " file.")  # fmt: skip
-@click.option("--last", default="7d", type=Seconds(), show_default=True, help="How far to look back.")
+@click.option("--last", default="7d", type=Seconds(), show_default=True, help="How far to look back in a Prometheus.")
 @click.option("--until", metavar="TIME", help="End of the past, such as 2026-05-01T00:00:00Z; now otherwise.")
 @click.option("--policy", metavar="NAME|PATH", help="Policy to try instead of the resource's: a rule, or an artifact.")
 @click.option("--compare", default="hpa,hpa-tuned,keda", show_default=True, metavar="NAMES",
@@ -73,6 +75,13 @@ def backtest(
     places = sum(given is not None for given in (url, config, trace))
     if places > 1 or not (places or profile):
         raise UserError("where is the past? name one of --prometheus URL, --config FILE and --trace FILE.csv")
+    if url is None and config is None:
+        take_all_of_a_file()
+        if replicas is not None and not trace:
+            raise UserError(
+                f"--replicas {replicas}: the readings of --profile have replicas of their own; leave it out, or name "
+                "the past by --prometheus or --trace"
+            )
     for path in filter(None, (decisions, report)):
         require_writable(path)
     resource = chosen_resource(load_resources(file), file, name)
@@ -119,6 +128,19 @@ def backtest(
     for written, what in ((report, "page"), (decisions, "decisions")):
         if written:
             click.echo(f"{what}: {written}")
+
+
+def take_all_of_a_file() -> None:
+    """Raise UserError where the command is told how far to look back, though it reads files."""
+    context = click.get_current_context()
+    for option in ("last", "until"):
+        if context.get_parameter_source(option) is not ParameterSource.DEFAULT:
+            given = context.params[option]
+            shown = duration_text(given) if isinstance(given, float) else given
+            raise UserError(
+                f"--{option} {shown}: looks back in a Prometheus, and of a file all of it is taken; leave the option "
+                "out, or cut the file"
+            )
 
 
 def chosen_resource(resources: "Sequence[Resource]", file: str, name: str | None) -> "Resource":

@@ -36,7 +36,7 @@ SHOWN = "QUERY|FILE.csv"
 @click.option("--replicas", metavar=SHOWN, help="Replicas that were asked for.  [default: kube-state-metrics']")
 @click.option("--ready", metavar=SHOWN, help="Replicas that were ready.  [default: kube-state-metrics']")
 @click.option("--interval", type=Seconds(), help="Seconds between readings.  [default: the resource's, or 15s]")
-@click.option("--last", default="14d", type=Seconds(), show_default=True, help="How far to look back.")
+@click.option("--last", default="14d", type=Seconds(), show_default=True, help="How far to look back in a Prometheus.")
 @click.option("--until", metavar="TIME", help="End of the past, such as 2026-05-01T00:00:00Z; now otherwise.")
 @click.option("--output", type=click.Path(), metavar="FILE.json", help="Write the profile, and its readings beside it.")
 @click.option("--report", type=click.Path(), metavar="FILE.html", help="Write a page with the fits over the data.")
@@ -62,7 +62,7 @@ def calibrate(
     """
     from rlscaler.custom_resource import load_resources
     from rlscaler.files import require_writable, write_text_atomically
-    from rlscaler_sim.backtest_command import chosen_resource
+    from rlscaler_sim.backtest_command import chosen_resource, take_all_of_a_file
 
     if url is not None and config is not None:
         raise UserError("--prometheus and --config are both given; name one of them")
@@ -82,6 +82,7 @@ def calibrate(
     if url is not None or config is not None:
         found = _asked(resource, url, config, given, interval, last, until)
     elif load is not None:
+        take_all_of_a_file()
         found = _from_files(resource, given, interval)
     else:
         raise UserError("where is the past? name one of --prometheus URL, --config FILE and --load FILE.csv")

@@ -187,6 +187,18 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["-f", WEB, "--trace", "long.csv", "--capacity-error", "nan"],
         ["'--capacity-error': nan is no finite number; expected one in the range 0.0<=x<=0.9"],
     ),
+    "looking back in a file": (
+        ["-f", WEB, "--trace", "long.csv", "--last", "12h"],
+        ["--last 12h: looks back in a Prometheus", "all of it"],
+    ),
+    "the end of a file": (
+        ["-f", WEB, "--profile", "web.json", "--until", "2026-05-01"],
+        ["--until 2026-05-01: looks back in a Prometheus"],
+    ),
+    "replicas beside a profile": (
+        ["-f", WEB, "--profile", "web.json", "--replicas", "replicas.csv"],
+        ["--replicas replicas.csv", "--profile"],
+    ),
     "no such rule": (["-f", WEB, "--trace", "long.csv", "--compare", "magic"], ["--compare magic"]),
 }
 

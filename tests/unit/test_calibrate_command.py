@@ -109,6 +109,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "nothing to fill in": (["-f", WEB, "--load", "load.csv", "--manifest", "m.yaml"], ["nothing is known to fill in"]),
     "no place": (["--load", "load.csv", "--output", "no/such.json"], ["no/such.json"]),
     "no interval": (["--load", "load.csv", "--interval", "0s"], ["--interval 0s"]),
+    "looking back in a file": (["--load", "load.csv", "--last", "3d"], ["--last 72h: looks back in a Prometheus"]),
 }
 
 
