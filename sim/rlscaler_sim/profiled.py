@@ -53,9 +53,9 @@ def recorded_past(profile: Profile, path: str, resource: Resource) -> Past:
         )
     counts = recording.replicas.astype(np.float64)
     replicas = counts if np.isfinite(counts).any() else None
-    return checked(
-        Past(profile.workload, recording.times, recording.load.astype(np.float64), replicas, profile.notes), interval
-    )
+    past = Past(profile.workload, recording.times, recording.load.astype(np.float64), replicas, profile.notes)
+    found = checked(past, interval)
+    return replace(found, notes=tuple(dict.fromkeys(found.notes)))  # the profile's notes tell much of the same
 
 
 def recorded_load(profile: Profile, path: str) -> Scenario:

@@ -146,6 +146,14 @@ def test_a_dry_run_takes_capacity_start_up_and_recorded_load_of_a_profile() -> N
     assert (told["trace"], told["world"]["scale_to"], told["world"]["fano"]) == ("load", None, 1.0)
 
 
+def test_what_a_profile_has_noted_is_said_once() -> None:
+    path = profile_file()
+    (resource,) = load_resources(WEB)
+    notes = profiled.recorded_past(profiles.read(path), path, resource).notes
+    assert any("of load are known" in note for note in notes)
+    assert len(notes) == len(set(notes))
+
+
 def test_a_backtest_takes_its_brackets_from_a_profile() -> None:
     path = profile_file(kept=250)
     result = run("backtest", "-f", WEB, "--profile", path, "--compare", "hpa-tuned", "-q", "--json")
