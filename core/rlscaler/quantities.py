@@ -60,6 +60,16 @@ def duration_text(seconds: float) -> str:
     return "".join(parts) or "0s"
 
 
+def whole_text(seconds: float, unit: str) -> str:
+    """Return seconds as `d` or `h` where that is short and reads back the same, else as `duration_text`: 4d, 0.5h, 20m.
+
+    It is for a command that can be given again.
+    """
+    size = {"d": 86_400.0, "h": 3600.0}[unit]
+    short = f"{seconds / size:g}"
+    return f"{short}{unit}" if size * float(short) == seconds else duration_text(seconds)
+
+
 def quantity(value: str | float) -> float:
     """Return a Kubernetes quantity (50, "50", 500m, 1k, 1Ki, 2.5, 1e3) as a float.
 

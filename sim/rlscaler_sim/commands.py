@@ -1,6 +1,7 @@
 """The commands of the simulator: dry-run, evaluate, scenarios, tune."""
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from rlscaler.errors import UserError
+from rlscaler.quantities import whole_text
 
 if TYPE_CHECKING:
     from rlscaler.custom_resource import Resource
@@ -25,6 +27,8 @@ else:
 
 LONGEST_STARTUP = 3600.0
 """Seconds that a pod may take to start."""
+STANDARD_SCALE = 25.0
+"""Replicas that the 95th percentile of the load needs, where nothing else is said."""
 
 
 class Seconds(FloatType):
@@ -258,7 +262,7 @@ def read_traces(paths: Sequence[str], folder: str | None) -> "list[Trace]":
 @click.option("--for", "duration", default="14d", type=Seconds(), show_default=True, help="At most this much of each.")
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(1, 64), help="Processes at work.")
 @click.option("--startup", default="60s", type=Seconds(), show_default=True, help="Start-up delay of the world.")
-@click.option("--scale-to", default=25.0, show_default=True, callback=_positive,
+@click.option("--scale-to", default=STANDARD_SCALE, show_default=True, callback=_positive,
               help="95th percentile of demand, in replicas.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--output", type=click.Path(), metavar="FILE.json", help="Write the JSON to a file too.")
@@ -305,8 +309,13 @@ def evaluate(
             )  # fmt: skip
     except LoadError as error:
         raise UserError(str(error)) from error
-    words = " ".join(["rlscaler", "evaluate", *(f"--policy {p}" for p in policies), "--traces FOLDER",
-                      f"--seeds {seeds}", f"--for {duration / 86400:g}d", f"--startup {startup:g}s"])  # fmt: skip
+    words = " ".join([
+        "rlscaler", "evaluate", *(f"--policy {p}" for p in policies),
+        *(f"--trace {shlex.quote(Path(f).name)}" for f in files), *(["--traces FOLDER"] if folder else []),
+        *([] if rules.strip() == "all" else [f"--rules {shlex.quote(rules)}"]), f"--seeds {seeds}",
+        f"--for {whole_text(duration, 'd')}", f"--startup {startup:g}s",
+        *([] if scale_to == STANDARD_SCALE else [f"--scale-to {scale_to:.12g}"]),
+    ])  # fmt: skip
     result = summary_table.to_json(scored, command=words, seeds=seeds, duration=duration, startup=startup,
                                    scale_to=scale_to, elapsed=time.perf_counter() - began)  # fmt: skip
     text = json.dumps(result, indent=2)

@@ -3,11 +3,13 @@
 import json
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from rlscaler.errors import UserError
+from rlscaler.quantities import whole_text
 from rlscaler_sim.commands import Seconds, known_policy, progress_bar, read_traces
 
 if TYPE_CHECKING:
@@ -70,9 +72,10 @@ def robustness(
             )
     except LoadError as error:
         raise UserError(str(error)) from error
-    words = ["rlscaler", "robustness", *(f"--policy={policy}" for policy in policies), "--traces", "FOLDER",
+    words = ["rlscaler", "robustness", *(f"--policy={policy}" for policy in policies),
+             *(f"--trace={Path(file).name}" for file in files), *(["--traces", "FOLDER"] if folder else []),
              "--rules", rules, "--conditions", conditions, "--seeds", str(seeds),
-             "--for", f"{duration / 86400:g}d"]  # fmt: skip
+             "--for", whole_text(duration, "d")]  # fmt: skip
     page = known.markdown(found, shlex.join(words))
     if output:
         told = {

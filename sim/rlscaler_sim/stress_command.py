@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rlscaler.errors import UserError
+from rlscaler.quantities import whole_text
 from rlscaler_sim.commands import Seconds, known_policy, progress_bar
 
 if TYPE_CHECKING:
@@ -96,8 +97,8 @@ def stress(
         everyone = [*entrants.values(), *(contenders.entrant(name, settings) for name in beside)]
         hard = known.scored(sources, everyone, settings=settings, seeds=seeds, progress=progress)
     words = ["rlscaler", "stress", *(f"--policy={name}" for name in policies), "--rules", rules,
-             *(f"--pattern={name}" for name in patterns), "--for", f"{duration / 3600:g}h", "--budget", str(budget),
-             "--search-for", f"{length / 3600:g}h", "--starts", str(starts), "--seeds", str(seeds),
+             *(f"--pattern={name}" for name in patterns), "--for", whole_text(duration, "h"), "--budget", str(budget),
+             "--search-for", whole_text(length, "h"), "--starts", str(starts), "--seeds", str(seeds),
              "--seed", str(seed)]  # fmt: skip
     report = stress_page.Report(shlex.join(words), tuple(entrants), beside, budget, hard)
     if plot:

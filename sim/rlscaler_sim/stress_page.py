@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlscaler.quantities import whole_text
 from rlscaler_sim import contenders
 from rlscaler_sim.result import CLAIRVOYANT, plain
 from rlscaler_sim.stress import BOUND, LEAST_SPAN, Hard
@@ -134,7 +135,7 @@ def _number(value: float) -> str:
 
 def _again(each: Hard) -> str:
     trace = shlex.quote(each.source.pattern.name)
-    hours = f"{each.source.duration / 3600:g}h"
+    hours = whole_text(each.source.duration, "h")
     return f"# {each.source.title}\nrlscaler dry-run -f examples/web.yaml --for {hours} --trace {trace}"
 
 

@@ -16,6 +16,7 @@ from zlib import crc32
 import numpy as np
 
 from rlscaler.policies import RULES
+from rlscaler.quantities import whole_text
 from rlscaler.rules.parameters import Parameter
 from rlscaler_sim import contenders
 from rlscaler_sim.contest import play
@@ -199,7 +200,7 @@ def tune(
     return {
         "provenance": {
             "command": "rlscaler tune --traces FOLDER --output core/rlscaler/data/tuned.json"
-            f" --budget {budget} --for {duration / 86400:g}d --seed {seed}",
+            f" --budget {budget} --for {whole_text(duration, 'd')} --seed {seed}",
             "budget": budget,
             "seconds": duration,
             "seed": seed,

@@ -321,7 +321,16 @@ def test_an_evaluation_is_printed_and_written(folder: Path) -> None:
     names = ["static", "hpa-tuned", "hpa-own", "hpa-own-target", "keda", "default", "clairvoyant"]
     assert [[c["name"] for c in t["contenders"]] for t in told["traces"]] == [names, names]
     assert told["world"] == {"startup": 60.0, "scale_to": 25.0, "seeds": 2, "seconds": 1200.0}
-    assert told["command"].startswith("rlscaler evaluate --policy default --traces FOLDER --seeds 2")
+    assert told["command"] == (
+        "rlscaler evaluate --policy default --traces FOLDER --rules keda,static --seeds 2 --for 20m --startup 60s"
+    )
+
+
+def test_the_command_of_an_evaluation_makes_the_same_again(folder: Path) -> None:
+    arguments = ["evaluate", "--trace", "load.csv", "--rules", "hpa", "--seeds", "1", "--for", "10m", "--scale-to", "7"]
+    told = json.loads(run(*arguments, "--json").stdout)
+    again = json.loads(run(*told["command"].split()[1:], "--json").stdout)
+    assert {**again, "elapsed_s": 0.0} == {**told, "elapsed_s": 0.0}
 
 
 def test_the_usual_evaluation_needs_no_more_than_a_trace(folder: Path) -> None:
@@ -381,4 +390,4 @@ def test_tuned_constants_are_written_with_the_command_that_makes_them(
     assert len(found["folds"]) == 3
     words = found["provenance"]["command"].split()
     assert words[:2] == ["rlscaler", "tune"]
-    assert Seconds().convert(words[words.index("--for") + 1], None, None) == pytest.approx(300.0, rel=1e-3)
+    assert Seconds().convert(words[words.index("--for") + 1], None, None) == 300.0

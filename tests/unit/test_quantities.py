@@ -19,6 +19,7 @@ from rlscaler.quantities import (
     percent,
     quantity,
     shown,
+    whole_text,
 )
 
 FUZZ = settings(deadline=None, derandomize=True, max_examples=400)
@@ -204,3 +205,17 @@ def test_text_is_read_exactly_where_its_pattern_matches(
 )
 def test_values_are_quoted_in_messages_where_they_are_no_plain_word(value: object, expected: str) -> None:
     assert shown(value) == expected
+
+
+TEXTS = {
+    (345_600.0, "d"): "4d",
+    (21_600.0, "d"): "0.25d",
+    (7200.0, "d"): "2h",
+    (1800.0, "h"): "0.5h",
+    (1200.0, "h"): "20m",
+}
+
+
+@pytest.mark.parametrize(("span", "text"), TEXTS.items())
+def test_seconds_in_one_unit_read_back_the_same(span: tuple[float, str], text: str) -> None:
+    assert whole_text(*span) == text
