@@ -108,14 +108,13 @@ class Cluster:
         """
         path = self.locate(namespace, ref)
         seconds = timeout if timeout is not None else self._connection.timeout
-        query = urlencode({"fieldManager": MANAGER, "timeout": f"{max(1, round(seconds * 1000))}ms"})
         # A Scale of zero replicas has no /spec/replicas that could be tested or replaced, only an empty spec.
         unchanged: dict[str, Any] = {"op": "test", "path": "/spec/replicas", "value": seen}
         if seen == 0:
             unchanged = {"op": "test", "path": "/spec", "value": {}}
         patch = [unchanged, {"op": "add", "path": "/spec/replicas", "value": wanted}]
         try:
-            made = self._scale("PATCH", namespace, ref, f"{path}?{query}", "resize", patch, seconds)
+            made = self._scale("PATCH", namespace, ref, f"{path}?fieldManager={MANAGER}", "resize", patch, seconds)
         except ClusterError as error:
             if error.reason == "Conflict" or _test_failed(error):
                 message = f"cannot resize {_named(namespace, ref)}: it does not ask for {seen} replicas any more"

@@ -81,14 +81,17 @@ class Connection:
         """Return the answer as plain objects.
 
         what: verb and object, for a failure's sentence. right: what RBAC must allow. timeout: seconds to the first
-        byte of the answer, that of a new connection among them, and between two of its parts; left out, a connection
-        has CONNECT beside that of all requests.
+        byte of the answer, that of a new connection and of a second try among them, and between two of its parts; the
+        API server gives up after them too. Left out, a connection has CONNECT beside that of all requests.
 
         Raises ClusterError.
         """
+        began = self._monotonic()
         status, headers, data = self._send(method, path, what, body, content, timeout)
         if status == 401 and self._renewed():
-            status, headers, data = self._send(method, path, what, body, content, timeout)
+            left = timeout if timeout is None else timeout - (self._monotonic() - began)
+            if left is None or left > 0.0:
+                status, headers, data = self._send(method, path, what, body, content, left)
         if not 200 <= status < 300:
             raise from_answer(what, right, status, headers, data)
         try:
@@ -110,6 +113,8 @@ class Connection:
         except (config.ConfigException, OSError) as error:
             raise ClusterError("Unauthorized", f"cannot {what}: the credentials cannot be read: {error}") from error
         url = kubernetes.configuration.host + path
+        if timeout is not None:
+            url += f"{'&' if '?' in path else '?'}timeout={max(1, round(timeout * 1000))}ms"
         # Two limits would add up, and with them a write could end after the lease that it was begun under.
         limits = timeout if timeout is not None else (min(CONNECT, self.timeout), self.timeout)
         try:

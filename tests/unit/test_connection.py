@@ -199,6 +199,35 @@ def test_a_token_that_was_refused_is_read_again_and_not_too_often(server: Server
     connection.close()
 
 
+@pytest.mark.parametrize(("took", "asked"), [(0.5, ["2000ms", "1500ms"]), (2.0, ["2000ms"])])
+def test_a_second_try_has_what_the_first_left_of_the_time_that_is_stated(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, took: float, asked: list[str]
+) -> None:
+    """A write has to end before the lease that it was begun under, on the API server's side too."""
+    now = [100.0]
+    file = kubeconfig(tmp_path / "config", server.server_port, {})
+    connection = Connection.open(str(file), None, 5.0, lambda: now[0])
+    given: list[Any] = []
+    send = urllib3.PoolManager.request
+
+    def seen(pool: urllib3.PoolManager, *arguments: Any, timeout: urllib3.Timeout, **more: Any) -> Any:
+        given.append(timeout.total)
+        return send(pool, *arguments, timeout=timeout, **more)
+
+    def refuse(handler: Handler) -> None:
+        now[0] += took
+        handler.say(401, b"{}")
+
+    monkeypatch.setattr(urllib3.PoolManager, "request", seen)
+    server.script = refuse
+    now[0] += 11.0
+    with pytest.raises(ClusterError, match="cannot resize it: "):
+        connection.request("PATCH", "/things?a=b", "resize it", RIGHT, {}, timeout=2.0)
+    connection.close()
+    assert [path for _, path, *_ in server.seen] == [f"/things?a=b&timeout={each}" for each in asked]
+    assert [f"{each * 1000.0:.0f}ms" for each in given] == asked
+
+
 def test_a_context_can_be_named(server: Server, tmp_path: Path) -> None:
     server.script = lambda handler: handler.say(200, b"{}")
     file = kubeconfig(tmp_path / "config", server.server_port, {})
