@@ -83,8 +83,10 @@ class Cluster:
         """
         kind = self._discovery.kind(ref)
         if not kind.scalable or not kind.namespaced:
-            lacks = "is not namespaced" if not kind.namespaced else "has no scale subresource"
-            raise ClusterError("Invalid", f"{ref.kind} of {ref.api_version} {lacks}: name another kind of target")
+            lacks = "has no scale subresource: add it to its CRD, or name another kind of target"
+            if not kind.namespaced:
+                lacks = "is not namespaced: name another kind of target"
+            raise ClusterError("Invalid", f"{ref.kind} of {ref.api_version} {lacks}")
         return f"{root(ref.api_version)}/namespaces/{part(namespace)}/{kind.plural}/{part(ref.name)}/scale"
 
     def scale(self, namespace: str, ref: TargetRef) -> ScaleRead:

@@ -61,6 +61,7 @@ MEANINGS: tuple[Meaning, ...] = (
     Meaning("Ready", "False", "InvalidAnnotation", "An annotation of rlscaler.io has a value that means nothing."),
     Meaning("Ready", "False", "UnitSlip", "A number of the spec is allowed, but hardly meant in that unit."),
     Meaning("Ready", "False", "TargetNotFound", "spec.scaleTargetRef names nothing that exists."),
+    Meaning("Ready", "False", "TargetUnreadable", "The target is there, but its scale subresource cannot be read."),
     Meaning("Ready", "False", "TargetNotWatched", "The operator's configuration does not name the target's kind."),
     Meaning("Ready", "False", "PolicyNotFound", "spec.policy names no policy that the operator has."),
     Meaning("Ready", "False", "PolicyRefused", "The policy is there but corrupt, foreign, or of another digest."),

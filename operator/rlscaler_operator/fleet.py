@@ -68,8 +68,9 @@ class _Table(Generic[K, V]):
 class Fleet:
     """What is known of the cluster.
 
-    workloads, targets: by key; read them, and write them by the methods only. wake: set as soon as `take_changed` has
-    something to tell. on_reference: told of each target that a workload begins to name.
+    workloads, targets: by key; read them, and write them by the methods only. unreadable: why targets that are there
+    are not among these. wake: set as soon as `take_changed` has something to tell. on_reference: told of each target
+    that a workload begins to name.
     """
 
     def __init__(self) -> None:
@@ -83,6 +84,7 @@ class Fleet:
         self._changed: set[Key] = set()
         self.workloads: Mapping[Key, Workload] = self._workloads.values
         self.targets: Mapping[TargetKey, Target] = self._targets.values
+        self.unreadable: dict[TargetKey, str] = {}
         self.wake = asyncio.Event()
         self.on_reference: Callable[[TargetKey], None] = lambda target: None
 
@@ -180,12 +182,20 @@ class Fleet:
         if last is not None:
             # One copy of the names is enough, and most events of a target say nothing new.
             target = last if last == target else replace(target, key=last.key)
+        self.unreadable.pop(target.key, None)
         if self._targets.put(target.key, target, version) and last is not target:
             self._change_target(target.key)
 
+    def put_unreadable(self, target: TargetKey, why: str) -> None:
+        """Take in that a target is there but cannot be read; what was known of it before stays."""
+        if self.unreadable.get(target) != why:
+            self.unreadable[target] = why
+            self._change_target(target)
+
     def drop_target(self, target: TargetKey, uid: str) -> None:
         """Forget a target that is gone; nothing happens if another one has its name by now."""
-        if self._targets.drop(target, uid) is not None:
+        told = self.unreadable.pop(target, None)
+        if self._targets.drop(target, uid) is not None or told is not None:
             self._change_target(target)
 
     # After a full list: whoever is not on it has gone while nobody was looking

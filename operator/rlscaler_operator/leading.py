@@ -440,6 +440,8 @@ class Leader:
         )
 
     def _target_problem(self, target: TargetKey) -> Note:
+        if (why := self.fleet.unreadable.get(target)) is not None:
+            return Note("TargetUnreadable", f"spec.scaleTargetRef: {why}")
         if (target.group, target.kind) in self.watched:
             return Note("TargetNotFound", f"spec.scaleTargetRef: there is no {target}; create it, or correct the name")
         known = ", ".join(f"{kind} ({group})" for group, kind in sorted(self.watched))

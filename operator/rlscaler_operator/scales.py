@@ -110,6 +110,8 @@ class Scales:
             if key not in self._failing:
                 log.warning("%s; trying again", error.message)
                 self._failing.add(key)
+            if self._seen.get(key, seen).uid == seen.uid:
+                self._fleet.put_unreadable(key, error.message)
             loop.call_later(RETRY, self._want, key)
             return
         self._failing.discard(key)
