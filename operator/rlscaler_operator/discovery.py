@@ -11,7 +11,7 @@ from rlscaler_operator.api_errors import ClusterError, Right
 from rlscaler_operator.connection import Connection
 
 REREAD = 10.0
-"""Seconds at least between two looks for a kind that was not there."""
+"""Seconds at least between two looks for a kind that was not there, or could not be scaled."""
 
 
 class Kind(NamedTuple):
@@ -23,7 +23,7 @@ class Kind(NamedTuple):
 
 
 class Discovery:
-    """Kinds by API version: asked for once, and again while one is missing."""
+    """Kinds by API version: asked for once, and again while one is missing or cannot be scaled."""
 
     def __init__(self, connection: Connection, monotonic: Callable[[], float] = time.monotonic) -> None:
         """Take the connection; nothing is asked yet."""
@@ -38,7 +38,8 @@ class Discovery:
         """
         with self._lock:
             read_at, kinds = self._known.get(ref.api_version, (-REREAD, {}))
-        if ref.kind not in kinds and self._monotonic() - read_at >= REREAD:
+        known = kinds.get(ref.kind)
+        if (known is None or not known.scalable) and self._monotonic() - read_at >= REREAD:
             kinds = self._read(ref.api_version)
             with self._lock:
                 self._known[ref.api_version] = (self._monotonic(), kinds)
