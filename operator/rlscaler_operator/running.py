@@ -234,6 +234,7 @@ class Operator:
         options, clock, valid = self._options, self._clock, self.elector.valid
         reporter = Reporter(self.cluster, clock, valid, told=self.telemetry.reported)
         collector = Collector(self._lines(), self.telemetry.query)
+        self.telemetry.sources(collector.lines)
         servers = Servers(self._server_lines())
         actuator = Actuator(self.cluster, valid, clock, random.Random(), timeout=options.lease_seconds / 4.0)
         leader = Leader(
@@ -296,6 +297,7 @@ class Operator:
             if self._configured.value.sources != sources:
                 sources = self._configured.value.sources
                 collector.replace(self._lines())
+                self.telemetry.sources(collector.lines)
                 log.info("the sources of the configuration have changed: %s", ", ".join(sorted(sources)) or "none")
 
     def _server_lines(self) -> dict[str, inference.Line]:

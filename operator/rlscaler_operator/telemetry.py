@@ -102,6 +102,7 @@ class Telemetry:
         self._query = histogram("query_duration_seconds", "Time of a query, by source.", "source")
         self._source_errors = counter("source_errors_total", "Queries without an answer.", "source", "reason")
         self._source_up = gauge("source_up", "Whether the last query to the source was answered.", "source")
+        self._sources: frozenset[str] | None = None
         self._served = histogram("server_duration_seconds", "Time of a request to an inference server.", "server")
         self._server_errors = counter(
             "server_errors_total", "Requests to inference servers without a usable answer.", "server", "reason"
@@ -124,13 +125,19 @@ class Telemetry:
         self.heartbeat.beat(at)
 
     def leader(self, leads: bool) -> None:
-        """Tell whether this process leads; a follower's loop rests, and its series of workloads are gone."""
+        """Tell whether this process leads; a follower's loop rests, and it has no series of workloads and sources."""
         self._leader.set(leads)
         if leads:
             self.heartbeat.beat(self._clock.monotonic())
         else:
             self.heartbeat.rest()
             self._rows.clear()
+            self._source_up.clear()
+
+    def sources(self, names: Iterable[str]) -> None:
+        """Take the sources that there are from now on: whether they are up is told after the next query to each."""
+        self._sources = frozenset(names)
+        self._source_up.clear()
 
     def watches(self, ages: Callable[[], Mapping[str, float]]) -> None:
         """Take what tells the seconds since each watch was last heard of, by the watch's name."""
@@ -189,7 +196,8 @@ class Telemetry:
     def query(self, source: str, seconds: float, problem: Note | None) -> None:
         """Count a query. problem: why there was no answer."""
         self._query.labels(source).observe(seconds)
-        self._source_up.labels(source).set(problem is None)
+        if self._sources is None or source in self._sources:
+            self._source_up.labels(source).set(problem is None)
         if problem is not None:
             self._source_errors.labels(source, problem.reason).inc()
 

@@ -176,6 +176,20 @@ def test_queries_and_writes_are_counted_by_outcome(telemetry: Telemetry) -> None
     assert value(telemetry, "watch_age_seconds", watch="rlscalers") == 2.5
 
 
+def test_a_source_that_is_not_there_any_more_is_neither_up_nor_down(telemetry: Telemetry) -> None:
+    telemetry.sources(["main", "old"])
+    telemetry.query("main", 0.003, None)
+    telemetry.query("old", 3.0, Note("Timeout", "slow"))
+    telemetry.sources(["main", "new"])
+    telemetry.query("old", 3.0, Note("Timeout", "what was under way ends late"))
+    telemetry.query("main", 0.003, None)
+    telemetry.query("new", 0.003, None)
+    assert [value(telemetry, "source_up", source=source) for source in ("main", "old", "new")] == [1.0, None, 1.0]
+    assert value(telemetry, "source_errors_total", source="old", reason="Timeout") == 2.0
+    telemetry.leader(False)
+    assert value(telemetry, "source_up", source="main") is None, "a follower asks nobody"
+
+
 def test_the_buckets_are_hpas() -> None:
     assert [round(bucket, 3) for bucket in BUCKETS] == [0.001 * 2**n for n in range(15)]
 
