@@ -75,12 +75,25 @@ class Shelf:
         return [(f"ConfigMap {each.name}", blob) for each in found for blob in each.binary_data.values()]
 
     def write(self, blobs: Sequence[bytes]) -> None:
-        """Put the chunks where those before lay; chunks that are as they were are not written. Raises ClusterError."""
+        """Put the chunks where those before lay; chunks that are as they were are not written.
+
+        Raises ClusterError: the first refusal of a chunk, such as one that is too large, after all others are put; at
+        once where it is no matter of the chunk.
+        """
+        refused: ClusterError | None = None
         names = [f"{self._name}-state-{number}" for number in range(len(blobs))]
         for name, blob in zip(names, blobs, strict=True):
             if self._there.get(name) != hash(blob) and self._valid():
-                self._cluster.put_config_map(self._namespace, name, {LABEL: self._name}, {"state": blob})
-                self._there[name] = hash(blob)
+                try:
+                    self._cluster.put_config_map(self._namespace, name, {LABEL: self._name}, {"state": blob})
+                except ClusterError as error:
+                    if error.transient:
+                        raise
+                    refused = refused or error
+                else:
+                    self._there[name] = hash(blob)
+        if refused is not None:  # a chunk of former ones may be all that there is of what was refused
+            raise refused
         for name in sorted(self._there.keys() - set(names)):
             if self._valid():
                 self._cluster.delete_config_map(self._namespace, name)

@@ -1,7 +1,7 @@
 """The keeper: when it reads and writes the checkpoint, and what it must not write."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,8 +11,9 @@ import pytest
 
 from rlscaler.policies import load_policy
 from rlscaler_operator import checkpoint, conflicts, keeping
-from rlscaler_operator.api_errors import ClusterError
+from rlscaler_operator.api_errors import ClusterError, Failure
 from rlscaler_operator.checkpoint import Batch
+from rlscaler_operator.cluster import Cluster
 from rlscaler_operator.deciding import Decider
 from rlscaler_operator.keeping import Keeper, Loads, Shelf
 from rlscaler_operator.leading import Leader
@@ -102,6 +103,56 @@ def test_nothing_is_written_before_the_state_has_been_read() -> None:
     asyncio.run(keeper_of(leader_of(WEB), table).save())
     assert table.writes == 0
     assert table.keys() == {WEB}
+
+
+class Maps(Cluster):
+    """ConfigMaps in memory, without those that are refused."""
+
+    def __init__(self, reason: Failure) -> None:
+        self.reason: Failure = reason
+        self.there: dict[str, bytes] = {}
+        self.refused: set[str] = set()
+        self.asked: list[str] = []
+
+    def put_config_map(
+        self,
+        namespace: str,
+        name: str,
+        labels: Mapping[str, str],
+        binary_data: Mapping[str, bytes],
+        owner: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.asked.append(name)
+        if name in self.refused:
+            raise ClusterError(self.reason, f"cannot write {name}")
+        self.there[name] = binary_data["state"]
+
+    def delete_config_map(self, namespace: str, name: str) -> None:
+        del self.there[name]
+
+
+def test_a_chunk_that_is_refused_keeps_no_other_from_being_written() -> None:
+    maps = Maps("Invalid")
+    shelf = Shelf(maps, "rlscaler", "lease", lambda: True)
+    maps.refused = {"lease-state-1", "lease-state-2"}
+    for number in range(2):
+        with pytest.raises(ClusterError, match="cannot write lease-state-1"):
+            shelf.write([b"%d%d" % (number, chunk) for chunk in range(4)])
+        assert maps.there == {"lease-state-0": b"%d0" % number, "lease-state-3": b"%d3" % number}
+    with pytest.raises(ClusterError, match="cannot write lease-state-1"):
+        shelf.write([b"all", b"all"])
+    assert maps.there == {"lease-state-0": b"all", "lease-state-3": b"13"}, "nothing is lost that is put nowhere else"
+    maps.refused = set()
+    shelf.write([b"all", b"all"])
+    assert maps.there == {"lease-state-0": b"all", "lease-state-1": b"all"}
+
+
+def test_an_api_server_that_is_away_is_not_asked_for_each_chunk() -> None:
+    maps = Maps("Timeout")
+    maps.refused = {"lease-state-0"}
+    with pytest.raises(ClusterError, match="cannot write lease-state-0"):
+        Shelf(maps, "rlscaler", "lease", lambda: True).write([b"a", b"b", b"c"])
+    assert maps.asked == ["lease-state-0"]
 
 
 def test_what_was_kept_of_workloads_that_wait_is_kept_on_and_of_those_that_are_gone_is_not() -> None:
