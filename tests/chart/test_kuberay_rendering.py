@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 import kuberay
-from helm_chart import NAMESPACE, ChartError, Objects, helm
+from helm_chart import NAMESPACE, ChartError, Objects, helm, names_that_are_no_text
 from kuberay import CHART, NAME, RELEASE, rendered
 from rlscaler.policies import BUILT_IN
 from rlscaler_operator.commands import publish
@@ -72,6 +72,27 @@ def test_a_switch_makes_what_it_needs(values: dict[str, Any], kinds: set[str]) -
     for item in objects.values():
         assert item["metadata"]["labels"]["app.kubernetes.io/instance"] == RELEASE
         assert item["metadata"]["namespace"] == NAMESPACE
+
+
+def test_names_of_digits_stay_text() -> None:
+    """A namespace, a release or a policy may be called 42."""
+    policies = [{"name": "7", "configMap": "8"}]
+    values = TRAIN | SWEEP | {
+        "train": {"enabled": True, "policy": "9", "workers": 1},
+        "serve": {"enabled": True, "policies": policies},
+        "volume": {"persistentVolumeClaim": {"claimName": "10"}},
+        "publish": {"namespace": "123"},
+        "networkPolicy": {"enabled": True},
+        "priorityClassName": "11",
+        "nameOverride": "12",
+        "fullnameOverride": "learning",
+    }  # fmt: skip
+    manifest = helm("template", "42", CHART, "--namespace", "456", values=values)
+    objects = [item for item in yaml.safe_load_all(manifest) if item is not None]
+    kinds = {"RayJob", "RayService", "ConfigMap", "ServiceAccount", "Role", "RoleBinding", "NetworkPolicy"}
+    assert {item["kind"] for item in objects} == kinds
+    assert [wrong for item in objects for wrong in names_that_are_no_text(item)] == []
+    assert {item["metadata"]["namespace"] for item in objects} == {"123", "456"}
 
 
 # --- the commands

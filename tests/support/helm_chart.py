@@ -1,7 +1,7 @@
 """The Helm chart as real helm renders it."""
 
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,11 @@ NAME = f"{RELEASE}-rlscaler"
 
 Objects = dict[tuple[str, str], dict[str, Any]]
 """Objects by kind and namespace/name (the name alone of what has no namespace)."""
+
+
+NAMES = frozenset({"name", "namespace", "secretName", "serviceAccountName", "priorityClassName", "claimName",
+                   "app.kubernetes.io/name", "app.kubernetes.io/instance"})  # fmt: skip
+"""Fields that hold the name of something."""
 
 
 class ChartError(Exception):
@@ -79,3 +84,11 @@ def configuration(objects: Objects) -> dict[str, Any]:
     """Return the operator's configuration file."""
     content: dict[str, Any] = yaml.safe_load(own("ConfigMap", objects)["data"]["config.yaml"])
     return content
+
+
+def names_that_are_no_text(item: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield where an object has a number for a name, at whatever depth: the API server takes none."""
+    for name, each in item.items() if isinstance(item, dict) else enumerate(item) if isinstance(item, list) else ():
+        if name in NAMES and not isinstance(each, (str, dict)):
+            yield f"{path}.{name}", each
+        yield from names_that_are_no_text(each, f"{path}.{name}")

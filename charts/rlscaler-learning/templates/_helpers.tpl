@@ -9,8 +9,8 @@
 {{- end -}}
 
 {{- define "learning.selectorLabels" -}}
-app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "learning.labels" -}}
@@ -88,7 +88,7 @@ spec:
     {{- toYaml . | nindent 4 }}
   {{- end }}
   {{- with .root.Values.priorityClassName }}
-  priorityClassName: {{ . }}
+  priorityClassName: {{ . | quote }}
   {{- end }}
   {{- with .root.Values.nodeSelector }}
   nodeSelector:
@@ -260,7 +260,7 @@ apiVersion: v1
 kind: ConfigMap
 metadata:
   name: {{ $config }}
-  namespace: {{ $root.Release.Namespace }}
+  namespace: {{ $root.Release.Namespace | quote }}
   labels:
     {{- include "learning.labels" $root | nindent 4 }}
 data:
@@ -270,7 +270,7 @@ apiVersion: ray.io/v1
 kind: RayJob
 metadata:
   name: {{ printf "%s-%s" $name (sha256sum $spec | trunc 8) }}
-  namespace: {{ $root.Release.Namespace }}
+  namespace: {{ $root.Release.Namespace | quote }}
   labels:
     {{- include "learning.labels" $root | nindent 4 }}
     {{- with $root.Values.job.labels }}
