@@ -103,7 +103,7 @@ def backtest(
     from rlscaler_sim import contenders, dry_run
 
     names = contenders.NAMES if compare.strip() == "all" else tuple(n.strip() for n in compare.split(",") if n.strip())
-    with progress_bar(quiet) as progress, known_policy():
+    with progress_bar(quiet) as progress, known_policy(policy, file, resource):
         outcome, brackets = driver.backtest(
             resource, past, beside, policy=policy, compare=names, seed=seed, capacity_error=capacity_error,
             factors=factors, progress=progress, keep_decisions=decisions is not None, clock=time.perf_counter,

@@ -171,7 +171,7 @@ def dry_run(
             scenario, scale = profiled.recorded_load(known, profile), scale_to
     found = []
     for resource in resources:
-        with progress_bar(quiet) as progress, known_policy():
+        with progress_bar(quiet) as progress, known_policy(policy, file, resource):
             run, notes, made = driver.dry_run(
                 resource, scenario, policy=policy, compare=names, scale_to=scale, seed=seed, start=start,
                 duration=duration, progress=progress, clock=time.perf_counter, keep_decisions=decisions is not None,
@@ -216,14 +216,18 @@ def _each(path: str, resources: "Sequence[Resource]", index: int) -> str:
 
 
 @contextmanager
-def known_policy() -> Iterator[None]:
-    """Turn what is wrong with a policy into a user's mistake."""
+def known_policy(option: str | None = None, file: str = "", resource: "Resource | None" = None) -> Iterator[None]:
+    """Turn what is wrong with a policy into a user's mistake.
+
+    option: the policy that the command was told; without one it is that of a resource of a file, which is named.
+    """
     from rlscaler.policies import PolicyError
 
     try:
         yield
     except PolicyError as error:
-        raise UserError(str(error)) from error
+        where = f"{file}: spec.policy of {resource.key}: " if resource is not None and option is None else ""
+        raise UserError(f"{where}{error}") from error
 
 
 def read_traces(paths: Sequence[str], folder: str | None) -> "list[Trace]":

@@ -175,6 +175,10 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "nobody there": (["-f", WEB, "--prometheus", "http://127.0.0.1:9"], ["127.0.0.1:9"]),
     "no url": (["-f", WEB, "--prometheus", "prometheus"], ["--prometheus"]),
     "no time": (["-f", WEB, "--prometheus", "http://127.0.0.1:9", "--until", "noon"], ["--until noon", "2026-"]),
+    "an unknown policy": (
+        ["-f", "policy.yaml", "--trace", "long.csv"],
+        ["error: policy.yaml: spec.policy of shop/web: policy 'nobody' is unknown", "expected default"],
+    ),
     "no config": (["-f", WEB, "--config", "none.yaml"], ["--config none.yaml"]),
     "no sources": (["-f", WEB, "--config", "empty.yaml"], ["empty.yaml", "sources is missing"]),
     "another source": (["-f", WEB, "--config", "other.yaml"], ["spec.metrics.source is default", "other.yaml has eu"]),
@@ -208,6 +212,7 @@ def test_mistakes_are_named(arguments: list[str], words: list[str]) -> None:
     text = Path(WEB).read_text()
     Path("learned.yaml").write_text(text.replace('    perReplica: "50"', "    # learned"))
     Path("two.yaml").write_text(text + "---\n" + text.replace("name: web\n  namespace", "name: api\n  namespace"))
+    Path("policy.yaml").write_text(text.replace("name: default", "name: nobody"))
     Path("empty.yaml").write_text("targets: []\n")
     Path("other.yaml").write_text("sources: {eu: {url: 'http://127.0.0.1:9'}}\n")
     written("short.csv", wave(40))

@@ -86,7 +86,10 @@ DRY_RUN: dict[str, tuple[list[str], list[str]]] = {
         ["bounds.yaml:13: spec.minReplicas: 2 is above maxReplicas 1", "expected"],
     ),
     "latency below the service time": (["-f", "latency.yaml"], ["latency.yaml", "spec.objective.latency", "expected"]),
-    "policy of the resource": (["-f", "policy.yaml"], ["'nobody' is unknown", "expected default"]),
+    "policy of the resource": (
+        ["-f", "policy.yaml"],
+        ["error: policy.yaml: spec.policy of shop/web: policy 'nobody' is unknown", "expected default"],
+    ),
     "no such file": (["-f", "none.yaml"], ["none.yaml: no such file", "expected"]),
     "a folder for a file": (["-f", "empty"], ["empty: a folder", "expected"]),
     "no text": (["-f", "binary.yaml"], ["binary.yaml", "UTF-8"]),
@@ -97,7 +100,10 @@ DRY_RUN: dict[str, tuple[list[str], list[str]]] = {
     "for of nothing": (["--for", "0s"], ["--for 0s", "expected some time"]),
     "from beyond the end": (["--from", "30h"], ["--from 30h: working-day ends after 24h", "start earlier"]),
     "from beyond the end of a trace": (["--trace", "load.csv", "--from", "2h"], ["load: 0 s are left from 7200 s on"]),
-    "unknown policy": (["--policy", "nobody"], ["policy 'nobody' is unknown", "expected default, learned, static"]),
+    "unknown policy": (
+        ["--policy", "nobody"],
+        ["error: policy 'nobody' is unknown", "expected default, learned, static"],
+    ),
     "no such artifact": (["--policy", "none.rlz"], ["none.rlz: no such artifact", "train one"]),
     "artifact of another schema": (
         ["--policy", "old.rlz"],
@@ -135,7 +141,10 @@ DRY_RUN: dict[str, tuple[list[str], list[str]]] = {
     "scale of a word": (["--scale-to", "much"], ["--scale-to", "'much' is not a valid float"]),
     "negative seed": (["--seed", "-1"], ["--seed", "-1 is not in the range"]),
     "unknown option": (["--speed", "9"], ["No such option", "--speed"]),
-    "the second of two": (["-f", "two.yaml", "--decisions", "out.jsonl"], ["policy 'missing' is unknown", "expected"]),
+    "the second of two": (
+        ["-f", "two.yaml", "--decisions", "out.jsonl"],
+        ["two.yaml: spec.policy of shop/api: policy 'missing' is unknown", "expected"],
+    ),
 }
 for option in ("--decisions", "--report", "--plot"):
     DRY_RUN |= {
