@@ -197,17 +197,12 @@ def _asked(
 
 def source_of(resource: "Resource", url: str | None, config: str | None) -> Any:
     """Return the configuration of the source; raises UserError."""
-    import yaml
-
     from rlscaler.prometheus_config import source_config, source_configs
 
     if url is not None:
         return source_config(url, "--prometheus")
     path, wanted = Path(str(config)), resource.spec.metrics.source
-    try:
-        written = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"--config {path}: cannot be read: {error}") from error
+    written = _configuration(path)
     sources = written.get("sources") if isinstance(written, dict) else None
     if not isinstance(sources, dict):
         raise UserError(f"--config {path}: sources is missing; expected the operator's configuration")
@@ -215,6 +210,27 @@ def source_of(resource: "Resource", url: str | None, config: str | None) -> Any:
     if wanted not in found:
         raise UserError(f"spec.metrics.source is {wanted}; {path} has {', '.join(sorted(found))}")
     return found[wanted]
+
+
+def _configuration(path: Path) -> Any:
+    """Return what a file of the operator's configuration holds; raises UserError."""
+    import yaml
+
+    from rlscaler.yaml_nodes import YamlError, documents
+
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        for _ in documents(text):  # a mistake is told in one line, with its place
+            pass
+        return yaml.safe_load(text)
+    except YamlError as error:
+        raise UserError(f"--config {path}{f':{error.line}' if error.line else ''}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"--config {path}: not UTF-8 text; save the file as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"--config {path}: cannot be read: {error.strerror or error}") from error
+    except (yaml.YAMLError, ValueError) as error:  # such as a second document, or a date that is none
+        raise UserError(f"--config {path}: not usable: {' '.join(str(error).split())}") from error
 
 
 def moment(text: str) -> float:

@@ -1,6 +1,9 @@
 """A backtest decides a past again: exactly as it was decided, from files, and with every oddity of the data said."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +183,11 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["error: policy.yaml: spec.policy of shop/web: policy 'nobody' is unknown", "expected default"],
     ),
     "no config": (["-f", WEB, "--config", "none.yaml"], ["--config none.yaml"]),
+    "a config that is no YAML": (["-f", WEB, "--config", "broken.yaml"], ["--config broken.yaml:2: not YAML: "]),
+    "a config of another encoding": (["-f", WEB, "--config", "latin.yaml"], ["--config latin.yaml: not UTF-8 text"]),
+    "a config of two documents": (["-f", WEB, "--config", "docs.yaml"], ["--config docs.yaml: ", "single document"]),
+    "a config with a strange date": (["-f", WEB, "--config", "date.yaml"], ["--config date.yaml: ", "month"]),
+    "a config that is a folder": (["-f", WEB, "--config", "."], ["--config .: cannot be read: Is a directory"]),
     "no sources": (["-f", WEB, "--config", "empty.yaml"], ["empty.yaml", "sources is missing"]),
     "another source": (["-f", WEB, "--config", "other.yaml"], ["spec.metrics.source is default", "other.yaml has eu"]),
     "no number for a price": (
@@ -215,12 +223,28 @@ def test_mistakes_are_named(arguments: list[str], words: list[str]) -> None:
     Path("policy.yaml").write_text(text.replace("name: default", "name: nobody"))
     Path("empty.yaml").write_text("targets: []\n")
     Path("other.yaml").write_text("sources: {eu: {url: 'http://127.0.0.1:9'}}\n")
+    Path("broken.yaml").write_text("sources:\n\teu: {}\n")
+    Path("latin.yaml").write_bytes("# Zürich\nsources: {}\n".encode("latin-1"))
+    Path("docs.yaml").write_text("sources: {}\n---\nsources: {}\n")
+    Path("date.yaml").write_text("sources: {}\nsince: 2024-13-45\n")
     written("short.csv", wave(40))
     written("minutes.csv", wave(30, 60.0), step=60.0)
     written("long.csv", wave(400))
-    said = " ".join(mistakes(run("backtest", *arguments)))
+    (said,) = mistakes(run("backtest", *arguments))
     for word in words:
         assert word in said
+
+
+def test_a_configuration_is_read_as_utf_8_whatever_the_locale() -> None:
+    Path("c.yaml").write_bytes("# Zürich\nsources: {default: {url: 'http://127.0.0.1:9'}}\n".encode())
+    code = (
+        "from rlscaler.custom_resource import load_resources\n"
+        "from rlscaler_sim.backtest_command import source_of\n"
+        f"print(source_of(load_resources({WEB!r})[0], None, 'c.yaml').url)"
+    )
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | plain, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("http://127.0.0.1:9\n", "")
 
 
 def test_the_page_and_the_table(tmp_path: Path) -> None:
