@@ -233,7 +233,7 @@ def known_policy(option: str | None = None, file: str = "", resource: "Resource 
 def read_traces(paths: Sequence[str], folder: str | None) -> "list[Trace]":
     """Return the traces of the files, and of all files of the folder, since their first load.
 
-    Raises UserError that names what is wrong.
+    What was changed in reading them is told. Raises UserError that names what is wrong.
     """
     from rlscaler_sim.trace import TraceError, read_trace, since_first_load, trace_files
 
@@ -249,6 +249,9 @@ def read_traces(paths: Sequence[str], folder: str | None) -> "list[Trace]":
     twice = {t.name for t in traces if [u.name for u in traces].count(t.name) > 1}
     if twice:
         raise UserError(f"two traces are called {sorted(twice)[0]!r}; rename one of the files")
+    for trace in traces:
+        for warning in trace.warnings:
+            click.echo(f"note: {trace.name}: {warning}", err=True)
     return traces
 
 

@@ -335,6 +335,20 @@ def test_an_evaluation_is_printed_and_written(folder: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [("evaluate", ("--json",)), ("robustness", ("--conditions", "standard"))],
+    ids=["evaluate", "robustness"],
+)
+def test_irregular_times_of_a_trace_are_said_once(folder: Path, command: str, arguments: Sequence[str]) -> None:
+    rows = "".join(f"{60 * i + (7 if i % 10 == 3 else 0)},{20 + i}\n" for i in range(30))
+    Path("folder/odd.csv").write_text("t,rate\n" + rows)
+    result = run(command, "--traces", "folder", "--seeds", "2", "--for", "20m", "-q", "--rules", "keda", *arguments)
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr == "note: odd: 6 of 29 steps are no multiple of 60 s; averaged onto buckets of 60 s\n"
+    assert "averaged" not in result.stdout
+
+
 def test_the_command_of_an_evaluation_makes_the_same_again(folder: Path) -> None:
     arguments = ["evaluate", "--trace", "load.csv", "--rules", "hpa", "--seeds", "1", "--for", "10m", "--scale-to", "7"]
     told = json.loads(run(*arguments, "--json").stdout)
