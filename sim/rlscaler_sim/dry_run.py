@@ -178,6 +178,9 @@ def dry_run(
     settings, config, notes = conditions(resource, scenario)
     load, trace = realised(scenario, settings, scale_to=scale_to, seed=seed, start=start, duration=duration)
     notes += trace.warnings if trace is not None else ()
+    if not load.rates.any():
+        scale_to = None  # 0 stays 0 at whatever scale
+        notes.append(f"{load.name} has no load in the span that is run: there is nothing to scale, and no score")
     if (most := needed_at_once(load, settings)) > int(settings.max_replicas):
         notes.append(f"the load needs up to {most} replicas at full use, and maxReplicas is {settings.max_replicas}: "
                      "then requests are late whatever is decided; a smaller --scale-to avoids it")  # fmt: skip

@@ -139,7 +139,10 @@ def sparkline(values: np.ndarray, top: float, blocks: str = BLOCKS) -> str:
 def _sparklines(run: DryRun, width: int, write: Writer, blocks: str) -> list[Text]:
     """Return the load at its peaks above the policy's ready capacity at these moments, on one scale."""
     series = run.series
-    ready = series.ready[[c.name for c in run.contenders].index(run.policy)] * series.capacity_per_replica
+    capacity = series.capacity_per_replica
+    if math.isnan(capacity):  # without any load, which whatever is ready can serve; its line is in replicas then
+        capacity = 1.0
+    ready = series.ready[[c.name for c in run.contenders].index(run.policy)] * capacity
     load = np.where(series.known, series.load, np.nan)
     seen = np.isfinite(load) & np.isfinite(ready)
     peak = float(load[seen].max()) if seen.any() else math.nan

@@ -224,6 +224,17 @@ def test_irregular_times_of_a_trace_are_said(tmp_path: Path) -> None:
     ]
 
 
+def test_no_load_at_all_is_neither_scaled_nor_unknown(tmp_path: Path) -> None:
+    path = tmp_path / "quiet.csv"
+    path.write_text("t,rate\n" + "".join(f"{60 * i},0\n" for i in range(30)))
+    text = run("dry-run", "-q", "-f", WEB, "--trace", str(path)).stdout
+    assert "scaled to need" not in text
+    assert "peak 0 requests/s" in text
+    assert "never below the load" in text
+    assert "note: quiet has no load in the span that is run" in text
+    assert told("--trace", str(path))["world"]["scale_to"] is None
+
+
 def test_a_load_beyond_the_most_replicas_is_said(tmp_path: Path) -> None:
     path = tmp_path / "web.html"
     small = web(tmp_path, ("maxReplicas: 100", "maxReplicas: 12"))
