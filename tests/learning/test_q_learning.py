@@ -432,6 +432,7 @@ def test_the_command_names_the_artifact_and_is_honest(
 
     monkeypatch.setattr(q_learning, "evaluate", judged)
     monkeypatch.setattr(learner, "scored", final)
+    Path("out").mkdir()
     result = run("train", "q-learning", *TINY, "--out", "out/a.rlz", "-q")
     assert (result.exit_code, result.stderr) == (0, "")
     device, first, *_ = result.stdout.splitlines()
@@ -478,6 +479,7 @@ MISTAKES = {
     "no folder of traces": ({}, ["--traces", "none"], ["none: no such folder"]),
     "a name that no artifact can have": ({}, ["--name", "a b"], ["--name 'a b'", "expected"]),
     "out onto a folder": ({}, ["--out", "."], [". is a folder", "expected the name of a file"]),
+    "out in no folder": ({}, ["--out", "none/a.rlz"], ["none/a.rlz: the folder", "does not exist; create it first"]),
     "out below a file": ({}, ["--out", "config.json/a.rlz"], ["config.json/a.rlz cannot be written"]),
 }
 

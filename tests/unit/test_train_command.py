@@ -151,6 +151,7 @@ def test_load_that_cannot_be_trained_on_is_named(names: tuple[str, ...], folder_
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     """One tiny run, its artifact at tiny.rlz too."""
     place = tmp_path_factory.mktemp("trained")
+    (place / "out").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         result = CliRunner().invoke(

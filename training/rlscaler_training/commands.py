@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from dataclasses import fields
 from functools import partial
 from importlib import import_module
@@ -353,9 +352,5 @@ def _require_place(out: Path | None) -> None:
     """Raise UserError unless the artifact can be written there."""
     from rlscaler.files import require_writable
 
-    if out is None:
-        return
-    if not out.parent.exists():
-        with suppress(OSError):  # what is wrong with the folder is said below
-            out.parent.mkdir(parents=True)
-    require_writable(out)
+    if out is not None:
+        require_writable(out)
