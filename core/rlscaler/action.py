@@ -5,7 +5,7 @@ policy (always the middle action) is already a sane rule; `step` adds or removes
 `branching` chooses a correction and a patience at once.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,16 @@ class Scheme:
         free = xp.ones((1, n), dtype=xp.bool, device=device)
         allowed = xp.concat([free, counts[:-1, :] < high]) & xp.concat([counts[1:, :] > low, free])
         return allowed.T
+
+
+def chosen_by(view: View, proposal: Proposal, values: Array) -> Proposal:
+    """Return the proposal, without an answer where the values (N, choices) that it was chosen by are not all finite.
+
+    The highest of values that are no numbers is the first of them, and so the least headroom of all.
+    """
+    xp = view.xp
+    sound = xp.all(xp.isfinite(values), axis=1)
+    return replace(proposal, replicas=xp.where(sound, proposal.replicas, float("nan")))
 
 
 STEP = Scheme("step", (3,))

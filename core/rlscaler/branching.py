@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from rlscaler.action import chosen_by
 from rlscaler.arrays import Array, State
 from rlscaler.artifact import ArtifactError
 from rlscaler.mlp import ACTIVATIONS, BLOCK, chosen
@@ -138,6 +139,7 @@ class BranchingPolicy(NetworkPolicy):
     def propose(self, view: View, state: State) -> tuple[Proposal, State]:
         """Return the proposal of the best allowed choice of each branch."""
         inputs, trained = self.inputs(view)
-        proposal = self.scheme.propose(view, chosen(view, self.scheme, self.network(view.xp, inputs)))
+        values = self.network(view.xp, inputs)
+        proposal = chosen_by(view, self.scheme.propose(view, chosen(view, self.scheme, values)), values)
         proposal.trained = trained
         return proposal, state

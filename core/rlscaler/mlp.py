@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rlscaler.action import HOLD, Scheme, headroom_proposal
+from rlscaler.action import HOLD, Scheme, chosen_by, headroom_proposal
 from rlscaler.arrays import Array, State
 from rlscaler.artifact import ArtifactError
 from rlscaler.container import show
@@ -117,7 +117,7 @@ class MlpPolicy(NetworkPolicy):
             patience = xp.full(view.demand.shape, self.patience, dtype=xp.float64, device=device)
             proposal = headroom_proposal(view, correction, patience)
         else:
-            proposal = self.scheme.propose(view, chosen(view, self.scheme, outputs))
+            proposal = chosen_by(view, self.scheme.propose(view, chosen(view, self.scheme, outputs)), outputs)
         proposal.trained = trained
         return proposal, state
 

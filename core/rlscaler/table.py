@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rlscaler.action import Scheme, scheme
+from rlscaler.action import Scheme, chosen_by, scheme
 from rlscaler.arrays import Array, State
 from rlscaler.artifact import Artifact, ArtifactError
 from rlscaler.observation import NAMES, observe
@@ -91,5 +91,5 @@ class TablePolicy:
         xp = view.xp
         index = self.bins.index(xp, observe(view))
         values = xp.asarray(self.values, device=getattr(view.demand, "device", None))[index]
-        values = xp.where(self.scheme.mask(view), values, -xp.inf)
-        return self.scheme.propose(view, xp.argmax(values, axis=1)), state
+        best = xp.argmax(xp.where(self.scheme.mask(view), values, -xp.inf), axis=1)
+        return chosen_by(view, self.scheme.propose(view, best), values), state

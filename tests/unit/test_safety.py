@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 
 from lived import Lived, lived
 from rlscaler import Autoscaler, Settings, Snapshot, behavior
+from rlscaler.artifact import Artifact, dumps, loads
 from rlscaler.behavior import Behavior, ScalingPolicy, ScalingRules
 from rlscaler.guard import SATURATED, SATURATED_GROWTH
 from rlscaler.mlp import MlpPolicy
 from rlscaler.policies import BUILT_IN, from_artifact, load_policy
 from rlscaler.policy import Policy
+from rlscaler.reasons import Reason
 from rlscaler.settings import MetricLoss, Objective
 from served_artifacts import branching, network, table
 
@@ -49,6 +51,7 @@ MADE: dict[str, Callable[[], Policy]] = {
     "huge weights": lambda: _senseless("correction", float(HUGE)),
     "huge choices": lambda: _senseless("choices", float(HUGE)),
     "weights that are none": lambda: _senseless("correction", float("nan")),
+    "choices by what is none": lambda: _senseless("choices", float("nan")),
 }
 """Policies by name."""
 every_policy = pytest.mark.parametrize("name", MADE)
@@ -295,3 +298,26 @@ def test_an_unknown_count_is_not_remembered_as_a_proposal() -> None:
     scaler = Autoscaler("keda", Settings(capacity_per_replica=10.0), 1)
     assert scaler.decide(Snapshot(time=0.0)).replicas.tolist() == [-1]
     assert scaler.decide(Snapshot(time=15.0, load=95.0, ready=2, starting=0, desired=2)).replicas[0] >= 10
+
+
+@pytest.mark.parametrize(
+    ("whole", "array"),
+    [(network(), "bias_1"), (network(actions="step"), "bias_1"), (branching(), "branch_1_bias_0"), (table(), "values")],
+    ids=["headroom", "step", "branching", "table"],
+)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_choice_by_values_that_are_no_numbers_gives_way_to_the_rule(
+    whole: Artifact, array: str, value: float
+) -> None:
+    """The highest of them would be the first: the least headroom that there is, for every workload."""
+    manifest = {key: each for key, each in whole.manifest.items() if key != "digest"} | {"arrays": {}}
+    manifest["arrays"] = {array: {"finite": False}}
+    broken = Artifact(manifest, {**whole.arrays, array: np.full_like(whole.arrays[array], value)})
+    scaler = Autoscaler(from_artifact(loads(dumps(broken))), Settings(capacity_per_replica=10.0), 3)
+    at = [50.0, 100.0, 500.0]
+    ticks = (Snapshot(time=15.0 * t, load=at, ready=10, starting=0, desired=10, backlog=0) for t in range(8))
+    with np.errstate(invalid="ignore"):
+        done = [scaler.decide(snapshot) for snapshot in ticks][-1]
+    assert (done.reasons & Reason.PolicyFailed != 0).all()
+    assert np.isnan(done.proposal).all()
+    assert (done.replicas >= done.recommendation).all()
