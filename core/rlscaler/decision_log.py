@@ -23,8 +23,8 @@ from rlscaler.settings import Settings
 from rlscaler.stated import restated
 
 DAY = 86400.0
-LARGEST_TIME = 1e11
-"""Seconds since 1970 that a time may be at most; what is beyond is in milliseconds, or no time."""
+SMALLEST_TIME, LARGEST_TIME = -5e10, 1e11
+"""Seconds since 1970 that a time may be, from the year 385 to 5138; what is beyond is in milliseconds, or no time."""
 _CLOCK = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])(?::([0-5][0-9]))?")
 
 
@@ -108,7 +108,7 @@ def _rows(path: Path) -> tuple[list[tuple[Path, int, dict[str, Any]]], list[str]
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 notes.append(f"{path.name}: line {number} is cut off, and left out")
                 continue
@@ -166,10 +166,12 @@ def _line(path: Path, number: int, row: dict[str, Any]) -> Line:
             settings=_settings(json.dumps(row["settings"])) if row.get("settings") is not None else None,
             observation=np.array([_number(seen[name]) for name in NAMES], np.float64),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _broken(path, number, f"{type(error).__name__}: {error}") from error
     if not (np.isfinite(found.observation).all() and math.isfinite(found.time)):
         raise _broken(path, number, "it holds a number that is none")
+    if not _is_time(found.time):
+        raise _broken(path, number, f"time is {found.time:g}, which is not in seconds since 1970")
     return found
 
 
@@ -222,10 +224,14 @@ def _moment(at: str, first: float, last: float) -> float:
             raise UserError(
                 f"--at {shown(at)}: expected a time such as 2026-05-01T14:32:00Z, 14:32, seconds since 1970, or last"
             ) from error
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    if not abs(number) <= LARGEST_TIME:
+        number = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    if not _is_time(number):
         raise UserError(f"--at {shown(at)}: expected seconds since 1970, such as 1777645920")
     return number
+
+
+def _is_time(seconds: float) -> bool:
+    return SMALLEST_TIME <= seconds <= LARGEST_TIME
 
 
 def when(time: float) -> str:

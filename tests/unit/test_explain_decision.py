@@ -4,6 +4,7 @@ The oracle is the autoscaler that made the log, forked at the decision: whatever
 """
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -366,6 +367,8 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str], list[str]]] = {
                [f"the nearest ones are at {when(BEGIN + 3 * INTERVAL)} and {when(BEGIN + 8 * INTERVAL)}"]),
     "no time": (lambda _: None, ["--at", "noon"], ["--at noon", "14:32", "last"]),
     "milliseconds": (lambda _: None, ["--at", "1777600000000"], ["expected seconds since 1970"]),
+    "before all calendars": (lambda _: None, ["--at", "-99999999999"], ["expected seconds since 1970"]),
+    "after all calendars": (lambda _: None, ["--at", "9999-12-31T23:59:59-12:00"], ["expected seconds since 1970"]),
     "no such workload": (lambda _: None, ["--workload", "shop/db"], ["--workload shop/db", "shop/web, shop/api"]),
     "several workloads": (lambda _: None, ["--workload", ""], ["shop/web, shop/api", "--workload"]),
     "an empty log": (nothing, [], ["holds no decision", "--decisions"]),
@@ -374,6 +377,11 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str], list[str]]] = {
     "no observation": (changed(5, observation=...), [], ["line 5 is no decision", "observation"]),
     "another schema": (changed(5, observation_schema="0"), [], ["line 5 has observation schema '0'", "expected '1'"]),
     "a text for a number": (changed(5, demand="many"), [], ["line 5 is no decision", "'many'"]),
+    "a number beyond all bounds": (changed(5, demand=10**400), [], ["line 5 is no decision", "too large"]),
+    "replicas without end": (changed(5, replicas=math.inf), [], ["line 5 is no decision", "infinity"]),
+    "a time in milliseconds": (changed(5, time=1777600060000), ["--at", "14:32"],
+                               ["line 5 is no decision", "time is 1.7776e+12"]),
+    "a line without a bottom": (broken(3, "[" * 100_000), [], ["line 3 is no decision", "no JSON"]),
     "settings that are none": (changed(5, settings={"min_replicas": 9, "max_replicas": 2}), [],
                                ["line 5 is no decision", "max_replicas is 2"]),
     "a policy that is not here": (lambda path: path.write_text(path.read_text().replace("growth-quantile", "mine")), [],
