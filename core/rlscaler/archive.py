@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -33,12 +32,15 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, State]]:
     Raises ValueError naming the file where it is no saved autoscaler.
     """
     try:
-        with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as saved:
+        saved = np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False)
+        if not isinstance(saved, np.lib.npyio.NpzFile):
+            raise ValueError("one array; expected several")
+        with saved:
             arrays = {name: saved[name] for name in saved.files}
         about: dict[str, Any] = json.loads(arrays.pop("about").tobytes())
         if about["saved"] != _SAVED:
             raise ValueError(f"saved format {about['saved']!r}; expected {_SAVED}")
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as problem:
+    except Exception as problem:  # zipfile, zlib, tokenize and NumPy raise what they like on damaged input
         raise ValueError(f"{path}: no saved autoscaler ({problem})") from problem
     parts: dict[str, State] = {}
     for name, array in arrays.items():

@@ -1,6 +1,8 @@
 """The autoscaler's rows: they come and go, are saved and read back, and never touch each other."""
 
+import io
 from collections.abc import Hashable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,40 @@ def test_a_file_that_is_no_saved_state_is_refused(content: bytes, tmp_path: Path
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"state\.npz: no saved autoscaler"):
         Autoscaler.load(path)
+
+
+def _array() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros(3))
+    return buffer.getvalue()
+
+
+def _arrays(about: bytes) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, about=np.frombuffer(about, np.uint8))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("content", [_array(), _arrays(b"[1]"), _arrays(b"[" * 100_000)])
+def test_a_file_of_numpy_that_is_no_saved_state_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "state.npz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"state\.npz: no saved autoscaler"):
+        Autoscaler.load(path)
+
+
+def test_a_damaged_file_is_refused_or_means_the_same(tmp_path: Path) -> None:
+    """Bytes that were changed anywhere: zipfile, zlib, tokenize and NumPy raise what they like."""
+    path = tmp_path / "state.npz"
+    Autoscaler("growth-quantile", Settings(capacity_per_replica=1.0), 1).save(path)
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(200):
+        damaged = bytearray(whole)
+        for place in rng.integers(0, len(whole), rng.integers(1, 4)):
+            damaged[place] = rng.integers(0, 256)
+        path.write_bytes(damaged)
+        with suppress(ValueError):
+            archive.read(path)
 
 
 def test_an_older_file_that_kept_less_is_read(tmp_path: Path) -> None:
