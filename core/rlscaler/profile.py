@@ -23,6 +23,7 @@ import numpy as np
 from rlscaler import container
 from rlscaler.errors import UserError
 from rlscaler.files import write_bytes_atomically, write_text_atomically
+from rlscaler.quantities import shown
 
 FORMAT = "rlscaler-profile"
 VERSION = 1
@@ -228,11 +229,12 @@ def read_recording(profile: Profile, path: str | Path) -> Recording:
     if profile.readings is None:
         raise ProfileError(f"{path}: names no readings; expected readings.file, so calibrate again")
     place = Path(path).with_name(profile.readings.file)
-    again = f"{path}: readings.file is {profile.readings.file}"
+    again = f"{path}: readings.file is {shown(profile.readings.file)}"
     try:
         data = container.read_file(place, MOST_BYTES)
-    except OSError as error:
-        raise ProfileError(f"{again}, which cannot be read: {error.strerror}; copy it beside the profile") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        why = getattr(error, "strerror", None) or error
+        raise ProfileError(f"{again}, which cannot be read: {why}; copy it beside the profile") from error
     if f"sha256:{hashlib.sha256(data).hexdigest()}" != profile.readings.digest:
         raise ProfileError(f"{again}, which is not the one that the profile was written with; copy both, or calibrate "
                            "again")  # fmt: skip
@@ -290,7 +292,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, str):
             raise _FieldError(f"{where} is {container.show(value)}; expected text")
         return value
-    whole = isinstance(value, int) and not isinstance(value, bool)
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
     if kind is int and whole and value >= 0:
         return value
     if kind is float and (whole or isinstance(value, float)) and math.isfinite(value):

@@ -82,6 +82,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "more than all": ({"load.coverage": 1.5}, ["load.coverage is 1.5"]),
     "a note that is none": ({"notes": [1]}, ["notes[0] is 1", "expected text"]),
     "a way out": ({"readings.file": "../x.npz"}, ["readings.file is '../x.npz'", "same folder"]),
+    "a number beyond all bounds": ({"interval": 10**400}, ["interval is 1000", "expected a number"]),
+    "a count beyond all bounds": ({"load.gaps": 10**400}, ["load.gaps is 1000", "whole number"]),
     "no digest": ({"readings.digest": "x"}, ["readings.digest is 'x'"]),
 }
 
@@ -130,6 +132,17 @@ def test_readings_of_another_profile_are_refused(tmp_path: Path) -> None:
     place.unlink()
     with pytest.raises(ProfileError, match="copy it beside the profile"):
         profiles.read_recording(found, path)
+
+
+@pytest.mark.parametrize("name", ["x\0.npz", "\ud800.npz"])
+def test_readings_whose_name_no_file_can_have_are_refused(tmp_path: Path, name: str) -> None:
+    path = written(tmp_path)
+    found = profiles.read(path)
+    assert found.readings is not None
+    wrong = replace(found, readings=replace(found.readings, file=name))
+    with pytest.raises(ProfileError, match="copy it beside the profile") as caught:
+        profiles.read_recording(wrong, path)
+    str(caught.value).encode()
 
 
 def test_no_file_is_a_mistake(tmp_path: Path) -> None:
