@@ -237,7 +237,7 @@ def fold_profile(xp: Any, state: State, rows: Array, time: Array, level: Array, 
         for step in range(1, skipped):
             late = (opened - ended) > step
             state["coarse"][which[late], (ended + step)[late] % COARSE] = float("nan")
-        state["coarse"][which, ended % COARSE] = mean
+        state["coarse"][which, ended % COARSE] = xp.where(opened - ended < COARSE, mean, float("nan"))
         quarter = xp.astype(xp.floor(ended * COARSE_SECONDS / QUARTER_SECONDS), xp.int64)
         for name, size, rate in (("day", QUARTERS_DAY, DAY_RATE), ("week", QUARTERS_WEEK, WEEK_RATE)):
             old = state[name][which, quarter % size]

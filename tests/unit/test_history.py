@@ -221,6 +221,23 @@ def test_yesterday_and_the_profile_are_remembered() -> None:
     assert (told["ahead"][falling, -1] < 0).all()
 
 
+@pytest.mark.parametrize("beyond", [0, 1, 10, history.COARSE, 3 * history.COARSE + 7])
+def test_a_pause_longer_than_the_ring_of_means_leaves_none_of_before(beyond: int) -> None:
+    """Else the last mean before the pause would stand for five minutes after it."""
+    state, rows, about = history.state(1), np.arange(1), facts(1)
+    begin = 1_699_999_800.0
+    again = begin + history.COARSE_SECONDS * (history.COARSE + beyond)
+    for start, load in ((begin, 100.0), (again, 200.0)):
+        for tick in range(40):
+            history.record(np, state, rows, np.array([start + 15.0 * tick]), np.array([load]), about, 15.0)
+    newest = int(state["coarse_slot"][0])
+    past = newest - 1 - np.arange(history.COARSE - 1)
+    kept = {int(slot): float(state["coarse"][0, slot % history.COARSE]) for slot in past}
+    known = {slot: value for slot, value in kept.items() if math.isfinite(value)}
+    assert set(known) == {int(again // history.COARSE_SECONDS)}
+    assert min(known.values()) > 195.0
+
+
 def test_a_workload_costs_at_most_forty_kilobytes() -> None:
     assert history.nbytes(history.state(3)) <= 40_000
 
