@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rlscaler.arrays import Array, State, namespace
+from rlscaler.crowded import narrowed
 from rlscaler.reasons import Reason
 
 PolicyType = Literal["Pods", "Percent"]
@@ -228,41 +229,21 @@ def resized(state: State, settings: Mapping[str, Array]) -> State:
     out = dict(state)
     changed = state["recommended_size"] != size
     at = xp.nonzero(changed)
-    newest = _newest(xp, state["recommended_time"][at], size[at], slots)
-    for key, empty in (("time", -math.inf), ("high", 0.0), ("low", 0.0)):
-        out[f"recommended_{key}"] = _relaid(xp, state[f"recommended_{key}"], at, newest, empty)
+    window = xp.maximum(settings["up_window"], settings["down_window"])[:n]
+    hows = (("time", -math.inf, "most"), ("high", 0.0, "most"), ("low", 0.0, "least"))
+    kept = [(f"recommended_{key}", empty, how) for key, empty, how in hows]
+    out |= narrowed(xp, state, kept, at, window[at], size[at], _apart(xp, settings)[at], slots)
     out["recommended_slot"] = xp.where(changed, size - 1, state["recommended_slot"])
     out["recommended_size"] = size
 
     count = xp.minimum(state["scaled_count"], room[:, None])
     at = xp.nonzero(state["scaled_count"] > count)
-    newest = _newest(xp, state["scaled_time"][at], count[at], events)
-    for key, empty in (("time", -math.inf), ("change", 0.0)):
-        out[f"scaled_{key}"] = _relaid(xp, state[f"scaled_{key}"], at, newest, empty)
+    period = xp.maximum(_longest(xp, settings, "up"), _longest(xp, settings, "down"))[at[0]]
+    apart = xp.maximum(0.5 * settings["interval"][at[0]], period / MOST_EVENTS)
+    kept = [("scaled_time", -math.inf, "least"), ("scaled_change", 0.0, "sum")]
+    out |= narrowed(xp, state, kept, at, period, count[at], apart, events)
     out["scaled_count"] = count
     return out
-
-
-def _newest(xp: Any, times: Array, count: Array, width: int) -> Array:
-    """Return (M, width) int64 columns of the `count` newest of `times` (M, K), oldest first; -1 = none."""
-    have, device = times.shape[1], getattr(times, "device", None)
-    place = xp.arange(width, device=device)[None, :]
-    rank = have - count[:, None] + place
-    lines = xp.arange(times.shape[0], device=device)[:, None]
-    columns = xp.argsort(times, axis=1)[lines, xp.clip(rank, 0, have - 1)]
-    return xp.where((rank >= 0) & (place < count[:, None]), columns, -1)
-
-
-def _relaid(xp: Any, old: Array, at: tuple[Array, ...], columns: Array, empty: float) -> Array:
-    """Return `old` (..., K) as wide as `columns` (M, width), whose lines `at` then hold these columns."""
-    device, width, array = getattr(old, "device", None), columns.shape[1], old
-    if width != old.shape[-1]:
-        array = xp.full((*old.shape[:-1], width), empty, dtype=old.dtype, device=device)
-        kept = min(width, old.shape[-1])
-        array[..., :kept] = old[..., :kept]
-    lines = xp.arange(columns.shape[0], device=device)[:, None]
-    array[at] = xp.where(columns >= 0, old[at][lines, columns], empty)
-    return array
 
 
 def apply(

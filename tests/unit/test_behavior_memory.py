@@ -164,6 +164,19 @@ def test_a_longer_interval_keeps_the_newest_recommendations(neighbours: list[Beh
     assert counts == [9.0, 9.0, 2.0]
 
 
+@pytest.mark.parametrize("neighbours", [[], [WIDEST]], ids=["alone", "beside a wide row"])
+@pytest.mark.parametrize("interval", [30.0, 60.0, 100.0])
+def test_a_longer_interval_ends_no_window_early(neighbours: list[Behavior], interval: float) -> None:
+    """What was asked for at 100 s holds until 400 s, however few slots are left, and for half an interval at most."""
+    before, after = (compiled([DEFAULT, *neighbours], interval=each) for each in (5.0, interval))
+    falls = [(5.0 * i, 50.0, 50.0 if i <= 20 else 10.0) for i in range(60)]
+    _, memory = run(before, behavior.state(before, len(neighbours) + 1), falls)
+    memory = behavior.resized(memory, after)
+    for time, count in ((399.0, 50.0), (400.0 + 0.5 * interval, 10.0)):
+        counts, _ = run(after, {name: array.copy() for name, array in memory.items()}, [(time, 50.0, 10.0)])
+        assert counts == [count], f"at {time} s"
+
+
 def test_changes_made_without_a_behavior_are_no_events_of_a_later_one() -> None:
     before, after = compiled([None]), compiled([DEFAULT])
     _, memory = run(before, behavior.state(before, 1), [(0, 10, 20)])
@@ -172,15 +185,20 @@ def test_changes_made_without_a_behavior_are_no_events_of_a_later_one() -> None:
 
 
 @pytest.mark.parametrize("neighbours", [[], [WIDEST]], ids=["alone", "beside a wide row"])
-def test_a_longer_interval_keeps_the_newest_events_that_fit(neighbours: list[Behavior]) -> None:
-    """Of 20 events 5 s apart 13 fit at an interval of 30 s and a period of 150 s; more join the newest."""
+def test_a_longer_interval_forgets_no_event_that_counts(neighbours: list[Behavior]) -> None:
+    """Of 20 events 5 s apart 13 fit at an interval of 30 s and a period of 150 s: those within 15 s share a slot.
+
+    Then they are forgotten together, by less than half an interval too early: at 190 s HPA would allow 34.
+    """
     before = compiled([Behavior(rules(("Pods", 999, 100)), FREE), *neighbours], interval=5.0)
     after = compiled([Behavior(rules(("Pods", 15, 150)), FREE), *neighbours], interval=30.0)
     climb = [(5.0 * i, 10.0 + i, 11.0 + i) for i in range(20)]
     _, memory = run(before, behavior.state(before, len(neighbours) + 1), climb)
     _, memory = run(before, memory, [(100, 30, 30)])
-    counts, _ = run(after, behavior.resized(memory, after), [(130, 30, 99), (145, 32, 99), (160, 32, 99)])
-    assert counts == [32.0, 32.0, 32.0]
+    counts, _ = run(after, behavior.resized(memory, after), [(130, 30, 99), (145, 30, 99), (160, 30, 99)])
+    assert counts == [30.0, 30.0, 30.0]
+    counts, _ = run(after, behavior.resized(memory, after), [(190, 30, 99)])
+    assert counts == [36.0]
 
 
 def test_torch_keeps_the_same_memory() -> None:
