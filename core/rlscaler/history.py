@@ -27,6 +27,9 @@ QUARTER_RATE = 0.3
 KNOWN_SHARE = 0.8
 """Share of a span's samples that must be known for its growth to count."""
 LEVEL_HALF_LIFE = 2 * growth.DAY
+LARGEST_HALF = 1e20
+"""Half a capacity is taken for this at most, and for one over it at least: beyond, float32 has infinity and 0, and
+growth from a load of 0 is then no number."""
 
 
 def state(n: int) -> State:
@@ -155,7 +158,7 @@ def record(
 
 def offset(xp: Any, settings: Mapping[str, Array]) -> tuple[Array, Array]:
     """Return half a replica's capacity (N,) float32 requests/s, 1 where it is unknown, and where it is known."""
-    half = xp.astype(0.5 * settings["capacity_per_replica"], xp.float32)
+    half = xp.astype(xp.clip(0.5 * settings["capacity_per_replica"], 1.0 / LARGEST_HALF, LARGEST_HALF), xp.float32)
     usable = ~xp.isnan(half)
     return xp.where(usable, half, 1.0), usable
 

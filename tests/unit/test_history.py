@@ -238,6 +238,18 @@ def test_a_pause_longer_than_the_ring_of_means_leaves_none_of_before(beyond: int
     assert min(known.values()) > 195.0
 
 
+@pytest.mark.parametrize("absurd", [1e99, 1e-60])
+def test_an_absurd_capacity_leaves_nothing_behind(absurd: float) -> None:
+    """NaN in the moments of a quarter-hour would stay for ever, and with it a rule that has no answer at that time."""
+    state, rows = history.state(1), np.arange(1)
+    for tick in range(300):
+        about = facts(1, capacity=absurd if tick < 100 else 10.0)
+        load = np.array([(1e15, 100.0 + tick % 7, 0.0)[tick // 8 % 3]])
+        history.record(np, state, rows, np.array([START + 15.0 * tick]), load, about, 15.0)
+    for name in ("growth", "quarter", "usual"):
+        assert np.isfinite(state[name]).all(), name
+
+
 def test_a_workload_costs_at_most_forty_kilobytes() -> None:
     assert history.nbytes(history.state(3)) <= 40_000
 
