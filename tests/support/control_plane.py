@@ -111,7 +111,7 @@ class ControlPlane(ClusterAccess):
 
     def pause_api(self) -> None:
         """Freeze the API server: connections stay open, and nothing answers."""
-        self._parts["kube-apiserver"].send(signal.SIGSTOP)
+        self._parts["kube-apiserver"].freeze()
 
     def resume_api(self) -> None:
         """Let a frozen API server go on."""

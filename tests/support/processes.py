@@ -76,6 +76,12 @@ class Process:
         """Send a signal."""
         self._process.send_signal(number)
 
+    def freeze(self) -> None:
+        """Let it keep its connections and answer nothing, until it is sent SIGCONT: all its threads stand still now."""
+        self.send(signal.SIGSTOP)
+        threads = Path(f"/proc/{self.pid}/task")
+        self.wait_until(lambda: all(map(_is_stopped, threads.iterdir())), "to stand still")
+
     def tail(self, lines: int = 25) -> str:
         """Return the last lines of the log."""
         with self.log.open("rb") as stream:
@@ -90,6 +96,14 @@ class Process:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """End the process."""
         self.stop()
+
+
+def _is_stopped(thread: Path) -> bool:
+    """Tell whether a thread is stopped by a signal; one that has ended is too."""
+    try:
+        return (thread / "stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except FileNotFoundError:
+        return True
 
 
 def wait_until(ready: Callable[[], bool], what: str, deadline: float = 60.0, *processes: Process) -> None:

@@ -14,6 +14,7 @@ from rlscaler_operator.collecting import Line
 from rlscaler_operator.deciding import Admission, Decider
 from rlscaler_operator.keeping import Keeper, Shelf
 from rlscaler_operator.leading import Leader
+from rlscaler_operator.ledger import Ledger
 from rlscaler_operator.model import Key, PolicyInUse
 from rlscaler_operator.queries import Ask, group_of
 from rlscaler_operator.roster import Roster
@@ -80,7 +81,7 @@ class Scene:
             decider=self.decider, roster=self.roster, clock=self.clock, unread=set(self.keys),
             fleet=SimpleNamespace(workloads={key: workload(key.name, resource=its) for key, its in resources.items()}),
             collector=SimpleNamespace(lines={"default": cast(Line, self.source)}),
-            target=lambda key: key,
+            target=lambda key: key, ledgers={key: Ledger() for key in self.keys},
         )  # fmt: skip
         self.keeper = Keeper(cast(Leader, self.leader), cast(Shelf, None), lambda: 7.0 * DAY)
 

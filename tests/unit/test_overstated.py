@@ -219,7 +219,7 @@ def test_where_the_capacity_is_right_nothing_changes(
 
 
 def stretched(monkeypatch: pytest.MonkeyPatch, least: int) -> Traced:
-    monkeypatch.setattr(stretches, "LEAST", least)
+    monkeypatch.setattr("rlscaler_sim.told.LEAST", least)
     monkeypatch.setattr(stretches, "WARM_UP", 900.0)
     rng = np.random.default_rng(2)
     rates = np.repeat(90.0 * np.exp(np.cumsum(rng.normal(0.0, 0.02, 600))), 5).astype(np.float32)
