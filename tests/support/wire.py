@@ -60,17 +60,20 @@ class Wire:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        ends = {writer}
         try:
             far_reader, far_writer = await asyncio.open_connection(*self._to)
-            ends = {writer, far_writer}
+            ends.add(far_writer)
             self._ends |= ends
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pass(reader, far_writer))
                 group.create_task(self._pass(far_reader, writer))
-            self._ends -= ends
         except (OSError, asyncio.CancelledError):
-            writer.transport.abort()
+            pass
         finally:
+            for end in ends:  # a silent one too, once both sides have hung up
+                end.transport.abort()
+            self._ends -= ends
             self._tasks.discard(task)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
