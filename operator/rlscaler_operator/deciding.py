@@ -347,6 +347,8 @@ class Decider:
                 guard = condensed(parts["guard"], pool.scaler.settings(rows), np.nan_to_num(time, nan=-np.inf))
                 kept = {"guard": guard, _LEARNED: self._estimates.memory(mine)}
                 own = {"policy": pool.kept(parts["policy"], rows), "rule": parts["rule"]}
+                if isinstance(pool.policy, Tenured):
+                    own["leader"] = {"leader": np.array([self._leaders.get(key, -1) for key in mine], np.int64)}
                 kept |= {pool.called(part): state for part, state in own.items() if state}
                 found.append(Batch(mine, time, kept))
         return found
@@ -367,6 +369,8 @@ class Decider:
                 if "policy" in own and (mine := pool.restored(own.pop("policy"), len(rows))) is not None:
                     own["policy"] = mine
                 pool.scaler.recall(rows, {"guard": parts["guard"], **own})
+                if (led := parts.get(pool.called("leader"))) is not None:
+                    self._leaders |= zip(keys, pool.led(led, len(rows)), strict=True)
                 if _LEARNED in parts:
                     self._estimates.recall(keys, parts[_LEARNED])
                     self._learn(pool, keys)

@@ -49,10 +49,10 @@ class Pool:
     slowness: str = ""
 
     def called(self, part: str) -> str:
-        """Return what the memory of the policy, or of the rule beside it, is called where it is kept."""
-        if part == "policy":
-            return f"policy {self.in_use.name} {self.in_use.digest}"
-        return f"rule {self.scaler.fallback.name}"
+        """Return what a part of the memory is called where it is kept: "policy", "leader" in it, "rule" beside it."""
+        if part == "rule":
+            return f"rule {self.scaler.fallback.name}"
+        return f"{part} {self.in_use.name} {self.in_use.digest}"
 
     def kept(self, memory: State, rows: np.ndarray) -> State:
         """Return what the policy remembers of the rows in the form in which it is kept."""
@@ -68,6 +68,14 @@ class Pool:
             log.warning("policy %s begins with an empty memory: %s", self.in_use.name, problem)
             return None
         return memory
+
+    def led(self, memory: State, rows: int) -> list[int]:
+        """Return who led each of so many rows, by number of the candidate, as was kept; -1: nobody, or not known."""
+        leaders = memory.get("leader", np.empty(0))
+        if not isinstance(self.policy, Tenured) or leaders.shape != (rows,) or leaders.dtype != np.int64:
+            return [-1] * rows
+        kept: list[int] = np.where((leaders >= 0) & (leaders < self.policy.tenure.hedge.size), leaders, -1).tolist()
+        return kept
 
     def is_of(self, policy: Policy, in_use: PolicyInUse) -> bool:
         """Tell whether the policy of the pool is this one."""

@@ -206,6 +206,26 @@ def test_a_restart_keeps_what_each_candidate_has_earned() -> None:
     assert one.standing.seconds == pytest.approx(ticks * INTERVAL, rel=0.03)
 
 
+def test_a_restart_keeps_who_leads_where_two_are_close() -> None:
+    before, after = decider(), decider()
+    (told,) = lived(before, 1)
+    leader = before._leaders[KEY]
+    before._leaders[KEY] = close = next(each for each in range(shipped().tenure.hedge.size) if each != leader)
+    handed_over(before, after)
+    assert after._leaders == {KEY: close}
+
+
+@pytest.mark.parametrize("leader", [[99], [-7], [0.5], [[1]]], ids=str)
+def test_a_leader_that_is_none_is_nobody(leader: list[Any]) -> None:
+    before, after = decider(), decider()
+    lived(before, 1)
+    (batch,) = before.memory([KEY])
+    (name,) = [name for name in batch.parts if name.startswith("leader ")]
+    batch.parts[name] = {"leader": np.array(leader)}
+    after.recall(batch)
+    assert after._leaders == {KEY: -1}
+
+
 def test_what_is_kept_is_small() -> None:
     """400 workloads' with their guards and estimates go into one ConfigMap of 1 MiB, even if nothing of it shrinks."""
     keys = [KEY, *(Key("shop", f"w{number}") for number in range(49))]
