@@ -12,6 +12,9 @@ import numpy as np
 
 _TEXT = {str}
 _NUMBERS = {int, float}
+_NO_NUMBERS = "a value like 1_000, or a time without end"
+"""What Python takes for numbers and Prometheus never writes."""
+_TWICE = "two series with the same labels"
 
 
 class Series(NamedTuple):
@@ -63,13 +66,18 @@ def _sample(item: Mapping[str, Any]) -> Series:
     value = float(text)
     if type(text) is not str or type(at) not in _NUMBERS:
         raise TypeError
+    if "_" in text or not math.isfinite(at):
+        raise ValueError(_NO_NUMBERS)
     return Series(_labels(item), value if math.isfinite(value) else math.nan, float(at))
 
 
 def matrix(result: Any, grid: Grid) -> list[Row]:
     """Return the series of a matrix on the grid; raises MalformedError, HistogramsError, OffGridError."""
     try:
-        return [_row(item, grid) for item in result]
+        rows = [_row(item, grid) for item in result]
+        if len({frozenset(row.labels.items()) for row in rows}) < len(rows):
+            raise ValueError(_TWICE)
+        return rows
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _judged(error, "histograms", result) from None
 
@@ -80,6 +88,8 @@ def _row(item: Mapping[str, Any], grid: Grid) -> Row:
     times, texts = zip(*item["values"], strict=True)
     if set(map(type, texts)) != _TEXT or not set(map(type, times)) <= _NUMBERS:
         raise TypeError
+    if "_" in "".join(texts) or not all(map(math.isfinite, times)):
+        raise ValueError(_NO_NUMBERS)
     places, rest = np.divmod(np.rint(np.array(times, np.float64) * 1000.0) - grid.first, grid.every)
     if rest.any():
         raise OffGridError
