@@ -54,7 +54,7 @@ class MetricLoss:
 class Settings:
     """Settings of one workload, or of N at once (any field a scalar or an array of shape (N,)).
 
-    min_replicas, max_replicas: bounds, 0 <= min <= max, max >= 1.
+    min_replicas, max_replicas: bounds, whole numbers, 0 <= min <= max, max >= 1.
     interval: seconds between decisions. lag: age in seconds of the newest load sample when it is read.
     startup: seconds from a pod's creation until it serves.
     capacity_per_replica: requests/s that a ready replica serves at full use; NaN = unknown (the decision holds).
@@ -127,6 +127,8 @@ def compiled(settings: Settings, n: int) -> State:
     _require(out["min_replicas"] >= 0, "min_replicas", out["min_replicas"], "0 or more")
     _require(out["max_replicas"] >= np.maximum(out["min_replicas"], 1), "max_replicas", out["max_replicas"],
              "min_replicas or more, and at least 1")  # fmt: skip
+    for name in ("min_replicas", "max_replicas"):
+        _require(np.isfinite(out[name]) & (out[name] == np.rint(out[name])), name, out[name], "a whole number")
     for name in ("interval", "drain_time"):
         _require(np.isfinite(out[name]) & (out[name] > 0), name, out[name], "a positive number of seconds")
     for name in ("lag", "startup", "loss_after"):

@@ -218,7 +218,10 @@ def test_update_keeps_what_is_remembered() -> None:
     ("field", "value", "says"),
     [
         ("min_replicas", -1, "min_replicas is -1"),
+        ("min_replicas", 2.5, "min_replicas is 2.5 for workload 0; expected a whole number"),
         ("max_replicas", 0, "max_replicas is 0"),
+        ("max_replicas", 9.5, "max_replicas is 9.5 for workload 0; expected a whole number"),
+        ("max_replicas", float("inf"), "max_replicas is inf for workload 0; expected a whole number"),
         ("interval", 0, "interval is 0"),
         ("startup", float("inf"), "startup is inf"),
         ("capacity_per_replica", -3, "capacity_per_replica is -3"),
