@@ -1,4 +1,4 @@
-"""What the leader does: everyone who is due is read, decided in one batch, written on change and reported.
+"""What the leader does: everyone who is due is read, decided in one batch and settled (`settling`).
 
 One loop for all workloads. Nothing in it waits for a source, the API server or a policy's file: reads and writes are
 tasks of their own under deadlines, and their results are taken in when they are there. A follower runs none of it;
@@ -8,13 +8,11 @@ when it becomes the leader it starts as a fresh process does: checkpoint, the la
 import asyncio
 import contextlib
 import logging
-import math
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from rlscaler.resource_objects import Spec
-from rlscaler_operator import accounts, conflicts
+from rlscaler_operator import accounts
 from rlscaler_operator.asking import Asking, Question
 from rlscaler_operator.clock import Clock
 from rlscaler_operator.collecting import Collector
@@ -22,13 +20,14 @@ from rlscaler_operator.deciding import Admission, Decider, Served
 from rlscaler_operator.fleet import Fleet
 from rlscaler_operator.inference import Reply, Servers
 from rlscaler_operator.ledger import Ledger, chosen
-from rlscaler_operator.model import Account, Key, Note, PolicyInUse, Readings, Target, TargetKey, Workload
+from rlscaler_operator.model import Key, Note, PolicyInUse, Readings, Target, Workload
 from rlscaler_operator.policy_store import PolicyStore
 from rlscaler_operator.queries import Group, group_of, load_of
 from rlscaler_operator.reporting import Reporter
 from rlscaler_operator.roster import Roster
+from rlscaler_operator.settling import Settler
 from rlscaler_operator.telemetry import Telemetry
-from rlscaler_operator.writing import Actuator, Outcome
+from rlscaler_operator.writing import Actuator
 
 BATCH = 0.1
 """Seconds for which readings are gathered before they are decided together."""
@@ -58,7 +57,6 @@ class Leader:
         servers: Servers | None = None,
     ) -> None:
         """Take the parts. watched: group and kind of all targets that are watched. servers: None for none."""
-        self.watched = watched
         self.servers = servers if servers is not None else Servers()
         self.fleet, self.collector, self.store = fleet, collector, store
         self.actuator, self.reporter, self.telemetry, self.clock = actuator, reporter, telemetry, clock
@@ -67,8 +65,10 @@ class Leader:
         self.roster = Roster()
         self.ledgers: dict[Key, Ledger] = {}
         self.unread: set[Key] = set()
-        self.unkept = asyncio.Event()
-        """Set while a checkpoint is due: a target was changed, or a workload is decided for the first time."""
+        self.settler = Settler(
+            fleet, self.ledgers, self.decider, actuator, reporter, telemetry, clock, watched, self._start
+        )
+        self.unkept = self.settler.unkept
         self._resting = False
         self._collecting: set[Group] = set()
         self._collected: dict[Key, tuple[float, Readings]] = {}
@@ -169,12 +169,12 @@ class Leader:
             ledger.readings = ledger.decision = None  # those of the former spec say nothing of this one
         ledger.version = version
         if workload.force is not None:  # whoever forces a count waits for no tick
-            self._settle(workload, ledger)
+            self.settler.settle(workload, ledger)
             return
-        account = self._account(workload, ledger)
+        account = self.settler.account(workload, ledger)
         if account.target is not None:  # a count of the former spec, annotation or owners is not to be tried again
             self.actuator.withdraw(account.target.key, workload.key, account.wanted)
-        self._tell(account)
+        self.settler.tell(account)
 
     def _drop(self, key: Key) -> None:
         self._stop(key)
@@ -248,7 +248,7 @@ class Leader:
         for workload, ledger in changed:
             if workload.key not in failed:
                 with _alone(workload.key):
-                    self._tell(self._account(workload, ledger))
+                    self.settler.tell(self.settler.account(workload, ledger))
 
     def rest(self) -> None:
         """Begin nothing any more; what has been decided may still be written."""
@@ -375,7 +375,7 @@ class Leader:
                 self._note_server(key, ledger, reply, served is not None and key in served)
             self.telemetry.on_time(now - due[key] <= self.roster.group(key).interval)
             with _alone(key):
-                self._settle(self.fleet.workloads[key], ledger)
+                self.settler.settle(self.fleet.workloads[key], ledger)
 
     def _note_server(self, key: Key, ledger: Ledger, reply: Reply | Note | None, used: bool) -> None:
         """Note by whom a workload of an inference server was decided, and why not by the server."""
@@ -392,92 +392,6 @@ class Leader:
         self.telemetry.beat(self.clock.monotonic())
         await asyncio.sleep(0)
 
-    def _settle(self, workload: Workload, ledger: Ledger) -> None:
-        """Report a workload, and write to its target where that is wanted."""
-        account = self._account(workload, ledger)
-        target = account.target
-        if target is not None and workload.resource is not None:
-            if accounts.is_active(workload) and account.wanted not in (None, target.desired):
-                ref = workload.resource.spec.scale_target_ref
-                seen = self.fleet.version(target.key)
-                self._start(self._written(account, ledger, seen, self.actuator.submit(account, ref)))
-            else:
-                self.actuator.withdraw(target.key, workload.key)
-                if account.write_problem is not None:  # what could not be written is not wanted any more
-                    ledger.write_problem = None
-                    account = replace(account, write_problem=None)
-        elif (gone := self.fleet.target_of(workload)) is not None:
-            self.actuator.withdraw(gone, workload.key)
-        self._tell(account)
-
-    def _account(self, workload: Workload, ledger: Ledger) -> Account:
-        """Return all that is known of a workload now."""
-        now = self.clock.now()
-        key, target_key = workload.key, self.fleet.target_of(workload)
-        target = self.fleet.targets.get(target_key) if target_key is not None else None
-        verdict = conflicts.Verdict()
-        if target is not None:
-            rivals = self.fleet.rivals(workload)
-            mode, version = accounts.mode_of(workload), self.fleet.version(target.key)
-            verdict, ledger.conflict = conflicts.judge(ledger.conflict, now, target, rivals, mode, version)
-        decision = ledger.decision if ledger.ready else None
-        return Account(
-            time=now,
-            workload=workload,
-            target=target,
-            readings=ledger.readings if ledger.ready else None,
-            decision=decision,
-            policy=ledger.in_use,
-            target_problem=self._target_problem(target_key) if target is None and target_key is not None else None,
-            source_problem=_source_problem(ledger.readings),
-            policy_problem=ledger.policy_problem,
-            server_problem=ledger.server_problem if ledger.server is not None else None,
-            conflict=verdict.conflict,
-            write_problem=ledger.write_problem,
-            wanted=accounts.wanted(workload, target, decision, verdict) if target is not None else None,
-            last_scale=ledger.last_scale,
-            comparison=self.decider.comparison(key) if key in self.decider else None,
-        )
-
-    def _target_problem(self, target: TargetKey) -> Note:
-        if (why := self.fleet.unreadable.get(target)) is not None:
-            return Note("TargetUnreadable", f"spec.scaleTargetRef: {why}")
-        if (target.group, target.kind) in self.watched:
-            return Note("TargetNotFound", f"spec.scaleTargetRef: there is no {target}; create it, or correct the name")
-        known = ", ".join(f"{kind} ({group})" for group, kind in sorted(self.watched))
-        return Note("TargetNotWatched", f"spec.scaleTargetRef: {target.kind} of {target.group or 'the core group'} is "
-                                        f"not watched; expected one of {known}; others are named under targets in the "
-                                        f"operator's configuration")  # fmt: skip
-
-    async def _written(self, account: Account, ledger: Ledger, seen: int, done: asyncio.Future[Outcome]) -> None:
-        """Take in what became of a write. seen: version of the target that the decision saw."""
-        began = self.clock.monotonic()
-        outcome = await done
-        key, target = account.workload.key, account.target
-        self.telemetry.wrote(outcome.result, self.clock.monotonic() - began if outcome.wrote else math.nan)
-        ledger.write_problem = outcome.problem
-        if target is None or account.wanted is None:
-            return
-        now = self.clock.now()
-        if outcome.wrote:
-            ledger.conflict = conflicts.wrote(ledger.conflict, now, account.wanted, target, seen, outcome.version)
-            ledger.last_scale = now
-            self.unkept.set()
-        elif outcome.result == "Failed":
-            ledger.conflict = conflicts.tried(ledger.conflict, now, account.wanted, target, seen)
-        workload = self.fleet.workloads.get(key)
-        if workload is None or self.ledgers.get(key) is not ledger:
-            return  # it went meanwhile, and nothing would ever forget what is told of it now
-        if outcome.wrote:
-            self._tell(_rescaled(self._account(workload, ledger), account))
-        elif key in self.decider:
-            self.decider.write_failed([key])
-            self._tell(self._account(workload, ledger))
-
-    def _tell(self, account: Account) -> None:
-        status = self.reporter.report(account)
-        self.telemetry.told(account, status)
-
 
 @contextlib.contextmanager
 def _alone(key: Key) -> Iterator[None]:
@@ -486,19 +400,3 @@ def _alone(key: Key) -> Iterator[None]:
         yield
     except Exception:
         log.exception("%s: a defect of rlscaler; the other workloads go on", key)
-
-
-def _rescaled(present: Account, decided: Account) -> Account:
-    """Return an account of the moment at which a write ended as one of it. decided: the account that was written.
-
-    Spec, annotations and target may be others by now. Where the target may still be scaled, the count before is told.
-    """
-    target, before = present.target, decided.target
-    if target is not None and before is not None and target.uid == before.uid and accounts.is_active(present.workload):
-        target = before
-    return replace(present, target=target, wanted=decided.wanted, wrote=True)
-
-
-def _source_problem(readings: Readings | None) -> Note | None:
-    """Return what is wrong with the load's reading."""
-    return None if readings is None else readings.problems.get("spec.metrics.load")

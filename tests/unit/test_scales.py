@@ -57,7 +57,7 @@ def problem(fleet: Fleet) -> tuple[str, str]:
     leader = Leader(fleet, cast(Collector, unused), cast(PolicyStore, unused), cast(Actuator, unused),
                     cast(Reporter, unused), cast(Telemetry, unused), unused,
                     frozenset({("example.com", "EncoderPool")}))  # fmt: skip
-    note = leader._target_problem(POOL)
+    note = leader.settler.target_problem(POOL)
     return note.reason, note.message
 
 

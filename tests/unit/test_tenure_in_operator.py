@@ -221,8 +221,7 @@ def test_a_leader_that_is_none_is_nobody(leader: list[Any]) -> None:
     lived(before, 1)
     (batch,) = before.memory([KEY])
     (name,) = [name for name in batch.parts if name.startswith("leader ")]
-    batch.parts[name] = {"leader": np.array(leader)}
-    after.recall(batch)
+    after.recall(batch._replace(parts={**batch.parts, name: {"leader": np.array(leader)}}))
     assert after._leaders == {KEY: -1}
 
 
