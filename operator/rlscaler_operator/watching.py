@@ -1,9 +1,7 @@
 """The watches: kopf lists and watches, the fleet takes in what it shows. Nothing is ever written to an object by them.
 
 kopf is embedded for this alone: handlers of raw events, no finalizers, no annotations, no events posted, no scanning
-of CRDs and namespaces. It needs no rights but list and watch on the kinds that are watched. It runs in the event loop
-of the process as one part of several, so it is stopped through its own tasks: its usual end cancels every task that
-came after its start, and its usual start takes SIGINT and SIGTERM for itself.
+of CRDs and namespaces (`embedded_kopf`). It needs no rights but list and watch on the kinds that are watched.
 
 What kopf does not see to is done here. Kinds that may not be there (KEDA's, custom ones, our own before its CRD is
 installed) are looked for now and then, and watched once they are served. A list tells of what went while nobody
@@ -17,17 +15,17 @@ import logging
 import math
 import random
 import time
-import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextvars import ContextVar
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 import kopf
 
 from rlscaler.errors import UserError
+from rlscaler_operator import embedded_kopf
 from rlscaler_operator.api_errors import ClusterError
 from rlscaler_operator.connection import credentials
+from rlscaler_operator.embedded_kopf import SLOWEST
 from rlscaler_operator.fleet import Fleet
 from rlscaler_operator.listening import Kind, Listing, Session, ages
 from rlscaler_operator.scales import ScaleReader, Scales
@@ -42,8 +40,6 @@ HPAS = Kind("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutos
 SCALED_OBJECTS = Kind("keda.sh", "v1alpha1", "scaledobjects", "ScaledObject")
 _NEEDED = (RLSCALERS, HPAS)
 """Kinds without which nothing can be decided: without HPAs nobody can tell whom a target belongs to."""
-_STANDALONE = "!pod-template-hash"
-"""Label selector of ReplicaSets that no Deployment made: it gives each of its own this label."""
 
 INACTIVITY = 70.0
 """Seconds without a word after which a watch is replaced. The API server sends a bookmark each minute."""
@@ -51,16 +47,6 @@ LOOK = 60.0
 """Seconds between two looks for kinds that may come and go."""
 AGAIN = 5.0
 """Seconds until a second look for a kind that seems to be gone."""
-PAGE = 250
-"""Objects of a list that one request asks for."""
-REQUEST = 30.0
-"""Seconds for one request that is not a watch."""
-CONNECT = 5.0
-"""Seconds for a connection."""
-PATIENCE = 0.4
-"""Seconds that kopf has at each of the steps in which it is ended."""
-SLOWEST = 10.0
-"""Seconds at most between two attempts."""
 
 log = logging.getLogger("rlscaler.watching")
 
@@ -171,7 +157,7 @@ class Watches:
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        _quieten()
+        embedded_kopf.quieten()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._scales.run())
             group.create_task(self._watch())
@@ -202,20 +188,20 @@ class Watches:
             watched(self._handler(kind))
         look = asyncio.create_task(self._look_for_others(served))
         tasks: Collection[asyncio.Task[Any]] = ()
-        with _descendants() as descendants:
+        with embedded_kopf.descendants() as family:
             try:
-                with _signals_left_alone():
+                with embedded_kopf.signals_left_alone():
                     tasks = await kopf.spawn_tasks(
                         registry=registry,
-                        settings=_settings(self._inactivity),
+                        settings=embedded_kopf.settings(self._inactivity),
                         clusterwide=not self._namespaces,
                         namespaces=self._namespaces,
                     )
                 done, _ = await asyncio.wait({look, *tasks}, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 try:
-                    with _false_alarm_left_out():
-                        await _ended({look, *tasks}, descendants)
+                    with embedded_kopf.false_alarm_left_out():
+                        await embedded_kopf.ended({look, *tasks}, family)
                 finally:
                     await self._session.close()
         for task in done:
@@ -340,151 +326,6 @@ class Watches:
         if text and text != self._told:
             log.warning("%s", text)
         self._told = text
-
-
-class _Attempts:
-    """Seconds between attempts, for ever: what is watched is watched until we end."""
-
-    def __iter__(self) -> Iterator[float]:
-        """Yield the next pause."""
-        step = 0.5
-        while True:
-            yield random.uniform(0.5, 1.0) * step
-            step = min(2.0 * step, SLOWEST)
-
-
-class _NoDiffs(kopf.DiffBaseStorage):
-    """Keeps nothing, and spares the copy of each object that a difference to the last one would need."""
-
-    def build(self, **_: Any) -> Any:
-        return {}
-
-    def fetch(self, **_: Any) -> None:
-        return None
-
-    def store(self, **_: Any) -> None:
-        raise AssertionError("nothing is ever stored in an object")
-
-
-def _settings(inactivity: float) -> kopf.OperatorSettings:
-    settings = kopf.OperatorSettings()
-    settings.process.ultimate_exiting_timeout = None  # it would kill the process ten minutes after a restart of kopf
-    settings.posting.enabled = False
-    settings.peering.standalone = True
-    settings.scanning.disabled = True
-    settings.watching.inactivity_timeout = inactivity
-    settings.watching.connect_timeout = CONNECT
-    settings.watching.chunk_size = PAGE
-    settings.watching.label_selectors["apps", "v1", "replicasets"] = _STANDALONE
-    settings.queueing.idle_timeout = 0.5
-    settings.queueing.exit_timeout = 0.5
-    settings.networking.request_timeout = REQUEST
-    settings.networking.connect_timeout = CONNECT
-    settings.networking.error_backoffs = _Attempts()
-    # kopf takes its finalizer off objects that it has no use for; another operator's, if both kept the default.
-    settings.persistence.finalizer = "rlscaler.io/never-set"
-    settings.persistence.diffbase_storage = _NoDiffs()
-    return settings
-
-
-@contextlib.contextmanager
-def _signals_left_alone() -> Iterator[None]:
-    """Keep kopf from taking SIGINT and SIGTERM for itself: they are the process' own."""
-    loop, ours = asyncio.get_running_loop(), asyncio.current_task()
-    add = loop.add_signal_handler
-
-    def unless_ours(number: int, callback: Callable[..., object], *args: Any) -> None:
-        if asyncio.current_task() is not ours:
-            add(number, callback, *args)
-
-    setattr(loop, "add_signal_handler", unless_ours)  # noqa: B010  (mypy allows no assignment to a method)
-    try:
-        yield
-    finally:
-        delattr(loop, "add_signal_handler")
-
-
-@contextlib.contextmanager
-def _false_alarm_left_out() -> Iterator[None]:
-    """Keep asyncio from logging a traceback where kopf ends while it waits for the first word of a watch.
-
-    A callback of kopf's then cancels the task that it runs in; there is none, since a loop runs callbacks by itself.
-    """
-    loop = asyncio.get_running_loop()
-    before = loop.get_exception_handler()
-
-    def handler(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        if "request_cancel_callback" in str(context.get("message")):
-            return
-        if before is None:
-            loop.default_exception_handler(context)
-        else:
-            before(loop, context)
-
-    loop.set_exception_handler(handler)
-    try:
-        yield
-    finally:
-        loop.set_exception_handler(before)
-
-
-_family: ContextVar["weakref.WeakSet[asyncio.Task[Any]] | None"] = ContextVar("_family", default=None)
-
-
-@contextlib.contextmanager
-def _descendants() -> Iterator["weakref.WeakSet[asyncio.Task[Any]]"]:
-    """Collect every task that is begun within, and by any of these in turn.
-
-    When one of kopf's watchers fails, kopf leaves the others behind; its own end then cancels all tasks of the loop.
-    """
-    loop, before = asyncio.get_running_loop(), asyncio.get_running_loop().get_task_factory()
-    family: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
-
-    make: Callable[..., Any] = before or _task
-
-    def factory(loop: asyncio.AbstractEventLoop, coroutine: Any, **settings: Any) -> Any:
-        begun = make(loop, coroutine, **settings)
-        mine = _family.get()
-        if mine is not None:
-            mine.add(begun)
-        return begun
-
-    loop.set_task_factory(factory)
-    token = _family.set(family)
-    try:
-        yield family
-    finally:
-        _family.reset(token)
-        if loop.get_task_factory() is factory:
-            loop.set_task_factory(before)
-
-
-def _task(loop: asyncio.AbstractEventLoop, coroutine: Any, **settings: Any) -> asyncio.Task[Any]:
-    return asyncio.Task(coroutine, loop=loop, **settings)
-
-
-async def _ended(tasks: Collection[asyncio.Task[Any]], descendants: Iterable[asyncio.Task[Any]]) -> None:
-    """End kopf's tasks: first those that end the rest in order, then whatever is left."""
-    for task in tasks:
-        task.cancel()
-    _, pending = await asyncio.wait(tasks, timeout=PATIENCE)
-    ours = asyncio.current_task()
-    for _ in range(3):
-        pending |= {task for task in descendants if task is not ours and not task.done()}
-        if not pending:
-            break
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=PATIENCE)
-    for task in (*tasks, *descendants):
-        if task.done() and not task.cancelled():
-            task.exception()  # was seen, or came after the end; asyncio would complain that nobody asked
-
-
-def _quieten() -> None:
-    """Let kopf log nothing by itself, except to debug: what matters is said here, once and not at each attempt."""
-    if not log.isEnabledFor(logging.DEBUG):
-        logging.getLogger("kopf").setLevel(logging.CRITICAL)
 
 
 def _sentence(error: BaseException) -> str:
