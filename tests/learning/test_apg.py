@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rlscaler.errors import UserError
 from rlscaler.mlp import MlpPolicy
 from rlscaler.observation import HIGH, LOW
 from rlscaler_sim import pods, scenarios, world
@@ -235,6 +236,17 @@ def test_a_run_that_was_cut_off_ends_as_if_it_never_was(tmp_path: Path) -> None:
     assert rows == [json.dumps(row) for row in measured]
     for row in measured:
         assert row["cost"] + row["late"] == pytest.approx(row["score"], rel=1e-5)
+
+
+def test_a_stretch_that_is_longer_than_the_load_is_refused(tmp_path: Path) -> None:
+    """At the last that fits it learns; the lead of the slowest start-up comes before what counts."""
+    room = pools().train.steps - 5
+    config = replace(TINY, steps=1, batch=2, decisions=room)
+    assert apg.learn(task(tmp_path / "fits", config), config).steps == 2 * room
+    config = replace(config, decisions=room + 1)
+    told = rf"decisions is {room + 1}, but the load to train on has {room + 5}.* expected at most {room}: lower"
+    with pytest.raises(UserError, match=told):
+        apg.learn(task(tmp_path / "long", config), config)
 
 
 def test_worlds_open_as_the_curriculum_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rlscaler.action import scheme
 from rlscaler.artifact import Artifact, dumps
+from rlscaler.errors import UserError
 from rlscaler.observation import NAMES
 from rlscaler.policies import from_artifact
 from rlscaler_sim.batch import Batch
@@ -189,6 +190,17 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_never_was(pools: Pools, tmp_pat
     assert dumps(again.artifact) == dumps(expected.artifact)
     assert list(runs.read_metrics(cut.run.folder)) == list(runs.read_metrics(whole.run.folder))
     assert [row["step"] for row in runs.read_metrics(whole.run.folder)] == [0, 2, 4, 6]
+
+
+def test_a_stretch_that_is_longer_than_the_load_is_refused(pools: Pools, tmp_path: Path) -> None:
+    """One that begins late in the load would reach beyond it; at the last that fits all is as ever."""
+    room = pools.train.steps - pools.train.steps // 4
+    config = replace(SMALL, generations=1, pairs=1, stretches=2, decisions=room)
+    assert evolve.learn(task(tmp_path / "fits", pools, config), config).steps == 4 * room
+    config = replace(config, decisions=room + 1)
+    told = rf"decisions is {room + 1}, but the load has .* expected at most {room}: lower"
+    with pytest.raises(UserError, match=told):
+        evolve.learn(task(tmp_path / "long", pools, config), config)
 
 
 def test_a_score_that_is_none_stops_the_run(pools: Pools, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rlscaler.action import HOLD, QUANTUM
 from rlscaler.artifact import Artifact
+from rlscaler.errors import UserError
 from rlscaler.mlp import LARGEST_CORRECTION
 from rlscaler.observation import LOAD_FIELDS, NAMES, observe
 from rlscaler.policy import View
@@ -294,13 +295,25 @@ def _batches(material: Material, rows: int) -> Iterator[Tensor]:
         yield from torch.split(torch.nonzero(startup == value)[:, 0], rows)
 
 
+def check(config: Config, train: Material) -> None:
+    """Raise UserError where the load to train on is shorter than a stretch of it, naming the settings."""
+    if (room := train.steps - train.whole.lead) < config.decisions:
+        raise UserError(
+            f"decisions is {config.decisions:,}, but the load to train on has {train.steps:,}, of which "
+            f"{train.whole.lead:,} come before those that count; expected at most {max(0, room):,}: lower decisions, "
+            "or give more --hours of load"
+        )
+
+
 def learn(task: Task, config: Config, train: Material | None = None, validation: Material | None = None) -> Outcome:
     """Train on the task's load and return the network that was best on its validation load.
 
-    train, validation: what `material` makes of the task's pools, where that is known already.
+    train, validation: what `material` makes of the task's pools, where that is known already. Raises UserError where
+    a stretch is longer than the load, StoppedError after a checkpoint where the task says stop.
     """
     pools, run, device, parallel = task.pools, task.run, task.device.torch, task.parallel
     train = material(pools.train, device) if train is None else train
+    check(config, train)
     validation = material(pools.validation, device) if validation is None else validation
     torch.manual_seed(task.seed)
     rng = np.random.default_rng(task.seed)

@@ -21,11 +21,13 @@ import numpy as np
 import torch
 
 from rlscaler.action import HOLD, headroom_proposal, scheme
+from rlscaler.errors import UserError
 from rlscaler.mlp import ACTIVATIONS, LARGEST_CORRECTION
 from rlscaler.observation import NAMES, observe, observe_load
 from rlscaler.rows import Picked
 from rlscaler_sim import world
 from rlscaler_sim.batch import Batch
+from rlscaler_sim.pool import WARM_UP, Pool
 from rlscaler_training import export
 from rlscaler_training.export import Mlp
 from rlscaler_training.hyper import choice, setting
@@ -212,11 +214,24 @@ def moved(search: Search, along: np.ndarray, scores: np.ndarray, rate: float, si
 # --- the loop
 
 
+def check(config: Config, *pools: Pool) -> None:
+    """Raise UserError where a stretch would reach beyond the end of the load of a pool, naming the settings."""
+    steps = min(pool.steps for pool in pools)
+    early = min(WARM_UP, steps // 4)  # the latest that an episode begins in so short a load, see `Batch`
+    if config.decisions > steps - early:
+        raise UserError(
+            f"decisions is {config.decisions:,}, but the load has {steps:,}, of which {early:,} may come before a "
+            f"stretch; expected at most {steps - early:,}: lower decisions, or give more --hours of load"
+        )
+
+
 def learn(task: Task, config: Config) -> Outcome:
     """Evolve, and return the centre that scored best on the validation load. A step is a generation.
 
-    Every generation draws from (seed, generation) alone, so a resumed run equals an unbroken one to the bit.
+    Every generation draws from (seed, generation) alone, so a resumed run equals an unbroken one to the bit. Raises
+    UserError where a stretch is longer than the load.
     """
+    check(config, *task.pools.known)
     train, judged, span = task.pools.train, task.pools.validation, config.decisions
     stretches = Batch(train, train.config, train.settings, scheme(SCHEME), config.stretches, span, task.seed)
     judge = Batch(judged, judged.config, judged.settings, scheme(SCHEME), VALIDATION_ENVS, span, task.seed)
