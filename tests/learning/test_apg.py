@@ -231,11 +231,22 @@ def test_a_run_that_was_cut_off_ends_as_if_it_never_was(tmp_path: Path) -> None:
     found = apg.learn(again, TINY)
     for name, array in expected.artifact.arrays.items():
         np.testing.assert_array_equal(found.artifact.arrays[name], array)
-    measured = runs.read_metrics(whole.run.folder)
+    measured = list(runs.read_metrics(whole.run.folder))
     rows = [json.dumps(row) for row in runs.read_metrics(again.run.folder) if row["step"] != 57]
     assert rows == [json.dumps(row) for row in measured]
     for row in measured:
         assert row["cost"] + row["late"] == pytest.approx(row["score"], rel=1e-5)
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_a_run_that_was_cut_off_at_its_beginning_measures_it_once(tmp_path: Path, after: int) -> None:
+    """Also where only its first checkpoint, of step 0, is there to go on from."""
+    config = replace(TINY, steps=4, evaluate_every=2)
+    with pytest.raises(StoppedError):
+        apg.learn(task(tmp_path / "run", config, after=after), config)
+    apg.learn(task(tmp_path / "run", config), config)
+    rows = [row["step"] for row in runs.read_metrics(tmp_path / "run") if row["step"] % 2 == 0]
+    assert rows == [0, 2, 4]
 
 
 def test_a_stretch_that_is_longer_than_the_load_is_refused(tmp_path: Path) -> None:

@@ -342,7 +342,7 @@ def learn(task: Task, config: Config, train: Material | None = None, validation:
         stopped = task.stop()
         due = step % config.evaluate_every == 0 or step == config.steps
         if due or stopped:
-            if step > run.step or step == 0:
+            if step > run.step or state is None:
                 better = False
                 # where a run is cut off decides nothing about which network is kept
                 if due:
