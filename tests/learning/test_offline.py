@@ -279,6 +279,11 @@ BAD: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
         lambda lines: changed(lines, 5, lambda row: row["outcome"].update(late=float("nan"))),
         r"line 5: .*holds a number that is none",
     ),
+    "a number that is too large": (
+        lambda lines: changed(lines, 5, lambda row: row.update(time=10**400)),
+        r"line 5: .*OverflowError",
+    ),
+    "nested too deep": (lambda lines: [*lines[:2], "[" * 100_000, *lines[3:]], r"line 3: .*RecursionError"),
     "another schema": (
         lambda lines: changed(lines, 2, lambda row: row.update(observation_schema="0")),
         r"line 2 has observation schema '0' with 96 fields; expected '1' with 96",

@@ -419,6 +419,11 @@ def changed(line: str, **more: Any) -> str:
     return json.dumps(json.loads(line) | more) + "\n"
 
 
+def test_a_line_that_is_nested_too_deep_is_no_answer() -> None:
+    with pytest.raises(ValueError, match="is not JSON"):
+        preference_pairs.parsed("[" * 100_000)
+
+
 @pytest.mark.parametrize(
     ("more", "problem"),
     [

@@ -102,7 +102,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
             _require_schema(path, number, row)
             rows.append(_checked(row))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             if number < len(lines):
                 broken.append((number, f"{type(error).__name__}: {error}"))
     if broken:
@@ -126,7 +126,7 @@ def _require_schema(path: Path, number: int, row: Any) -> None:
 
 
 def _checked(row: Any) -> dict[str, Any]:
-    """Return the line's numbers. Raises ValueError, TypeError, KeyError or AttributeError."""
+    """Return the line's numbers. Raises ValueError, TypeError, KeyError, AttributeError or OverflowError."""
     if not isinstance(row, dict):
         raise TypeError(f"expected an object, found {type(row).__name__}")
     seen = [float(row["observation"][name]) for name in NAMES]

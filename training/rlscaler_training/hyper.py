@@ -113,7 +113,7 @@ def read(
 def _file(config: type[Any], path: str | Path) -> dict[str, Any]:
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds a {type(values).__name__}; expected an object of settings")
@@ -162,7 +162,8 @@ def _parsed(part: Any) -> Any:
 
 def _number(name: str, value: Any, kind: Kind, whole: bool, where: str) -> Any:
     kinds = int if whole else (int, float)
-    if isinstance(value, kinds) and not isinstance(value, bool) and isfinite(value) and kind.low <= value <= kind.high:
+    # held to its range first: a whole number may be too large for isfinite
+    if isinstance(value, kinds) and not isinstance(value, bool) and kind.low <= value <= kind.high and isfinite(value):
         return value if whole else float(value)
     what = "a whole number" if whole else "a number"
     raise UserError(f"{where}{name} is {value!r}; expected {what} from {kind.low:,.15g} to {kind.high:,.15g}")

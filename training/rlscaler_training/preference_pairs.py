@@ -293,7 +293,7 @@ def parsed(row: str, number: int = 0) -> Answer:
     """Return the answer of a line. Raises ValueError."""
     try:
         told = json.loads(row)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError(f"{row[:40]!r} is not JSON") from None
     if not isinstance(told, dict):
         raise ValueError(f"{row[:40]!r} is not an object")
