@@ -177,6 +177,24 @@ def test_actions_are_drawn_by_their_probabilities_and_never_forbidden() -> None:
     np.testing.assert_allclose(ppo_rollout.log_share(shares, actions)[:9].numpy(), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_a_minibatch_of_one_decision_is_learned_from(activation: str) -> None:
+    """The last one of a pass is what is left: 13 decisions in 4 minibatches of at most 4 leave one."""
+    config = Config(horizon=13, minibatches=4, epochs=1, hidden=(8,), activation=activation)
+    found = ppo_fast.Learner((3,), config, CPU, 0)
+    before = found.network.actor.head.weight.detach().clone()
+    rollout = ppo_rollout.Rollout.empty(13, 1, (3,), len(NAMES), CPU)
+    rollout.mask[:] = True
+    rollout.inputs.normal_(generator=torch.Generator().manual_seed(1))
+    rollout.reward.normal_(generator=torch.Generator().manual_seed(2))
+    rollout.share[:] = -np.log(3.0)
+    told = found.update(rollout, torch.Generator().manual_seed(3), 1.0)
+    assert all(np.isfinite(list(told.values())))
+    after = found.network.actor.head.weight.detach()
+    assert bool(torch.isfinite(after).all())
+    assert not torch.equal(after, before)
+
+
 def test_returns_are_normalised_by_their_deviation() -> None:
     """What is taken in piece by piece has the deviation of the whole; outliers are cut off."""
     rewards = 50.0 * torch.randn((200, 64), generator=torch.Generator().manual_seed(1))

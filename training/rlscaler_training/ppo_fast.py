@@ -141,7 +141,9 @@ assert CORRECTIONS[neutral((len(CORRECTIONS),))[0]] == 0.0
 
 
 def standardised(advantage: Tensor) -> Tensor:
-    """Return the advantages of a minibatch with mean 0 and deviation 1."""
+    """Return the advantages of a minibatch with mean 0 and deviation 1; that of a single decision as it is."""
+    if advantage.numel() < 2:  # of one there is no deviation, and 0 would teach nothing (as SB3 has it)
+        return advantage
     return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
 
 
