@@ -135,7 +135,11 @@ def test_durations_are_read_in_two_units(seconds: float | None, told: str) -> No
     assert duration(seconds) == told
 
 
-@pytest.mark.parametrize(("value", "told"), [(None, "-"), (950.0, "950"), (25_600.0, "25.6k"), (1.24e6, "1.24M")])
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(None, "-"), (950.0, "950"), (999.6, "1k"), (25_600.0, "25.6k"), (999_424.0, "999k"), (999_936.0, "1M"),
+     (1.24e6, "1.24M"), (999_950_000.0, "1G")],
+)  # fmt: skip
 def test_counts_are_read_in_three_digits(value: float | None, told: str) -> None:
     assert large(value) == told
 

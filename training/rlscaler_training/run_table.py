@@ -45,7 +45,7 @@ def large(value: float | None) -> str:
     if value is None:
         return "-"
     for limit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= limit:
+        if value >= 0.9995 * limit:  # where three digits are those of the next unit
             return f"{value / limit:.3g}{letter}"
     return f"{value:.0f}"
 
