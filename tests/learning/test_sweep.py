@@ -64,6 +64,22 @@ def written(path: Path, told: Any) -> Path:
             {"learner": "apg", "settings": {"rate": 1e-3}, "search": {"rate": {"low": 1e-3, "high": 2e-3}}},
             "settings fix all that would be searched",
         ),
+        "settings that do not fit together": (
+            {"learner": "ppo", "settings": {"envs": 4, "rollout": 8}},
+            "batch is 256; expected a divisor of rollout x envs = 32",
+        ),
+        "a choice that does not fit the settings": (
+            {
+                "learner": "ppo",
+                "settings": {"envs": 20, "rollout": 60, "batch": 100},
+                "search": {"epochs": {"choices": [3]}, "clip_range": {"low": 0.1, "high": 11}},
+            },
+            "clip_range is 11.0",
+        ),
+        "no whole number": (
+            {"learner": "apg", "search": {"batch": {"low": 3.2, "high": 3.8}}},
+            "search.batch is 3.2 to 3.8; expected a whole number between them",
+        ),
         "names that are none": ({"learner": "apg", "scenarios": "spike"}, "scenarios is 'spike'; expected a list"),
     }.values(),
     ids=lambda value: None,
@@ -106,6 +122,13 @@ def test_each_rule_takes_all_that_is_searched_of_it(rule: str) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "examples" / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_examples_are_sweeps(path: Path) -> None:
     assert sweeps.read(path).tuned == path.stem
+
+
+def test_settings_are_taken_that_fit_together() -> None:
+    """Each beside the others, not beside the defaults: 100 divides 60 x 20, and not 64 x 32."""
+    settings = {"rollout": 60, "envs": 20, "batch": 100}
+    found = sweeps.checked({"learner": "ppo", "settings": settings, "search": {"epochs": {"choices": [3, 5]}}})
+    assert (found.config({"epochs": 3}).batch, found.config({}).rollout) == (100, 60)
 
 
 def test_whole_numbers_are_drawn_whole() -> None:

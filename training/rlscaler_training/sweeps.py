@@ -11,7 +11,8 @@ A sweep is one budget for whatever is tuned: learners and rules are judged by th
 """
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
@@ -232,11 +233,12 @@ def _searched(learner: str, rule: str, settings: dict[str, Any], search: dict[st
     found = {name: value for name, value in found.items() if name not in settings}
     if not found:
         raise UserError("settings fix all that would be searched; leave one out, or name another under search")
+    _require_known(learner, rule, (*found, *settings))
+    for name, value in settings.items():
+        _take(learner, rule, name, value, settings)
     for name, value in found.items():
         for end in value.values if isinstance(value, Choices) else (value.low, value.high):
-            _take(learner, rule, name, end)
-    for name, value in settings.items():
-        _take(learner, rule, name, value)
+            _take(learner, rule, name, end, settings)
     if learner:  # a number that has to be whole is drawn so
         known = {each.name: each.default for each in fields(_config(learner))}
         found = {
@@ -245,6 +247,9 @@ def _searched(learner: str, rule: str, settings: dict[str, Any], search: dict[st
             else value
             for name, value in found.items()
         }
+    for name, value in found.items():
+        if isinstance(value, Span) and value.whole and math.ceil(value.low) > math.floor(value.high):
+            raise UserError(f"search.{name} is {value.low:g} to {value.high:g}; expected a whole number between them")
     return found
 
 
@@ -252,14 +257,22 @@ def _own(rule: str) -> Space:
     return {name: Span(each.low, each.high, each.log) for name, each in RULES[rule].PARAMETERS.items()}
 
 
-def _take(learner: str, rule: str, name: str, value: Any) -> None:
-    """Raise UserError unless the learner or the rule has this setting, and takes this value of it."""
+def _require_known(learner: str, rule: str, asked: Sequence[str]) -> None:
+    """Raise UserError unless the learner or the rule has all these settings."""
     names = [each.name for each in fields(_config(learner))] if learner else list(RULES[rule].PARAMETERS)
-    if name not in names:
-        raise UserError(f"{learner or rule} has no setting {name!r}; expected some of {', '.join(names)}")
+    if unknown := [name for name in asked if name not in names]:
+        raise UserError(f"{learner or rule} has no setting {unknown[0]!r}; expected some of {', '.join(names)}")
+
+
+def _take(learner: str, rule: str, name: str, value: Any, beside: Mapping[str, Any]) -> None:
+    """Raise UserError unless the learner or the rule takes this value of a setting.
+
+    beside: the settings of every trial, as some values of a learner fit together or not.
+    """
     if learner:
         whole = type({each.name: each.default for each in fields(_config(learner))}[name]) is int
-        hyper.read(_config(learner), None, {name: round(value) if whole and isinstance(value, float) else value})
+        rounded = round(value) if whole and isinstance(value, float) else value
+        hyper.read(_config(learner), None, {**beside, name: rounded})
         return
     try:
         RULES[rule](**{name: float(value)})
