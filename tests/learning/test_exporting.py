@@ -17,7 +17,7 @@ from command_line import install, mistakes, run
 from rlscaler.artifact import Artifact, dumps, load, save
 from rlscaler.mlp import MlpPolicy
 from rlscaler.policies import from_artifact
-from rlscaler_training import checkpoints, finishing
+from rlscaler_training import checkpoints, finishing, ppo_fast
 from rlscaler_training.checkpoints import CheckpointError
 from rlscaler_training.loads import VALIDATION_ENVS
 from served_artifacts import branching, network, table
@@ -97,6 +97,30 @@ def test_an_earlier_checkpoint_gives_what_was_best_until_then(folder: Path) -> N
     held = torch.load("runs/q-learning-1/checkpoints/000000000004.pt", weights_only=True)
     np.testing.assert_array_equal(made.arrays["values"], held["state"]["learning"]["best"].numpy())
     assert run("verify", "runs/q-learning-1", "--no-scores").exit_code == 0
+
+
+def test_a_checkpoint_of_another_device_is_not_trained_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the number of environments is left open, a CPU has fewer than the device that a run was trained on."""
+    monkeypatch.setattr(ppo_fast, "FEW", 8)
+    settings = ("--steps", "320", "--episode", "20", "--horizon", "10", "--hidden", "8")
+    result = run("train", "ppo-fast", *SHORT, *settings, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    monkeypatch.setattr(ppo_fast, "FEW", 2)
+    trained: list[int] = []
+
+    def update(*_: Any) -> dict[str, float]:
+        trained.append(1)
+        return {}
+
+    monkeypatch.setattr(ppo_fast.Learner, "update", update)
+    before = contents("runs/ppo-fast-1/checkpoints")
+    result = run("export", "runs/ppo-fast-1", "--output", "a.rlz")
+    assert result.exit_code == 0, result.output
+    assert contents("runs/ppo-fast-1/checkpoints") == before
+    assert not trained
+    held = torch.load("runs/ppo-fast-1/checkpoints/000000000320.pt", weights_only=True)["state"]["kept"]
+    np.testing.assert_array_equal(load("a.rlz").arrays["weight_0"], held["actor.trunk.0.weight"].numpy().T)
+    assert load("a.rlz").manifest["provenance"]["config"]["envs"] == 0, "as it was asked for"
 
 
 def test_the_newest_checkpoint_is_taken_unless_another_is_asked_for(folder: Path) -> None:

@@ -44,7 +44,7 @@ def from_checkpoint(folder: str | Path, which: str = checkpoints.LATEST) -> tupl
     if run.algorithm not in LEARNERS:
         raise UserError(f"{run.folder}: is a run of {run.algorithm!r}; expected one of {', '.join(LEARNERS)}")
     at = checkpoints.named(run.folder, which)
-    step, _ = checkpoints.read(at)
+    step, state = checkpoints.read(at)
     if step == 0:
         raise UserError(f"{at}: is of step 0, before anything was learned; use a later one, which has the best policy "
                         "until then")  # fmt: skip
@@ -64,6 +64,7 @@ def from_checkpoint(folder: str | Path, which: str = checkpoints.LATEST) -> tupl
         preferences=preferences.of(asked.preferences),
     )
     try:
+        config = module.as_trained(config, step, state) if hasattr(module, "as_trained") else config
         made = module.learn(task, replace(config, **{length: step})).artifact
     except UserError as error:
         raise UserError(f"{at}: cannot be exported: {error}") from error

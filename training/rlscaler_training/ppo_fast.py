@@ -10,9 +10,9 @@ episode: each begins with fresh environments and random numbers that follow from
 checkpoint between two stretches holds all that there is to resume from.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -337,6 +337,19 @@ def seeds(seed: int, stretch: int) -> tuple[int, int]:
     return int(first), int(second)
 
 
+def rollouts_of(config: Config) -> int:
+    """Return the rollouts of a stretch."""
+    return max(1, -(-config.episode // config.horizon))
+
+
+def as_trained(config: Config, step: int, state: Mapping[str, Any]) -> Config:
+    """Return the settings with as many environments as a checkpoint after so many steps was made by.
+
+    How many there are may hang on the device and on the workers, which are others where a checkpoint is exported.
+    """
+    return replace(config, envs=step // (int(state["stretch"]) * rollouts_of(config) * config.horizon))
+
+
 @dataclass(frozen=True, slots=True)
 class Trained:
     """The best network by validation, its score, and the environment steps that were taken."""
@@ -368,7 +381,7 @@ def train(
     Goes on from the run's newest checkpoint. Deterministic with the seed on a processor. Raises StoppedError where
     `stop` says so (the last checkpoint stays), NotFiniteError where training came to numbers that are none.
     """
-    rollouts = max(1, -(-config.episode // config.horizon))
+    rollouts = rollouts_of(config)
     each = config.horizon * envs.n * parallel.ranks
     stretch_steps = rollouts * each
     stretches = -(-config.steps // stretch_steps)
