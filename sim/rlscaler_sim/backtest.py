@@ -168,7 +168,7 @@ def _starts(load: Load, settings: Settings) -> np.ndarray:
 def bill(contender: Contender, price: float, seconds: float) -> dict[str, Any]:
     """Return what a contender's replicas cost: `total`, and `month` of 30 days at the same rate.
 
-    price: of a replica-hour. seconds: of the record.
+    price: of a replica-hour. seconds: of the record that are scored, which the replica-hours are of.
     """
     total = contender.replica_hours * price
     return {"contender": contender.name, "total": total, "month": total * 30.0 * 86400.0 / seconds}
@@ -177,7 +177,7 @@ def bill(contender: Contender, price: float, seconds: float) -> dict[str, Any]:
 def told(outcome: Outcome, brackets: Sequence[Bracket], price: float | None) -> dict[str, Any]:
     """Return what a backtest adds to a dry-run's JSON: `recorded`, `capacity`, `money` and `notes`."""
     run, notes, _ = outcome
-    seconds = float(run.series.time[-1] - run.series.time[0]) if len(run.series.time) > 1 else 0.0
+    seconds = float(run.series.known.sum()) * float(run.world["interval"])
     found: dict[str, Any] = {"notes": list(notes)}
     if brackets:
         found["capacity"] = [

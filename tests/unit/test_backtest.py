@@ -77,7 +77,16 @@ def test_recorded_replicas_are_a_contender_like_any_other() -> None:
     assert by_name["default"]["cost_ratio"] < by_name["recorded"]["cost_ratio"]
     bills = {entry["contender"]: entry for entry in found["money"]}
     assert bills["recorded"]["total"] == pytest.approx(20.0 * hours, rel=1e-6)
-    assert bills["recorded"]["month"] == pytest.approx(20.0 * 720, rel=0.01)
+    assert bills["recorded"]["month"] == pytest.approx(20.0 * 720, rel=1e-6)
+
+
+def test_a_gap_of_the_record_makes_no_month_cheaper() -> None:
+    """Nothing in a gap is scored or billed, so a month is reckoned from the rest: 40 replicas cost what they cost."""
+    load = written("load.csv", [None if 200 <= i < 700 else v for i, v in enumerate(wave(1000))])
+    found = told("--trace", load, "--replicas", written("replicas.csv", [40] * 1000), "--price", "0.5")
+    bills = {entry["contender"]: entry for entry in found["money"]}
+    assert bills["recorded"]["total"] == pytest.approx(20.0 * 498 * INTERVAL / 3600.0, rel=1e-6)
+    assert bills["recorded"]["month"] == pytest.approx(20.0 * 720, rel=1e-6)
 
 
 def test_recorded_replicas_may_lie_outside_of_the_bounds() -> None:
