@@ -316,7 +316,13 @@ def described(config: world.WorldConfig, settings: Settings, scale_to: float | N
 def series(traced: Traced, capacity: float) -> Series:
     """Return what happened step by step."""
     load = np.array(traced.load)
-    billed, needed = (np.cumsum(traced.array(name), axis=1) for name in ("billed", "needed"))
+    # as the score counts them: nothing in a gap, and no ratio to needs that there were none of yet
+    billed, needed = (
+        np.cumsum(np.where(traced.known, traced.array(name), 0.0), axis=1, dtype=np.float64)
+        for name in ("billed", "needed")
+    )
+    cost = np.full(billed.shape, np.nan)
+    np.divide(billed, needed, out=cost, where=needed > 0.0)
     return Series(
         time=np.array(traced.time),
         load=load,
@@ -326,7 +332,7 @@ def series(traced: Traced, capacity: float) -> Series:
         ready=traced.array("ready"),
         violations=traced.array("violations"),
         backlog=traced.array("backlog"),
-        cost=billed / np.maximum(needed, 1e-9),
+        cost=cost,
     )
 
 

@@ -55,7 +55,8 @@ class Series:
     (T,) load / capacity of a replica, in replicas. known: (T,) bool, False in gaps of the trace, which are
     not scored. replicas: (C, T) asked for. ready: (C, T) serving. violations: (C, T) share of the step's
     requests that are late. backlog: (C, T) requests waiting. cost: (C, T) pod-hours billed so far / needed
-    so far; its last value is the cost ratio. NaN = unknown. Raises ValueError where the shapes do not fit.
+    so far, gaps left out and unknown while none were needed; its last value is the cost ratio. NaN =
+    unknown. Raises ValueError where the shapes do not fit.
     """
 
     time: np.ndarray

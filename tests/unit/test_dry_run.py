@@ -362,6 +362,28 @@ def test_the_decisions_written_are_the_decisions_scored(tmp_path: Path) -> None:
     assert mine["max_replicas"] == orders.max()
 
 
+@pytest.mark.parametrize("trace", ["idle first", "a gap in the middle", "no load"])
+def test_the_cost_so_far_ends_as_the_cost_ratio_and_begins_with_the_first_need(trace: str, tmp_path: Path) -> None:
+    rates = [300.0] * 240
+    if trace == "a gap in the middle":
+        rates[60:180] = [float("nan")] * 60 + [900.0] + [float("nan")] * 59
+    elif trace == "idle first":
+        rates[:100] = [0.0] * 100
+    else:
+        rates = [0.0] * 240
+    path = tmp_path / "load.csv"
+    path.write_text("t_s,rate\n" + "".join(f"{15 * i},{rate}\n" for i, rate in enumerate(rates)))
+    found, _, _ = dry_run.dry_run(load_resources(WEB)[0], dry_run.found_scenario(str(path)), compare=())
+    cost = found.series.cost
+    if trace == "no load":
+        assert np.isnan(cost).all()
+        return
+    np.testing.assert_allclose(cost[:, -1], [c.cost_ratio for c in found.contenders], rtol=1e-5)
+    idle = int(np.flatnonzero(np.array(rates) > 0.0)[0])
+    assert np.isnan(cost[:, :idle]).all()
+    assert (cost[:, idle:] < 20.0).all()
+
+
 def test_all_forms_of_a_run_show_the_same(tmp_path: Path) -> None:
     run_, _, made = dry_run.dry_run(
         load_resources(WEB)[0], dry_run.found_scenario("spike"), duration=1800.0, keep_decisions=True
