@@ -137,7 +137,7 @@ def _draw(figure: Any, run: DryRun) -> None:
     _label(panels[1], [(math.nan, colour, f"{percent(c.violation_share)}  {c.name}") for c, colour, _ in found])
     _label(
         panels[2],
-        [(_last(series.cost[i]), colour, f"{c.cost_ratio:.3f}  {c.name}") for c, colour, i in found],
+        [(_last(series.cost[i]), colour, f"{figure_text(c.cost_ratio, '.3f')}  {c.name}") for c, colour, i in found],
     )
     headline, why = verdict(run)
     figure.text(0.012, 0.958, _cut(f"{run.resource}: {headline}", 80), fontsize=9.5, fontweight="bold", va="center")

@@ -12,6 +12,7 @@ import pytest
 
 from dry_run_example import day, enlarged
 from rlscaler.errors import UserError
+from rlscaler_sim import plot
 from rlscaler_sim.palette import DARK, DASHES, LIGHT, MATPLOTLIB_DASHES, looks
 from rlscaler_sim.plot import HEIGHT, WIDTH, png, shown, write_plot
 from rlscaler_sim.result import DryRun
@@ -98,6 +99,16 @@ def test_picture_of_odd_runs(change: dict[str, Any]) -> None:
 def test_picture_of_a_run_in_which_nothing_is_known(run: DryRun) -> None:
     nothing = replace(run.series, known=np.zeros(5760, bool), cost=np.full((5, 5760), np.nan))
     assert png(replace(run, series=nothing)).startswith(b"\x89PNG")
+
+
+def test_a_cost_ratio_that_is_none_is_written_as_in_the_table(run: DryRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing was needed the ratio is infinite."""
+    written: list[str] = []
+    monkeypatch.setattr(plot, "_label", lambda axes, labels: written.extend(text for *_, text in labels))
+    idle = [replace(c, cost_ratio=np.inf, score=np.inf) for c in run.contenders]
+    assert png(replace(run, contenders=idle)).startswith(b"\x89PNG")
+    assert not [text for text in written if "inf" in text]
+    assert [text for text in written if text.startswith("–  ")]
 
 
 def test_missing_extra_is_one_line(run: DryRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
