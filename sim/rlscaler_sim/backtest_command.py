@@ -245,7 +245,7 @@ def moment(text: str) -> float:
 def _said(outcome: "Outcome", brackets: "Sequence[Bracket]", price: float | None) -> list[str]:
     """Return what a backtest says beyond the table of a dry-run."""
     from rlscaler_sim.backtest import RECORDED, told
-    from rlscaler_sim.verdict import percent
+    from rlscaler_sim.verdict import hours, percent
 
     run = outcome[0]
     by_name = {c.name: c for c in run.contenders}
@@ -256,13 +256,13 @@ def _said(outcome: "Outcome", brackets: "Sequence[Bracket]", price: float | None
         less = f"{abs(share)} % {'more' if share > 0 else 'fewer'}" if share else "as many"
         lines.append(
             f"Beside what was done then: {less} replica-hours "
-            f"({mine.replica_hours:,.0f} for {then.replica_hours:,.0f}), {percent(mine.violation_share)} late for "
+            f"({hours(mine.replica_hours)} for {hours(then.replica_hours)}), {percent(mine.violation_share)} late for "
             f"{percent(then.violation_share)} (both predicted)."
         )
     facts = told(outcome, brackets, price)
     for entry in facts.get("capacity", ()):
         late = ", ".join(
-            f"{name} {percent(found['late'])} in {found['replica_hours']:,.0f} replica-hours"
+            f"{name} {percent(found['late'])} in {hours(found['replica_hours'])} replica-hours"
             for name, found in entry["contenders"].items()
         )
         lines.append(f"If a replica serves {100.0 * entry['factor']:.0f} % of what is stated, late: {late}.")

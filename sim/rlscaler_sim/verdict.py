@@ -39,6 +39,11 @@ def percent(share: float | None) -> str:
     return f"{value:.{digits}f} %"
 
 
+def hours(value: float) -> str:
+    """Return replica-hours with the digits that matter: 1,234, 271, 9.7."""
+    return figure(value, ",.0f" if value >= 99.95 else ",.1f")
+
+
 def clock(time: float, start: float, end: float) -> str:
     """Return a moment of the trace: a date in UTC, or the time since the start (with the day if it lasts
     days).
@@ -84,7 +89,7 @@ COLUMNS = (
            lambda c: figure(c.regret, ".2f")),
     Column("replica_hours", "hours", "Replica-hours",
            "Pod-hours billed, from a pod's creation to its deletion.",
-           lambda c: figure(c.replica_hours, ",.0f" if c.replica_hours >= 100 else ",.1f")),
+           lambda c: hours(c.replica_hours)),
     Column("rescales", "rescales", "Rescales",
            "How often the replica count changed.", lambda c: figure(c.rescales, ",.0f")),
     Column("wait_p95_s", "p95\nwait", "Wait p95",

@@ -89,6 +89,18 @@ def test_a_gap_of_the_record_makes_no_month_cheaper() -> None:
     assert bills["recorded"]["month"] == pytest.approx(20.0 * 720, rel=1e-6)
 
 
+def test_the_sentence_on_what_was_done_then_has_the_digits_of_the_table() -> None:
+    """Over two hours, replica-hours differ in their decimals: 'fewer (10 for 10)' would say nothing."""
+    load = written("load.csv", wave(480, INTERVAL) / 4.0)
+    replicas = written("replicas.csv", [5] * 480)
+    asked = ("backtest", "-f", WEB, "-q", "--compare", "hpa-tuned", "--trace", load, "--replicas", replicas)
+    found = run(*asked, "--capacity-error", "0.1")
+    assert found.exit_code == 0, found.output
+    then = f"{5 * 478 * INTERVAL / 3600.0:.1f}"
+    assert f" for {then})" in found.stdout
+    assert found.stdout.count(f"in {then} replica-hours") == 2
+
+
 def test_recorded_replicas_may_lie_outside_of_the_bounds() -> None:
     load = written("load.csv", wave(1000))
     found = told("--trace", load, "--replicas", written("replicas.csv", [1] * 500 + [300] * 500))
