@@ -5,6 +5,7 @@ dry-run and cluster: the same view, observation, action scheme and guard.
 """
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -118,6 +119,19 @@ class Batch:
             for value in (settings.objective.price, settings.min_replicas, settings.max_replicas)
         )
         self.reset(seed)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Batch":
+        """Return a batch on NumPy that goes on as this one would, and apart from it: for those who look ahead.
+
+        The pool, which nothing is written to, is shared, and so are array libraries, which cannot be copied.
+        """
+        for shared in (self.pool, self.xp, self.view.xp, self._features, self._observed, self._rates, self._seen):
+            memo[id(shared)] = shared
+        found = object.__new__(type(self))
+        memo[id(self)] = found
+        for name, value in vars(self).items():
+            setattr(found, name, deepcopy(value, memo))
+        return found
 
     def reset(self, seed: int) -> Array:
         """Start anew, reproducible to the bit, and return the observation (N, F)."""

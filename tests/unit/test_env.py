@@ -3,6 +3,7 @@
 import fnmatch
 import re
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -161,6 +162,26 @@ def test_the_same_seed_gives_the_same_episode_to_the_bit(actions: str) -> None:
 
     assert played(3) == played(3)
     assert played(3) != played(4)
+
+
+def test_a_copy_goes_on_as_the_original_would_and_apart_from_it(actions: str) -> None:
+    """Whoever plans ahead copies the environment, noise and resets included."""
+    env = ScalerEnv(actions=actions, **SMALL | {"episode": 5})
+    env.action_space.seed(0)
+    env.reset(seed=1)
+    env.step(env.action_space.sample())
+    copies = [deepcopy(env) for _ in range(2)]
+    tried = [env.action_space.sample() for _ in range(4)]
+    first = [env.step(action) for action in tried]
+    for copied in copies:
+        for action, (observation, reward, _, truncated, _) in zip(tried, first, strict=True):
+            again = copied.step(action)
+            np.testing.assert_array_equal(again[0], observation)
+            assert (again[1], again[3]) == (reward, truncated)
+        assert again[3], "the episode has ended, and the next one is drawn alike too"
+    began = env.reset()[0]
+    for copied in copies:
+        np.testing.assert_array_equal(copied.reset()[0], began)
 
 
 def test_a_seed_gives_many_the_same_episodes_whatever_was_played_before() -> None:
