@@ -131,8 +131,10 @@ def family(name: str) -> str:
 
 
 def trace_name(path: str | Path) -> str:
-    """Return the name of the trace in a file: the file's name without .csv and .gz."""
-    return Path(path).name.removesuffix(".gz").removesuffix(".csv")
+    """Return the name of the trace in a file: the file's name without .csv and .gz, text in any locale."""
+    # a locale that is not UTF-8 leaves surrogates in the names of files, which no text may hold
+    name = os.fsencode(Path(path).name).decode("utf-8", "replace")
+    return name.removesuffix(".gz").removesuffix(".csv")
 
 
 def trace_files(folder: str | Path) -> list[Path]:

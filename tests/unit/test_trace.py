@@ -18,6 +18,7 @@ from rlscaler_sim.trace import (
     read_trace,
     since_first_load,
     trace_files,
+    trace_name,
     traces_folder,
 )
 
@@ -298,3 +299,9 @@ def test_the_documentation_names_every_recorded_trace() -> None:
     text = (Path(__file__).resolve().parents[2] / "docs" / "traces.md").read_text()
     names = [path.name.removesuffix(".csv.gz") for path in trace_files(FOLDER)]
     assert [name for name in names if not re.search(rf"`{re.escape(name)}`", text)] == []
+
+
+def test_the_name_of_a_trace_is_text_in_a_locale_that_is_not_utf_8() -> None:
+    """Python gives such a file's name in surrogates there, which nothing can encode, and the noise hangs on it."""
+    assert trace_name("folder/\udcc3\udca9.csv.gz") == trace_name("folder/é.csv.gz") == "é"
+    trace_name("\udcff.csv").encode()
