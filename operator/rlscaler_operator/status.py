@@ -1,8 +1,9 @@
 """The status of a workload, and which differences are worth a write to the API server. Pure.
 
-What people and alerts act on (replicas, mode, policy, conditions) is written at once; what shapes a decision, who has
-the most say in it, and new words of a condition's message, at most once a minute; plain numbers, those of a message
-too, every five minutes. So a fleet at rest writes next to nothing, and a restart writes nothing where nothing changed.
+What people and alerts act on (replicas, mode, policy, conditions) is written at once, and so is the answer to an
+annotation or a policy that somebody has just changed; what shapes a decision, who has the most say in it, and new words
+of other messages, at most once a minute; plain numbers, those of a message too, every five minutes. So a fleet at rest
+writes next to nothing, and a restart writes nothing where nothing changed.
 """
 
 import math
@@ -30,6 +31,8 @@ _NUMBER = re.compile(r"\S*\d\S*")
 """A word of a message that may change at each tick, such as a count, a duration or an address."""
 _PROMPT = ("observedGeneration", "mode", "currentReplicas", "desiredReplicas", "selector")
 """Fields whose change is written at once; pods become ready one by one, so readyReplicas waits for company."""
+_ANSWERS = frozenset({"InvalidAnnotation", "PolicyNotFound", "PolicyRefused", "Paused", "Shadow"})
+"""Reasons whose message quotes what a person wrote without touching the spec, whose generation would tell of it."""
 _FINE: Final[Mapping[str, str]] = {
     "Ready": "True",
     "ScalingActive": "True",
@@ -100,6 +103,8 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any], since_last: float) -
     other = [name for name in after if after[name] is not before[name]]
     shifted = {name for name in other if _said(before[name]) != _said(after[name])}
     if any(not _routine(name, before[name], after[name]) for name in shifted):
+        return True
+    if any(_message(before[name]) != _message(after[name]) for name in other if after[name].get("reason") in _ANSWERS):
         return True
     if since_last >= REASONS_EVERY:
         if shifted or old.get("reason") != new.get("reason"):

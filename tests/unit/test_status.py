@@ -325,6 +325,37 @@ def test_a_message_is_written_once_a_minute_and_its_numbers_less_often(message: 
         assert due(seconds)
 
 
+def mistaken(count: str) -> Account:
+    note = Note("InvalidAnnotation", f"annotation rlscaler.io/force-replicas: '{count}' is no count")
+    return account(workload=workload(annotation_problem=note))
+
+
+def refused(digest: str) -> Account:
+    note = Note("PolicyRefused", f"spec.policy.digest: mine has sha256:{digest}; expected sha256:00")
+    return account(policy_problem=note, policy=PolicyInUse("growth-quantile"))
+
+
+def shadowed(count: int) -> Account:
+    return account(workload=workload(spec={"mode": "Shadow"}, force=count), wanted=None)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (mistaken("ten"), mistaken("-10"), "'-10' is no count"),
+        (refused("a1"), refused("b2"), "sha256:b2"),
+        (shadowed(40), shadowed(50), "force-replicas: 50 is not obeyed"),
+    ],
+    ids=["a count that is none", "another digest", "a count in Shadow"],
+)
+def test_what_a_person_has_changed_beside_the_spec_is_answered_at_once(old: Account, new: Account, told: str) -> None:
+    """Who has just corrected an annotation or a policy is not to read for minutes of what was there before."""
+    before = status(old, {})
+    after = status(later(new, 5.0), before)
+    assert any(told in each["message"] for each in after["conditions"])
+    assert changed(before, after, 5.0)
+
+
 def test_a_new_workload_is_written_at_once() -> None:
     assert changed({}, status(account(), {}), 0.0)
 
