@@ -58,7 +58,7 @@ MEANINGS: tuple[Meaning, ...] = (
     Meaning("Ready", "True", "Ready", "The spec is valid, the policy is loaded, the target is there."),
     Meaning("Ready", "Unknown", "Pending", "The operator has only begun to look at it."),
     Meaning("Ready", "False", "InvalidSpec", "The spec cannot be used; the message names the field."),
-    Meaning("Ready", "False", "InvalidAnnotation", "An annotation of rlscaler.io has a value that means nothing."),
+    Meaning("Ready", "False", "InvalidAnnotation", "An annotation of rlscaler.io, or its value, means nothing."),
     Meaning("Ready", "False", "UnitSlip", "A number of the spec is allowed, but hardly meant in that unit."),
     Meaning("Ready", "False", "TargetNotFound", "spec.scaleTargetRef names nothing that exists."),
     Meaning("Ready", "False", "TargetUnreadable", "The target is there, but its scale subresource cannot be read."),

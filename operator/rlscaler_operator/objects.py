@@ -19,6 +19,8 @@ from rlscaler_operator.timestamps import seconds_of
 
 PAUSED = "rlscaler.io/paused"
 FORCE_REPLICAS = "rlscaler.io/force-replicas"
+_OURS = "rlscaler.io/"
+"""What begins the name of every annotation that is meant for the operator."""
 _MOST_PROBLEMS = 3
 """Problems of a resource that its condition names; `rlscaler validate` shows all."""
 
@@ -98,7 +100,7 @@ def workload(body: Mapping[str, Any], last: Workload | None = None) -> Workload:
         problem=problem,
         paused=PAUSED in annotations and annotations[PAUSED] != "false",
         force=force,
-        annotation_problem=annotation_problem,
+        annotation_problem=annotation_problem or _unread(annotations),
         status=Packed(_mapping(body.get("status"))),
     )
 
@@ -224,6 +226,15 @@ def _force(text: object) -> tuple[int | None, Note | None]:
     shown = str(text) if len(str(text)) <= 40 else f"{str(text)[:40]}..."
     message = f"annotation {FORCE_REPLICAS}: {shown!r} is no count; expected a whole number, 0 or more, or remove it"
     return None, Note("InvalidAnnotation", message)
+
+
+def _unread(annotations: Mapping[str, Any]) -> Note | None:
+    """Return what is wrong with a name such as rlscaler.io/pause: who stops it in a hurry has to hear of a slip."""
+    for name in sorted(annotations):
+        if name.startswith(_OURS) and name not in (PAUSED, FORCE_REPLICAS):
+            message = f"annotation {name}: nothing reads it; expected {PAUSED} or {FORCE_REPLICAS}, or remove it"
+            return Note("InvalidAnnotation", message)
+    return None
 
 
 def _group(body: Mapping[str, Any]) -> str:

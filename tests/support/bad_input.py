@@ -257,6 +257,10 @@ TOLD = {
     "force-in-words": _force("ten"),
     "force-negative": _force("-1"),
     "force-fraction": _force("2.5"),
+    "pause-misspelt": Told(
+        "Ready", "False", "InvalidAnnotation", ("annotation rlscaler.io/pause: ", "expected rlscaler.io/paused"),
+        annotations={"rlscaler.io/pause": "true"},
+    ),
     "paused-no": Told(
         "AbleToScale", "False", "Paused", ("rlscaler.io/paused is set", 'all but "false" pauses', "remove it"),
         annotations={"rlscaler.io/paused": "no"},

@@ -147,6 +147,9 @@ ANNOTATIONS = {
     "forced to a fraction": ({"rlscaler.io/force-replicas": "1.5"}, False, None, True),
     "forced to what no target can have": ({"rlscaler.io/force-replicas": "9999999999"}, False, None, True),
     "forced to digits of another script": ({"rlscaler.io/force-replicas": "٣"}, False, None, True),
+    "a slip of paused": ({"rlscaler.io/pause": "true"}, False, None, True),
+    "a slip beside what is meant": ({"rlscaler.io/force-replica": "5", "rlscaler.io/paused": ""}, True, None, True),
+    "another's": ({"example.com/pause": "true", "argo.rlscaler.io/x": "y"}, False, None, False),
 }
 
 
@@ -156,6 +159,13 @@ def test_annotations(annotations: dict[str, str], paused: bool, force: int | Non
     assert (workload.paused, workload.force, workload.annotation_problem is not None) == (paused, force, wrong)
     if workload.annotation_problem:
         assert "rlscaler.io/force-replicas" in workload.annotation_problem.message
+
+
+def test_an_annotation_that_nothing_reads_is_named_beside_what_is_expected() -> None:
+    (workload,) = fleet(rlscaler(annotations={"rlscaler.io/pause": "true"})).workloads.values()
+    assert workload.annotation_problem is not None
+    for word in ("rlscaler.io/pause:", "rlscaler.io/paused", "rlscaler.io/force-replicas", "remove it"):
+        assert word in workload.annotation_problem.message
 
 
 def test_a_target() -> None:
