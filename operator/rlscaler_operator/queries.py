@@ -110,7 +110,7 @@ def picked(index: Index, query: Query, field: str) -> tuple[float, Note | None]:
         value = float(found[0].value)
         if not math.isfinite(value):
             return math.nan, Note("NotANumber", f"{field}: the query returns no finite number; is it a ratio with 0 "
-                                                f"below? `... or vector(0)` says what that means")  # fmt: skip
+                                                f"below? `A / (B > 0) or 0 * B` is 0 then")  # fmt: skip
         if value < 0.0:
             return math.nan, Note("NegativeValue", f"{field}: the query returns {value:g}; expected 0 or more")
         return value, None

@@ -1,6 +1,7 @@
 """The source against a real Prometheus: what it returns, how it is let in, and what happens when it goes and comes."""
 
 import math
+import re
 import shutil
 import threading
 import time
@@ -17,12 +18,15 @@ from load_exporter import Exporter
 from processes import wait_until
 from prometheus_server import PrometheusServer
 from rlscaler.prometheus import MOST_POINTS, Source, SourceConfig, SourceError
+from rlscaler.resource_objects import Query
+from rlscaler_operator.queries import Index, picked
 
 pytestmark = pytest.mark.components("prometheus")
 
 BEGAN = 1_700_000_000
 """Time of the first sample that lies in the database, seconds since the epoch."""
 STEP = 15
+WEB = Query(query="q", match={"deployment": "web"})
 LOOKBACK = 300
 """Seconds for which Prometheus lets a sample stand for the time after it."""
 WORDS = 'quote" back\\slash line\nbreak ünïcode'
@@ -119,6 +123,19 @@ def test_what_is_not_finite_is_nan(prometheus: PrometheusServer) -> None:
     assert sorted(found) == ["inf", "minus", "nan"]
     assert all(math.isnan(value) for value in found.values())
     assert math.isnan(quotient[0].value)
+
+
+def test_what_is_advised_of_a_ratio_with_0_below_makes_it_0(prometheus: PrometheusServer) -> None:
+    """The message's own words, with a vector for A and one for B; `or vector(0)` would leave the NaN as it is."""
+    over, below = "sum by (deployment) (app_rps)", "(0 * sum by (deployment) (app_rps))"
+    with asking(prometheus.url) as source:
+        _, note = picked(Index(source.instant(f"{over} * 0 / {below}")), WEB, "spec.metrics.load")
+        assert note is not None
+        assert note.reason == "NotANumber"
+        advice = re.search(r"`(.*)`", note.message)
+        assert advice is not None
+        query = advice[1].replace("A", over).replace("B", below)
+        assert picked(Index(source.instant(query)), WEB, "spec.metrics.load") == (0.0, None)
 
 
 def test_a_scalar_is_a_series_without_labels(prometheus: PrometheusServer) -> None:
