@@ -121,7 +121,7 @@ def picked(index: Index, query: Query, field: str) -> tuple[float, Note | None]:
                               f"them in the query (sum by ...), or add the label to match")  # fmt: skip
     if not wanted or not len(index):
         return math.nan, Note("NoData", f"{field}: the query returns no series; does the metric exist, and is its "
-                                        f"exporter up? Without data the load is unknown, not 0")  # fmt: skip
+                                        f"exporter up? Without data it is unknown, not 0")  # fmt: skip
     return math.nan, Note("NoMatch", f"{field}: none of the {len(index)} series of the query has {wanted}; "
                                      f"{_nearest(index, query.match)}")  # fmt: skip
 

@@ -53,6 +53,15 @@ def test_a_series_is_picked_or_the_reason_is_said(case: str) -> None:
         assert note.message.startswith("spec.metrics.load: ")
 
 
+@pytest.mark.parametrize("name", ["load", "latency", "utilization", "errors"])
+def test_of_a_metric_without_data_nothing_is_said_of_another(name: str) -> None:
+    """A load that is known stands in the same message as a latency that is not."""
+    _, note = picked(Index([]), Query(query="q", match={}), f"spec.metrics.{name}")
+    assert note is not None
+    assert "it is unknown, not 0" in note.message
+    assert "load" not in note.message.removeprefix("spec.metrics.load")
+
+
 LABELS = st.dictionaries(st.sampled_from("abc"), st.sampled_from(["x", "y", ""]), max_size=3)
 
 
