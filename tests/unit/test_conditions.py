@@ -404,6 +404,20 @@ def test_a_tick_that_knows_less_changes_nothing(gap: dict[str, Any]) -> None:
     assert conditions(later(account(), 15.0, **gap), before, NOON + 15.0) == before
 
 
+@pytest.mark.parametrize("name", ["ScalingActive", "Conflict"])
+@pytest.mark.parametrize(
+    "before",
+    [account(), unread("NotANumber", f"{LOAD}: x"), account(conflict=Note("ReplicasRewritten", "until 12:05"))],
+    ids=["all was well", "the load was unknown", "somebody else had scaled it"],
+)
+def test_of_a_target_that_is_gone_nothing_stands_that_was_found_of_it(before: Account, name: str) -> None:
+    """Else a Deployment deleted for good has a load that is known, or an owner until five past twelve, for ever."""
+    gone = replace(before, target=None, target_problem=Note("TargetNotFound", "no Deployment web"), conflict=None)
+    told = found(later(gone, 900.0), conditions(before, (), NOON))[name]
+    assert (told["status"], told["reason"]) == ("Unknown", "Pending")
+    assert "see Ready" in told["message"]
+
+
 def test_a_gap_of_the_metrics_leaves_the_resource_ready() -> None:
     before = conditions(account(), (), NOON)
     after = found(later(unread("NoData", f"{LOAD}: a"), 15.0), before)
