@@ -49,9 +49,12 @@ class Ledger:
     def recall(self, notes: Mapping[str, Any], status: Mapping[str, Any], ahead: float = 0.0) -> None:
         """Put back what `notes` returned. status: of the resource, which may tell of a write that came after them.
 
-        ahead: seconds by which the clock of both was ahead of today's.
+        ahead: seconds by which the clock of both was ahead of today's. A forced count waits for no past, so this
+        process may have written already: then that was the last time.
         """
         self.conflict = conflicts.moved(conflicts.restored(notes.get("conflict")), ahead)
+        if math.isfinite(self.last_scale):
+            return
         last = notes.get("lastScale")
         last_scale = float(last) if isinstance(last, (int, float)) else math.nan
         told = seconds_of(status.get("lastScaleTime"))

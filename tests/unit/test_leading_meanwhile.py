@@ -27,6 +27,7 @@ from rlscaler_operator.queries import Ask, Index
 from rlscaler_operator.reporting import Reporter
 from rlscaler_operator.status import status
 from rlscaler_operator.telemetry import Telemetry
+from rlscaler_operator.timestamps import stamp
 from rlscaler_operator.writing import Actuator
 from workload_accounts import NOON
 
@@ -134,6 +135,15 @@ def meanwhile(change: Callable[[Stage], None]) -> Stage:
         return stage
 
     return asyncio.run(asyncio.wait_for(scene(), 30.0))
+
+
+def test_a_count_that_is_forced_before_the_past_is_read_stays_the_last_that_was_written() -> None:
+    stage = meanwhile(lambda stage: None)
+    stage.leader.recall_notes(WEB, {"lastScale": NOON - 3600.0})
+    stage.fleet.see_target("MODIFIED", deployment(12, 8))
+    stage.take_in()
+    assert stage.status["desiredReplicas"] == stage.status["currentReplicas"] == 8
+    assert stage.status["lastScaleTime"] == stamp(NOON)
 
 
 def test_nothing_is_told_of_a_workload_that_is_gone() -> None:
