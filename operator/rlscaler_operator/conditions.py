@@ -297,12 +297,16 @@ def _paused(workload: Workload, target: Target) -> str:
 
 def _forced(workload: Workload) -> str:
     force, resource = workload.force, workload.resource
-    text = f"rlscaler.io/force-replicas: {force} is obeyed; no decision is written. Remove the annotation to go on."
+    end, outside = "to go on.", ""
     if resource is not None and force is not None:
         low, high = resource.spec.min_replicas, resource.spec.max_replicas
         if not low <= force <= high:
-            text += f" {force} is outside of minReplicas {low} to maxReplicas {high}."
-    return text
+            outside = f" {force} is outside of minReplicas {low} to maxReplicas {high}."
+        if force == 0 < low:
+            end = "and scale the target to 1 or more to go on: at 0 it is taken to be switched off, and left alone."
+    return (
+        f"rlscaler.io/force-replicas: {force} is obeyed; no decision is written. Remove the annotation {end}{outside}"
+    )
 
 
 # --- ScalingLimited, FallbackActive, Conflict

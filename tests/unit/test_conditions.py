@@ -264,6 +264,16 @@ CASES = (
         ("force-replicas: 50 is obeyed", "50 is outside of minReplicas 2 to maxReplicas 10"),
     ),
     Case(
+        "forced to nothing, which no decision ends", account(workload=workload(force=0), wanted=0),
+        "AbleToScale", "True", "Forced",
+        ("Remove the annotation and scale the target to 1 or more to go on", "minReplicas 2"),
+    ),
+    Case(
+        "forced to nothing where nothing is allowed",
+        account(workload=workload(spec={"minReplicas": 0}, force=0), wanted=0),
+        "AbleToScale", "True", "Forced", ("Remove the annotation to go on.",),
+    ),
+    Case(
         "forced beats paused", account(workload=workload(force=5, paused=True), wanted=5),
         "AbleToScale", "True", "Forced", ("5 is obeyed",),
     ),
