@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -72,3 +73,19 @@ def test_commands_exist(document: Path) -> None:
         shlex.join(words) for words in fenced_commands(text, "make") if not any(word in TARGETS for word in words[1:])
     ]
     assert unknown == [], f"sub-commands are {sorted(COMMANDS)}, targets of make {sorted(TARGETS)}"
+
+
+@each_document
+def test_what_is_applied_has_its_namespace_and_its_target(document: Path) -> None:
+    """In the very commands that are shown, for who tries it on an empty cluster has neither."""
+    shown = fenced_commands(document.read_text(), "kubectl")
+    words = [word for command in shown if command[1] == "apply" for word in command]
+    files = [ROOT / word for word in words if word.startswith("examples/")]
+    objects = [item for file in files for item in yaml.safe_load_all(file.read_text())]
+    there = {(item["kind"], item["metadata"].get("namespace"), item["metadata"]["name"]) for item in objects}
+    for kind, namespace, name in there:
+        assert namespace is None or ("Namespace", None, namespace) in there, f"{kind} {namespace}/{name}"
+    for item in objects:
+        if item["kind"] == "RLScaler":
+            target = item["spec"]["scaleTargetRef"]
+            assert (target["kind"], item["metadata"]["namespace"], target["name"]) in there
