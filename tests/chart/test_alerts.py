@@ -74,7 +74,17 @@ def test_every_alert_says_what_to_do(rules: dict[str, Any]) -> None:
         assert rule["labels"]["severity"] in {"critical", "warning"}
         assert rule["labels"]["team"] == "platform"
         assert rule["annotations"].keys() == {"summary", "description"}
+        assert re.search(r"Look |`kubectl get rls -A` names|uninstall", rule["annotations"]["description"]), name
         assert JOB in rule["expr"]
+
+
+def test_the_alert_of_a_fallback_knows_every_reason(rules: dict[str, Any]) -> None:
+    rule = alerts(rules)["RLScalerFallback"]
+    told = rule["annotations"]["description"]
+    for each in MEANINGS:
+        if (each.condition, each.statuses) == ("FallbackActive", "True") and each.reason not in rule["expr"]:
+            word = "Server..." if each.reason.startswith("Server") else each.reason
+            assert f"({word})" in told, each.reason
 
 
 def test_the_selector_can_be_chosen() -> None:
