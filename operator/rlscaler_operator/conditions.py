@@ -316,10 +316,26 @@ def _limited(account: Account) -> Finding | None:
     resource, decision = account.workload.resource, account.decision
     if resource is None or decision is None or decision.replicas < 0:
         return None
+    if text := _outside(account, resource.spec):
+        return Finding("False", "DesiredWithinRange", text)
     for bit, advice in _limits(resource.spec):
         if decision.bits & bit.value:
             return Finding("True", str(bit.name), f"{SENTENCES[bit]} {advice}{_doubt(account, resource.spec)}")
     return Finding("False", "DesiredWithinRange", "Neither bounds nor policies changed the count.")
+
+
+def _outside(account: Account, spec: Spec) -> str:
+    """Return what there is to say where the target, and not what is wanted, lies outside of the bounds; else ""."""
+    target, decision = account.target, account.decision
+    if target is None or decision is None or not math.isfinite(decision.proposal):
+        return ""
+    if target.desired > spec.max_replicas >= decision.proposal:
+        where = f"above spec.maxReplicas, which is {spec.max_replicas}"
+    elif 0 < target.desired < spec.min_replicas <= decision.proposal:
+        where = f"below spec.minReplicas, which is {spec.min_replicas}"
+    else:
+        return ""
+    return f"The target has {target.desired} replicas, {where}; {decision.proposal:.3g} are wanted, which is within."
 
 
 def _limits(spec: Spec) -> Iterable[tuple[Reason, str]]:

@@ -211,6 +211,8 @@ STORIES: dict[str, tuple[dict[str, str], set[str]]] = {
         one("Conflict", "True", "OwnedByHPA") | one("AbleToScale", "Unknown", "Shadow"),
         set(),
     ),
+    "one is at its bound": (one("ScalingLimited", "True", "TooManyReplicas"), {"RLScalerAtMaximum"}),
+    "one is at its lower bound": (one("ScalingLimited", "True", "TooFewReplicas"), set()),
     "a watch is silent": (ill("rlscaler_watch_age_seconds", "0+60x60"), {"RLScalerWatchSilent"}),
     "another release is ill": (
         WELL | {name.replace("scaler-rlscaler", "other"): "0x60" for name in WELL if "is_leader" in name},

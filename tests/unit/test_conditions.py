@@ -309,6 +309,22 @@ CASES = (
         "far below the lower bound", of_bits(Reason.TooFewReplicas, demand=132e-6, capacity=1e6),
         "ScalingLimited", "True", "TooFewReplicas", ("spec.minReplicas is 2", "0.000132 replicas", "another unit?"),
     ),
+    Case(
+        "above the upper bound, with less wanted",
+        replace(of_bits(Reason.TooManyReplicas, replicas=10, proposal=3.61), target=target(desired=14)),
+        "ScalingLimited", "False", "DesiredWithinRange",
+        ("The target has 14 replicas, above spec.maxReplicas, which is 10; 3.61 are wanted, which is within.",),
+    ),
+    Case(
+        "above the upper bound, with more wanted",
+        replace(of_bits(Reason.TooManyReplicas, replicas=10, proposal=12.1), target=target(desired=14)),
+        "ScalingLimited", "True", "TooManyReplicas", ("raise it if the load is real",),
+    ),
+    Case(
+        "below the lower bound, with more wanted",
+        replace(of_bits(Reason.TooFewReplicas, replicas=2, proposal=3.61), target=target(desired=1)),
+        "ScalingLimited", "False", "DesiredWithinRange", ("has 1 replicas, below spec.minReplicas, which is 2",),
+    ),
     Case("a policy's pace", of_bits(Reason.ScaleUpLimit), "ScalingLimited", "True", "ScaleUpLimit"),
     Case("a policy's pace down", of_bits(Reason.ScaleDownLimit), "ScalingLimited", "True", "ScaleDownLimit"),
     Case("flapping", of_bits(Reason.FlapBudgetSpent), "ScalingLimited", "True", "FlapBudgetSpent"),
