@@ -16,6 +16,7 @@ from rlscaler.reasons import SENTENCES, Reason
 from rlscaler.resource_objects import Spec
 from rlscaler.resource_status import CONDITION_TYPES
 from rlscaler_operator.model import Account, Decision, Note, PolicyInUse, Target, Workload
+from rlscaler_operator.queries import bare_counter
 from rlscaler_operator.redaction import redacted
 from rlscaler_operator.timestamps import stamp
 
@@ -23,6 +24,8 @@ LONGEST: Final = 1000
 """Characters of a message."""
 
 LOAD: Final = "spec.metrics.load"
+
+_OTHER_UNIT: Final = "is one of the two in another unit?"
 
 FAR_ABOVE: Final = 10.0
 """Multiples of maxReplicas above which a demand is doubted."""
@@ -356,9 +359,11 @@ def _doubt(account: Account, spec: Spec) -> str:
         return ""
     if not (decision.demand > FAR_ABOVE * spec.max_replicas or decision.demand < FAR_BELOW * spec.min_replicas):
         return ""
+    counter = bare_counter(spec.metrics.load.query)
+    guess = f"the query takes the counter {counter} as it is: is rate() missing?" if counter else _OTHER_UNIT
     return (
         f" {LOAD} returns {readings.load:g} requests/s, and a replica serves {decision.capacity:g} "
-        f"(spec.capacity.perReplica), so {decision.demand:.3g} replicas are needed; is one of the two in another unit?"
+        f"(spec.capacity.perReplica), so {decision.demand:.3g} replicas are needed; {guess}"
     )
 
 

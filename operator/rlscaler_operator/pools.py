@@ -118,9 +118,10 @@ class Pool:
         if took > budget and self.policy != self.scaler.fallback:
             rest = max(LEAST_REST, REST * took)
             self.rests_until = began + took + rest
+            batch = f"{len(rows)} workload" + ("" if len(rows) == 1 else "s")
             self.slowness = (
-                f"it took {took:.2g} s for {len(rows)} workloads; expected at most {budget:.2g} s, so it is not asked "
-                f"for {rest:.0f} s: give the operator more CPU, or use a smaller policy"
+                f"it took {took:.2g} s for {batch}; expected at most {budget:.2g} s, so it is not asked for "
+                f"{rest:.0f} s: give the operator more CPU, or use a smaller policy"
             )
             log.warning("policy %s is slow: %s", self.policy.name, self.slowness)
         return proposal, error

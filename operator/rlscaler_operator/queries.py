@@ -7,6 +7,7 @@ ever runs, and history samples sit on one grid.
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -15,6 +16,10 @@ from rlscaler_operator.model import Note
 
 METRICS = ("load", "backlog", "latency", "errors", "utilization")
 """The readings of a workload, by the names of spec.metrics."""
+
+
+_COUNTER = re.compile(r"(?<![\w:])[a-zA-Z_]\w*_total(?![\w:])")
+_CHANGE = re.compile(r"\b(?:rate|irate|increase|delta|idelta|deriv)\s*\(")
 
 
 class Ask(NamedTuple):
@@ -42,6 +47,12 @@ class Group(NamedTuple):
         phase, interval = self.phase, self.interval
         due = (math.floor((time - phase) / interval) + 1) * interval + phase
         return due if due > time else due + interval
+
+
+def bare_counter(query: str) -> str:
+    """Return the counter that a query takes as it is, by its name's customary end, without rate(); "" for none."""
+    found = None if _CHANGE.search(query) else _COUNTER.search(query)
+    return "" if found is None else found.group()
 
 
 class Labelled(Protocol):

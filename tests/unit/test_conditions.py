@@ -306,6 +306,15 @@ CASES = (
         ("spec.maxReplicas is 10", "a replica serves 1 (spec.capacity.perReplica), so 132 replicas", "another unit?"),
     ),
     Case(
+        "a counter for a load",
+        replace(
+            of_bits(Reason.TooManyReplicas, demand=8_000.0),
+            workload=workload(spec={"metrics": {"load": {"query": "sum(http_requests_total)"}}}),
+        ),
+        "ScalingLimited", "True", "TooManyReplicas",
+        ("the query takes the counter http_requests_total as it is: is rate() missing?",),
+    ),
+    Case(
         "far below the lower bound", of_bits(Reason.TooFewReplicas, demand=132e-6, capacity=1e6),
         "ScalingLimited", "True", "TooFewReplicas", ("spec.minReplicas is 2", "0.000132 replicas", "another unit?"),
     ),

@@ -11,7 +11,7 @@ from minimal_resource import MINIMAL
 from rlscaler.custom_resource import parse_resources
 from rlscaler.resource_objects import Query
 from rlscaler_operator.model import Key
-from rlscaler_operator.queries import Ask, Group, Index, asked, group_of, picked
+from rlscaler_operator.queries import Ask, Group, Index, asked, bare_counter, group_of, picked
 from rlscaler_operator.roster import Roster
 
 
@@ -137,3 +137,19 @@ def test_a_workload_that_moves_or_goes_leaves_nothing_behind() -> None:
     assert len(roster) == 0
     roster.place(A, TWO, 0.0)
     assert len(roster.due(40.0)) == 1
+
+
+COUNTERS = {
+    "sum(http_requests_total)": "http_requests_total",
+    'http_requests_total{app="web"} > 0': "http_requests_total",
+    "sum(rate(http_requests_total[2m]))": "",
+    "sum by (app) (increase (http_requests_total[1m])) / 60": "",
+    "sum(job:http_requests_total:rate2m)": "",
+    "queue_length": "",
+    "total_requests": "",
+}
+
+
+@pytest.mark.parametrize(("query", "counter"), COUNTERS.items(), ids=COUNTERS)
+def test_a_counter_that_is_taken_as_it_is_is_named(query: str, counter: str) -> None:
+    assert bare_counter(query) == counter

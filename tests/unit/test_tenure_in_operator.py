@@ -208,7 +208,7 @@ def test_a_restart_keeps_what_each_candidate_has_earned() -> None:
 
 def test_a_restart_keeps_who_leads_where_two_are_close() -> None:
     before, after = decider(), decider()
-    (told,) = lived(before, 1)
+    lived(before, 1)
     leader = before._leaders[KEY]
     before._leaders[KEY] = close = next(each for each in range(shipped().tenure.hedge.size) if each != leader)
     handed_over(before, after)
