@@ -329,11 +329,16 @@ def _foretold(entrant: Entrant, told: Told, start: float, unread: Sequence[str])
     tenure = policy.tenure if isinstance(policy, Tenured) else policy
     if not isinstance(tenure, Tenure):
         return entrant
-    if not (np.isfinite(told.read[0]) and "backlog" in unread and hedge_over_time.blind(tenure.hedge)):
+    first = int(np.isfinite(told.read).argmax())  # of simulated metrics the first windows are not full
+    held = first * float(entrant.settings.interval) < float(entrant.settings.loss.after)  # the count is `start`
+    if not (np.isfinite(told.read[first]) and held and "backlog" in unread and hedge_over_time.blind(tenure.hedge)):
         return entrant
+    later = slice(first, None)
+    features = {name: array[later] for name, array in told.features.items()}
     orders, patience = hedge_over_time.proposals(
-        tenure.hedge, told.time, told.read, told.features, compiled(entrant.settings, 1), start
+        tenure.hedge, told.time[later], told.read[later], features, compiled(entrant.settings, 1), start
     )
+    orders, patience = np.pad(orders, (first, 0), constant_values=np.nan), np.pad(patience, (first, 0), mode="edge")
     return replace(entrant, policy=Schedule(orders[None, :], policy.name, patience[None, :]))
 
 

@@ -80,6 +80,11 @@ CASES: dict[str, dict[str, Any]] = {
     "pods that start by chance and fail": {"world": {"startup_spread": 0.4, "crash_rate": 0.5, "drain": 20.0}},
     "observations": {"observe": True, "who": entrants()[:2]},
     "the default policy": {"who": [contenders.tested("default", SETTINGS)]},
+    "the default policy on readings of the world": {
+        "who": [contenders.tested("default", SETTINGS)],
+        "recorded": False,
+        "world": {"lag": 45.0, "window": 30.0},
+    },
 }
 
 
@@ -88,6 +93,17 @@ def test_stretches_are_as_one_piece(given: dict[str, Any], monkeypatch: pytest.M
     expected = played(monkeypatch, cut=False, **dict(given))
     require_equal(played(monkeypatch, cut=True, **dict(given)), expected)
     assert len({d["replicas"] for d in expected[0].decisions}) > 10
+
+
+def test_the_default_policy_is_not_played_one_by_one_where_its_first_readings_are_simulated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first windows of simulated metrics are not full; 60 days of coarse buckets would take an hour for that."""
+    monkeypatch.setattr(contest, "play", None)
+    given = CASES["the default policy on readings of the world"]
+    traced, _ = played(monkeypatch, cut=True, **dict(given))
+    assert traced.decisions[0]["demand"] is None
+    assert len(traced.decisions) == STEPS
 
 
 def test_progress_is_told_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
