@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from rlscaler_sim.contenders import OWN_TARGET
 from rlscaler_sim.evaluation import Scored, regrets_to, summary
 from rlscaler_sim.result import CLAIRVOYANT, plain
+from rlscaler_sim.verdict import figure
 
 CLOSEST = 8
 """Contenders in the table of regrets to OWN_TARGET."""
@@ -86,7 +88,7 @@ def print_summary(scored: Sequence[Scored], found: Mapping[str, Mapping[str, Any
 
 
 def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    return figure(value, ".2f", none="-")
 
 
 def markdown(scored: Sequence[Scored], found: Mapping[str, Mapping[str, Any]], command: str) -> str:
@@ -117,10 +119,11 @@ def markdown(scored: Sequence[Scored], found: Mapping[str, Mapping[str, Any]], c
               "|---" + "|---:" * (len(names) + 2) + "|"]  # fmt: skip
     for s in scored:
         by_name = {c.name: c for c in s.contenders}
-        best = min((by_name[n].score for n in names if n in by_name), default=0.0)
+        best = min((by_name[n].score for n in names if n in by_name and isfinite(by_name[n].score)), default=0.0)
         cells = [_marked(by_name[n].score, best) if n in by_name else "-" for n in names]
-        limit = f"{by_name[CLAIRVOYANT].score:.3f}" if CLAIRVOYANT in by_name else "-"
-        lines.append(f"| {s.trace}{'' if s.headline else ' *'} | {' | '.join(cells)} | {limit} | {s.lower_bound:.3f} |")
+        limit = figure(by_name[CLAIRVOYANT].score if CLAIRVOYANT in by_name else None, ".3f", none="-")
+        bound = figure(s.lower_bound, ".3f", none="-")
+        lines.append(f"| {s.trace}{'' if s.headline else ' *'} | {' | '.join(cells)} | {limit} | {bound} |")
     return "\n".join(lines) + "\n"
 
 
@@ -146,7 +149,7 @@ def _to_target_alone(scored: Sequence[Scored]) -> list[str]:
 
 
 def _marked(score: float, best: float) -> str:
-    return f"**{score:.3f}**" if score <= best else f"{score:.3f}"
+    return f"**{score:.3f}**" if score <= best else figure(score, ".3f", none="-")
 
 
 def ranked(found: Mapping[str, Mapping[str, Any]]) -> list[str]:

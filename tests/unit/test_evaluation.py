@@ -67,6 +67,21 @@ def test_regret_to_another_reference() -> None:
     assert not any(line.startswith("| clairvoyant | 0.00 | 0.00 | 0.00 |") and line.count("|") == 6 for line in page)
 
 
+def test_the_markdown_of_a_trace_without_load_has_dashes() -> None:
+    """Nothing is needed there, so that no score is a number; nor is a bound, where none is proven."""
+    empty = replace(told("empty", headline=False, hpa_tuned=math.nan, mine=math.inf, clairvoyant=math.nan),
+                    lower_bound=math.nan)  # fmt: skip
+    alone = told("alone", hpa_tuned=2.0, mine=1.5)
+    page = markdown([empty, alone], summary([empty, alone]), "the command")
+    assert not any(word in page.lower() for word in ("nan", "inf"))
+    rows = {line.split(" |")[0]: line for line in page.splitlines() if line.startswith("|")}
+    assert rows["| empty *"] == "| empty * | - | - | - | - |"
+    assert "**1.500**" in rows["| alone"]
+    assert rows["| alone"].endswith("| - | 1.000 |")
+    nothing = markdown([empty], summary([empty]), "the command")
+    assert not any(word in nothing.lower() for word in ("nan", "inf"))
+
+
 UNDEFINED = {
     "no clairvoyant": {REFERENCE: 2.0, "mine": 1.5},
     "no reference": {CLAIRVOYANT: 1.0, "mine": 1.5},
