@@ -172,9 +172,12 @@ def from_traces(load: Trace, replicas: Trace | None, interval: float, use: Use =
 
 
 def counts_at(replicas: Trace, times: np.ndarray) -> np.ndarray:
-    """Return (T,) the replicas recorded at the times, NaN outside of the record."""
+    """Return (T,) the replicas recorded at the times, NaN outside of the record.
+
+    The record's end belongs to it: the last bucket of a load that ends with it is read there.
+    """
     place = np.floor((times - replicas.start) / replicas.step + 1e-9).astype(np.int64)
-    there = (place >= 0) & (place < replicas.rates.size)
+    there = (place >= 0) & (times <= replicas.start + replicas.duration * (1.0 + 1e-9))
     return np.where(there, replicas.rates[np.clip(place, 0, replicas.rates.size - 1)], np.nan)
 
 

@@ -14,7 +14,7 @@ from command_line import WEB, install, mistakes, run
 from rlscaler.custom_resource import load_resources
 from rlscaler_sim import backtest, dry_run
 from rlscaler_sim.dry_run import found_scenario
-from rlscaler_sim.recorded import Past, checked, from_traces
+from rlscaler_sim.recorded import Past, checked, counts_at, from_traces
 from rlscaler_sim.trace import Trace
 
 WEEK = 7 * 86400.0
@@ -173,6 +173,17 @@ def test_finer_buckets_are_averaged_over_each_interval() -> None:
     assert found is not None
     np.testing.assert_array_equal(found.load[[0, 79, 80, 159, 160, 240]], [1.0, 1.0, 3.0, 3.0, np.nan, 5.0])
     np.testing.assert_array_equal(found.times[:2], [15.0, 30.0])
+
+
+def test_replicas_that_were_recorded_as_long_as_the_load_are_not_missing() -> None:
+    load, replicas = (Trace(name, 0.0, INTERVAL, np.full(DAY, 3.0)) for name in ("load", "replicas"))
+    found = from_traces(load, replicas, INTERVAL)
+    assert found is not None
+    assert found.replicas is not None
+    assert np.isfinite(found.replicas).all()
+    assert not any("missing" in note for note in found.notes)
+    (later,) = counts_at(replicas, replicas.start + replicas.duration + np.array([INTERVAL]))
+    assert np.isnan(later)
 
 
 def test_load_arrives_before_it_is_read() -> None:
