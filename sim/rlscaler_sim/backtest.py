@@ -20,12 +20,10 @@ from rlscaler_sim.contest import Entrant, Schedule
 from rlscaler_sim.dry_run import Outcome, Progress
 from rlscaler_sim.load import Load, Loads, generator, realise
 from rlscaler_sim.recorded import Past, checked, counts_at
-from rlscaler_sim.result import Contender
+from rlscaler_sim.result import RECORDED, Contender, DryRun
 from rlscaler_sim.scenarios import Scenario
 from rlscaler_sim.trace import Trace
 
-RECORDED = "recorded"
-"""Name of the contender that repeats the replicas of the record."""
 POISSON = 1.0
 """Variance over mean of the arrivals within an interval: what is beyond that is in the record itself."""
 
@@ -174,10 +172,15 @@ def bill(contender: Contender, price: float, seconds: float) -> dict[str, Any]:
     return {"contender": contender.name, "total": total, "month": total * 30.0 * 86400.0 / seconds}
 
 
+def scored_seconds(run: DryRun) -> float:
+    """Return the seconds of the record that are scored: all but its gaps."""
+    return float(run.series.known.sum()) * float(run.world["interval"])
+
+
 def told(outcome: Outcome, brackets: Sequence[Bracket], price: float | None) -> dict[str, Any]:
-    """Return what a backtest adds to a dry-run's JSON: `recorded`, `capacity`, `money` and `notes`."""
+    """Return what a backtest adds to a dry-run's JSON: `capacity`, `money` and `notes`."""
     run, notes, _ = outcome
-    seconds = float(run.series.known.sum()) * float(run.world["interval"])
+    seconds = scored_seconds(run)
     found: dict[str, Any] = {"notes": list(notes)}
     if brackets:
         found["capacity"] = [

@@ -17,8 +17,6 @@ from rlscaler_sim.commands import Seconds, known_policy, progress_bar
 
 if TYPE_CHECKING:
     from rlscaler.custom_resource import Resource
-    from rlscaler_sim.backtest import Bracket
-    from rlscaler_sim.dry_run import Outcome
     from rlscaler_sim.recorded import Past
     from rlscaler_sim.trace import Trace
 
@@ -95,11 +93,14 @@ def backtest(
     past: Past | Trace
     if trace:
         past, beside = _from_files(resource, trace, replicas)
+        source = " and ".join(filter(None, (trace, replicas)))
     elif profile and known is not None and not places:
-        past, beside = recorded_past(known, profile, resource), None
+        past, beside, source = recorded_past(known, profile, resource), None, profile
     else:
         past, beside = _asked(resource, url, config, replicas, last, until), None
+        source = str(source_of(resource, url, config).url)
     from rlscaler_sim import backtest as driver
+    from rlscaler_sim import backtest_words as words
     from rlscaler_sim import contenders, dry_run
 
     names = contenders.NAMES if compare.strip() == "all" else tuple(n.strip() for n in compare.split(",") if n.strip())
@@ -109,19 +110,22 @@ def backtest(
             factors=factors, progress=progress, keep_decisions=decisions is not None, clock=time.perf_counter,
         )  # fmt: skip
     run, notes, made = outcome
+    origin = words.origin(past, resource.spec.interval, source, asked=bool(url or config))
     if decisions:
         dry_run.write_decisions(decisions, made)
     if report:
         from rlscaler_sim.report import write_report
 
-        write_report(run, report, notes)
+        write_report(run, report, notes, words.frame(run, brackets, price, origin))
     if as_json:
-        click.echo(json.dumps({**run.to_json(), **driver.told(outcome, brackets, price)}, indent=2))
+        found = {"past": origin.to_json(), **driver.told(outcome, brackets, price)}
+        click.echo(json.dumps({**run.to_json(), **found}, indent=2))
         return
     from rlscaler_sim.table import print_table
 
+    click.echo(f"past: {words.past(origin)}")
     print_table(run)
-    for line in _said(outcome, brackets, price):
+    for line in words.lines(run, brackets, price):
         click.echo(line)
     for note in notes:
         click.echo(f"note: {note}")
@@ -240,33 +244,3 @@ def moment(text: str) -> float:
     except ValueError as error:
         raise UserError(f"--until {text}: expected a time such as 2026-05-01T00:00:00Z") from error
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
-def _said(outcome: "Outcome", brackets: "Sequence[Bracket]", price: float | None) -> list[str]:
-    """Return what a backtest says beyond the table of a dry-run."""
-    from rlscaler_sim.backtest import RECORDED, told
-    from rlscaler_sim.verdict import hours, percent
-
-    run = outcome[0]
-    by_name = {c.name: c for c in run.contenders}
-    lines = []
-    if RECORDED in by_name and by_name[RECORDED].replica_hours > 0.0:
-        mine, then = by_name[run.policy], by_name[RECORDED]
-        share = round(100.0 * (mine.replica_hours / then.replica_hours - 1.0))
-        less = f"{abs(share)} % {'more' if share > 0 else 'fewer'}" if share else "as many"
-        lines.append(
-            f"Beside what was done then: {less} replica-hours "
-            f"({hours(mine.replica_hours)} for {hours(then.replica_hours)}), {percent(mine.violation_share)} late for "
-            f"{percent(then.violation_share)} (both predicted)."
-        )
-    facts = told(outcome, brackets, price)
-    for entry in facts.get("capacity", ()):
-        late = ", ".join(
-            f"{name} {percent(found['late'])} in {hours(found['replica_hours'])} replica-hours"
-            for name, found in entry["contenders"].items()
-        )
-        lines.append(f"If a replica serves {100.0 * entry['factor']:.0f} % of what is stated, late: {late}.")
-    if "money" in facts:
-        bills = ", ".join(f"{entry['contender']} {entry['month']:,.2f}" for entry in facts["money"])
-        lines.append(f"Money for 30 days like these, at {price:g} a replica-hour: {bills}.")
-    return lines

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rlscaler_sim.palette import looks
-from rlscaler_sim.result import CLAIRVOYANT, DryRun, plain
+from rlscaler_sim.result import CLAIRVOYANT, RECORDED, DryRun, plain
 
 MAX_POINTS = 6000
 """Points of a series beyond which it is thinned."""
@@ -86,7 +86,7 @@ def chart_data(run: DryRun, max_points: int = MAX_POINTS) -> dict[str, Any]:
         "backlog": series.backlog,
         "cost": series.cost,
     }
-    shown = {c.name for c in (run.tested, run.reference, *run.ranked[:1]) if c is not None}
+    shown = {c.name for c in (run.tested, run.reference, *run.ranked[:1]) if c is not None} | {RECORDED}
     return {
         "start": int(time[0]),
         "steps": runs(np.diff(time), 0) if len(time) > 1 else {"v": [], "n": []},

@@ -132,7 +132,7 @@
 
   const config = {
     responsive: true, displaylogo: false, doubleClick: false, showTips: false,
-    modeBarButtons: [["toImage"]], toImageButtonOptions: { filename: "rlscaler-dry-run", scale: 2 },
+    modeBarButtons: [["toImage"]], toImageButtonOptions: { filename: `rlscaler-${document.querySelector(".brand span").textContent}`, scale: 2 },
   };
   let own = 0; // relayouts that this script makes itself must not be answered
   const draw = () => { own++; return Plotly.react(gd, traces(), layout(), config).then(() => { own--; }); };

@@ -85,13 +85,15 @@ def world_facts(run: DryRun) -> dict[str, str]:
     found = {}
     for key, value in run.world.items():
         name, unit = _WORLD.get(str(key), (str(key), ""))
+        if key == "scale_to" and value is None:
+            name, value, unit = "Load", "as it is, not scaled", ""
         found[name] = f"{text_of(value)} {unit}".strip()
     return found
 
 
-def words() -> str:
-    """Return the glossary: every figure, and the words of the decisions."""
-    return pairs({column.long: column.meaning for column in COLUMNS} | _WORDS)
+def words(more: Mapping[str, str]) -> str:
+    """Return the glossary: every figure, the words of the decisions, and more."""
+    return pairs({column.long: column.meaning for column in COLUMNS} | _WORDS | dict(more))
 
 
 def tiles(run: DryRun) -> Iterable[str]:
@@ -159,8 +161,11 @@ def _has_own(run: DryRun) -> bool:
     return any(c.regret_own is not None for c in run.contenders)
 
 
-def contender_rows(run: DryRun) -> Iterable[str]:
-    """Yield one row for each contender; the lowest of a column, the limit aside, is marked."""
+def contender_rows(run: DryRun, marks: Mapping[str, str]) -> Iterable[str]:
+    """Yield one row for each contender; the lowest of a column, the limit aside, is marked.
+
+    marks: name of a contender -> what stands beside it.
+    """
     ranked = run.ranked
     lowest = {
         column.key: min((v for c in ranked if finite(v := getattr(c, column.key))), default=None) for column in COLUMNS
@@ -169,6 +174,8 @@ def contender_rows(run: DryRun) -> Iterable[str]:
         rival = contender is not run.limit
         tested = contender.name == run.policy
         tags = '<span class="tag">under test</span>' if tested else ""
+        if contender.name in marks:
+            tags += f'<span class="tag">{escape(marks[contender.name])}</span>'
         if not rival:
             tags += '<span class="tag">limit</span>'
         elif contender is ranked[0] and len(ranked) > 1 and finite(contender.score):

@@ -17,6 +17,9 @@ import numpy as np
 CLAIRVOYANT = "clairvoyant"
 """Name of the contender that knows the whole trace beforehand: the limit, never a winner."""
 
+RECORDED = "recorded"
+"""Name of the contender that repeats the replicas of a recorded past."""
+
 REFERENCE = "hpa-tuned"
 """Name of the rule whose regret is 1, and that others are compared with where it took part."""
 

@@ -1,7 +1,9 @@
 """A backtest decides a past again: exactly as it was decided, from files, and with every oddity of the data said."""
 
+import html
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -288,3 +290,49 @@ def test_the_page_and_the_table(tmp_path: Path) -> None:
                   "note: 1h40m of load are known", "page: page.html"):  # fmt: skip
         assert words in result.stdout
     assert "recorded" in (tmp_path / "page.html").read_text()
+
+
+def shown(page: str) -> str:
+    """Return what a reader sees of a page without its scripts, in one line."""
+    bare = re.sub(r"<(script|style)\b.*?</\1>", "", Path(page).read_text(), flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", bare)).split())
+
+
+def test_the_page_says_what_the_terminal_says() -> None:
+    """It is a backtest, of a file and a time; with what was done then, the money, and the ends of the capacity."""
+    load = written("load.csv", [None if 200 <= i < 210 else v for i, v in enumerate(wave(400))])
+    replicas = written("replicas.csv", [30] * 400)
+    asked = ("--trace", load, "--replicas", replicas, "--price", "0.5", "--capacity-error", "0.1")
+    result = run("backtest", "-f", WEB, "-q", "--compare", "hpa-tuned", *asked, "--report", "page.html")
+    assert result.exit_code == 0, result.stderr
+    when = "1.7 hours, from 1971-12-02 00:00 to 1971-12-02 01:40 UTC, a value every 15s, from load.csv and replicas.csv"
+    assert result.stdout.startswith(f"past: {when}\n")
+    text = shown("page.html")
+    assert text.startswith("shop/web: ")
+    assert "(rlscaler backtest)" in text
+    assert "dry-run" not in text.lower()
+    assert f"Past: {when}. Policy default: 398 decisions" in text
+    beside = next(line for line in result.stdout.splitlines() if line.startswith("Beside what was done then"))
+    assert beside in text
+    assert "recorded what was done then" in text
+    notes = [line.removeprefix("note: ") for line in result.stdout.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 2
+    for note in notes:
+        assert note.lower() in text.lower()
+    found = told(*asked)
+    assert found["past"] == {"source": "load.csv and replicas.csv", "begin": 100 * WEEK, "end": 100 * WEEK + 6000.0,
+                             "step": 15.0}  # fmt: skip
+    money = next(entry for entry in found["money"] if entry["contender"] == "recorded")
+    assert f"recorded {money['total']:,.2f} {money['month']:,.2f}" in text
+    assert "Late at 90 % Replica-hours at 90 % Late at 100 %" in text
+    assert "at its 95th percentile" not in text
+    assert "Load as it is, not scaled" in text
+
+
+def test_the_page_of_a_past_without_replicas_and_price_has_no_empty_parts() -> None:
+    result = run("backtest", "-f", WEB, "-q", "--trace", written("load.csv", wave(400)), "--report", "page.html")
+    assert result.exit_code == 0, result.stderr
+    text = shown("page.html")
+    assert "rlscaler backtest" in text
+    for words in ("what was done then", "Money", "Late at"):
+        assert words not in text.replace("for what was done then too", ""), words
