@@ -18,6 +18,7 @@ from rlscaler.quantities import duration_text
 from rlscaler_sim.calibrating import Calibration
 from rlscaler_sim.calibration_words import days, headline, rows, share
 from rlscaler_sim.page import as_read, csp_hash, inert, packaged, palette, plotly_source
+from rlscaler_sim.verdict import sentence
 
 MOST = 1500
 """Points of a cloud, and of a line, that are drawn at most."""
@@ -45,7 +46,7 @@ def render(found: Calibration, plotly_js: str) -> str:
         ),
         "outcome": outcome,
         "headline": escape(said),
-        "notes": "".join(f'<p class="note">{escape(note[:1].upper() + note[1:])}.</p>' for note in profile.notes),
+        "notes": "".join(f'<p class="note">{escape(sentence(note))}</p>' for note in profile.notes),
         "rows": "\n".join(
             f'<tr><th scope="row">{escape(row.name)}</th><td class="value">{escape(row.value)}</td>'
             f"<td>{escape(row.interval)}</td><td>{escape(row.why)}</td></tr>"

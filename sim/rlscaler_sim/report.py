@@ -89,10 +89,7 @@ def render(
         "headline": escape(headline),
         "why": escape(why),
         "beside": f"<p>{escape(frame.beside)}</p>" if frame.beside else "",
-        "notes": "".join(
-            f'<p class="note">{escape(note)}</p>'
-            for note in (*map(sentence, assumptions(run)), *(f"{note}." for note in notes))
-        ),
+        "notes": "".join(f'<p class="note">{escape(note)}</p>' for note in map(sentence, (*assumptions(run), *notes))),
         "tiles": "\n".join(tiles(run)),
         "limit_note": "; the clairvoyant, a limit and no rival, last" if run.limit else "",
         "contender_head": contender_head(run),

@@ -4,6 +4,7 @@ The verdict names the winner even where it is a rule, and says how the policy un
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -166,5 +167,7 @@ def assumptions(run: DryRun) -> list[str]:
 
 
 def sentence(text: str) -> str:
-    """Return `text` with a capital and a full stop."""
-    return f"{text[:1].upper()}{text[1:]}."
+    """Return `text` with a capital, unless it begins with a name such as `spec.policy`, and a stop if it has none."""
+    first = text.split(maxsplit=1)[0] if text.strip() else ""
+    named = re.search(r"\w[-._/]\w", first) is not None
+    return f"{text if named else text[:1].upper() + text[1:]}{'' if text.endswith(('.', '?', '!')) else '.'}"

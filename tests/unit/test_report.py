@@ -123,6 +123,19 @@ def test_page_loads_nothing(html: str) -> None:
     assert "unsafe" not in policy.split("style-src")[0]
 
 
+def test_notes_are_sentences(run: DryRun) -> None:
+    notes = {
+        "load is unknown for 3 % of the time": "Load is unknown for 3 % of the time.",
+        "is rate() missing in the query?": "Is rate() missing in the query?",
+        "spec.metrics.load finds 2 series": "spec.metrics.load finds 2 series.",
+        "hpa-own, tuned on this load": "hpa-own, tuned on this load.",
+        "2.9 days of load are known": "2.9 days of load are known.",
+    }
+    page = render(run, "", notes=list(notes))
+    for expected in notes.values():
+        assert f'<p class="note">{expected}</p>' in page
+
+
 def test_figures_that_are_missing_leave_a_dash(run: DryRun) -> None:
     first = replace(run.contenders[0], regret=None, score=math.nan, wait_p95_s=math.nan)
     text = render(replace(run, contenders=[first, *run.contenders[1:]], lower_bound=None), "")
