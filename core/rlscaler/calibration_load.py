@@ -68,10 +68,12 @@ def three_minutes(recording: Recording) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def saturation(recording: Recording) -> Saturation:
-    """Return how far the workload was seen in use."""
+    """Return how far the workload was seen in use; nothing of the use where that is no share, such as percentages."""
     use, load, _ = three_minutes(recording)
     highest = [float(np.nanmax(each)) if np.isfinite(each).any() else None for each in (use, load)]
     known = np.isfinite(recording.utilization)
+    if highest[0] is not None and highest[0] > capacity.PERCENT:
+        return Saturation(utilization=None, load_per_replica=highest[1], saturated=None)
     saturated = float((recording.utilization[known] >= capacity.SATURATED).sum() * recording.interval)
     return Saturation(utilization=highest[0], load_per_replica=highest[1], saturated=saturated if known.any() else None)
 

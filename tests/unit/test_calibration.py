@@ -190,3 +190,9 @@ def test_gaps_and_use_are_counted() -> None:
     assert used.saturated == 40 * INTERVAL
     assert used.utilization == pytest.approx(1.0)
     assert used.load_per_replica == pytest.approx(np.nanmax(load) / 10, rel=0.01)
+
+
+def test_percentages_are_no_use_of_a_thousand_percent() -> None:
+    used = calibration_load.saturation(course(WAVE, ready=TEN, utilization=WAVE / 6))
+    assert (used.utilization, used.saturated) == (None, None)
+    assert used.load_per_replica == pytest.approx(WAVE.max() / 10, rel=0.01)
