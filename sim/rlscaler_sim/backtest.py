@@ -24,6 +24,8 @@ from rlscaler_sim.result import RECORDED, Contender, DryRun
 from rlscaler_sim.scenarios import Scenario
 from rlscaler_sim.trace import Trace
 
+SHORT = 0.1
+"""Share of the time for which replicas that were too few are worth a word."""
 POISSON = 1.0
 """Variance over mean of the arrivals within an interval: what is beyond that is in the record itself."""
 
@@ -76,6 +78,7 @@ def backtest(
     else:
         load, seen, counts = arrived(past, settings)
         notes = list(past.notes)
+    notes += [*dry_run.beyond_bounds(load, settings), *_impossible(load, counts, settings)]
     beside, start = ([], None) if counts is None else ([repeated(counts, settings)], first_known(counts, settings))
 
     def outcome(factor: float, quiet: bool) -> Outcome:
@@ -90,6 +93,25 @@ def backtest(
     if not factors and capacity_error > 0.0:
         factors = (1.0 - capacity_error, 1.0 + capacity_error)
     return found, [Bracket(factor, outcome(factor, quiet=True)[0].contenders) for factor in factors]
+
+
+def _impossible(load: Load, counts: np.ndarray | None, settings: Settings) -> list[str]:
+    """Return a note where so few replicas (T,) can hardly have served the load: then a unit is wrong, or the capacity.
+
+    A workload is short of replicas now and then, and not for a good part of its time.
+    """
+    if counts is None:
+        return []
+    steps = len(load.rates) // len(counts)
+    known = load.known.reshape(-1, steps).all(axis=1) & np.isfinite(counts)
+    needed = load.rates.reshape(-1, steps).mean(axis=1) / float(settings.capacity_per_replica)
+    share = float((needed[known] > counts[known]).mean()) if known.any() else 0.0
+    if share <= SHORT:
+        return []
+    most = int(np.ceil(needed[known].max() - 1e-6))
+    return [f"the recorded replicas are fewer than the load needs at full use for {100.0 * share:.0f} % of the time, "
+            f"up to {most} of them: is the load in requests/s, and is capacity.perReplica, "
+            f"{float(settings.capacity_per_replica):g}, what a replica serves?"]  # fmt: skip
 
 
 def arrived(past: Past, settings: Settings) -> tuple[Load, np.ndarray, np.ndarray | None]:

@@ -139,6 +139,14 @@ def needed_at_once(load: Load, settings: Settings) -> int:
     return int(np.ceil(steps.max() / float(settings.capacity_per_replica) - 1e-9))
 
 
+def beyond_bounds(load: Load, settings: Settings) -> list[str]:
+    """Return a note, without a full stop, where the load needs more replicas than there may be."""
+    if (most := needed_at_once(load, settings)) <= int(settings.max_replicas):
+        return []
+    return [f"the load needs up to {most} replicas at full use, and maxReplicas is {settings.max_replicas}: then "
+            "requests are late whatever is decided"]  # fmt: skip
+
+
 def entrants_for(
     names: Sequence[str], policy: str, settings: Settings, digest: str | None = None, tenure: str | None = None
 ) -> list[Entrant]:
@@ -181,9 +189,7 @@ def dry_run(
     if not load.rates.any():
         scale_to = None  # 0 stays 0 at whatever scale
         notes.append(f"{load.name} has no load in the span that is run: there is nothing to scale, and no score")
-    if (most := needed_at_once(load, settings)) > int(settings.max_replicas):
-        notes.append(f"the load needs up to {most} replicas at full use, and maxReplicas is {settings.max_replicas}: "
-                     "then requests are late whatever is decided; a smaller --scale-to avoids it")  # fmt: skip
+    notes += [f"{said}; a smaller --scale-to avoids it" for said in beyond_bounds(load, settings)]
     own = partial(
         realise_many,
         [scenario.source],

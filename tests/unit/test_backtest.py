@@ -111,6 +111,23 @@ def test_recorded_replicas_may_lie_outside_of_the_bounds() -> None:
     assert recorded["violation_share"] > 0.3
 
 
+def test_replicas_that_cannot_have_served_the_load_make_units_doubtful() -> None:
+    """Requests a minute for requests a second: everyone's figures are about a workload that never was."""
+    replicas = written("replicas.csv", [20] * 400)
+    found = told("--trace", written("load.csv", 60.0 * wave(400)), "--replicas", replicas)
+    (bounds,) = [note for note in found["notes"] if "maxReplicas is 100" in note]
+    assert "--scale-to" not in bounds
+    (units,) = [note for note in found["notes"] if "fewer than the load needs" in note]
+    for words in ("100 % of the time", "up to 960 of them", "in requests/s", "capacity.perReplica, 50,"):
+        assert words in units
+    few = written("few.csv", [15] * 400)  # the load needs up to 16, for a seventh of its two hours
+    assert not any(
+        "fewer" in note for note in told("--trace", written("load.csv", wave(400)), "--replicas", replicas)["notes"]
+    )
+    assert any("up to 16 of them" in note
+               for note in told("--trace", written("load.csv", wave(400)), "--replicas", few)["notes"])  # fmt: skip
+
+
 def test_a_replica_that_serves_less_makes_more_requests_late() -> None:
     load = written("load.csv", wave(1000))
     found = told("--trace", load, "--capacity-error", "0.2")
