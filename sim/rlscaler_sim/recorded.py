@@ -20,6 +20,8 @@ LEAST = 3600.0
 """Seconds of load that a backtest needs at least."""
 DEADLINE = 120.0
 """Seconds for all requests of one series."""
+STAIRS, REGULAR = 20, 0.9
+"""Changes of a load at least, and the share of the times between them, that tell how often it is scraped."""
 SKEW = 30.0
 """Seconds by which two clocks may differ before it is worth a word."""
 _WORKLOADS = {
@@ -120,7 +122,7 @@ def from_prometheus(
     found = source.range(query.query, float(first), end, interval, deadline=DEADLINE)
     load, strange = one_series(found, query.match, "spec.metrics.load")
     load = np.where(np.isfinite(load) & (load >= 0.0), load, np.nan)
-    notes = [*strange, *_odd(load, query.query)]
+    notes = [*strange, *_odd(load, query.query, interval)]
     if abs(skew) > SKEW:
         notes.append(f"the clock of Prometheus is {duration_text(abs(round(skew)))} "
                      f"{'ahead of' if skew > 0 else 'behind'} this machine's; times are Prometheus'")  # fmt: skip
@@ -133,8 +135,8 @@ def from_prometheus(
         )
     early = float(times[inside.start]) - start
     if early > 10.0 * interval:
-        notes.append(f"the data begin {duration_text(round(early))} later than asked: Prometheus keeps no more, or the "
-                     "workload is younger")  # fmt: skip
+        notes.append(f"the data begin {duration_text(round(early))} later than asked: Prometheus keeps no more, or the workload is "
+                     "younger")  # fmt: skip
     asked = replicas or replicas_query(resource)
     counts = None
     if asked is None:
@@ -234,9 +236,14 @@ def one_series(found: Found, match: Mapping[str, str], field: str) -> tuple[np.n
     return np.where(several == 1, np.nansum(values, axis=0), np.nan), notes
 
 
-def _odd(load: np.ndarray, query: str) -> list[str]:
+def _odd(load: np.ndarray, query: str, interval: float) -> list[str]:
     """Return what is strange about the load that a query returned."""
     notes = []
+    steady = _steady(load)
+    if steady > 1:
+        notes.append(f"the load changes every {duration_text(round(steady * interval))} only, as where it is scraped "
+                     f"that seldom, and is read every {duration_text(interval)}: what happens in between is not in the "
+                     "record")  # fmt: skip
     seen = load[np.isfinite(load)]
     moves = np.diff(seen)
     if len(moves) >= 100 and (moves > 0.0).mean() > 0.5 and (moves < 0.0).mean() < 0.02:
@@ -244,6 +251,17 @@ def _odd(load: np.ndarray, query: str) -> list[str]:
     if windows := _WINDOW.findall(query):
         notes.append(f"the query averages over {windows[0]}: peaks shorter than that are not in the record")
     return notes
+
+
+def _steady(load: np.ndarray) -> int:
+    """Return for how many readings a load mostly keeps each value, 1 where it is no staircase."""
+    moves = np.flatnonzero(np.diff(load[np.isfinite(load)]) != 0.0)
+    lasting = np.diff(moves)
+    if len(lasting) < STAIRS:
+        return 1
+    usual = int(np.median(lasting))
+    # a load of few requests rests now and then; a scrape comes round at a fixed time
+    return usual if (lasting % usual == 0).mean() >= REGULAR else 1
 
 
 def averaged_over(query: str) -> float | None:

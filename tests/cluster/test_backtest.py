@@ -30,6 +30,7 @@ def openmetrics() -> str:
         (WORKERS, np.full(STEPS, True), np.full(STEPS, 25.0)),
         ('gone{deployment="web"}', TIMES % 20_000 > 3_000, LOAD),
         ('young{deployment="web"}', late, LOAD),
+        ('seldom{deployment="web"}', TIMES % 60 == 0, LOAD),
         ('moved{deployment="web",pod="a"}', early, LOAD),
         ('moved{deployment="web",pod="b"}', TIMES >= END - 89_000, LOAD),
         ('twice{deployment="web",pod="a"}', np.full(STEPS, True), LOAD),
@@ -92,6 +93,7 @@ ODD: dict[str, tuple[str, str, list[str]]] = {
     "gaps": ("gone", "30h", ["load is unknown for", "in one piece for 4"]),
     "a young workload": ("young", "49h", ["the data begin 24h", "later than asked"]),
     "a pod after the other": ("moved", "30h", ["2 series one after the other", 'pod="b"']),
+    "a load that is scraped seldom": ("seldom", "30h", ["changes every 1m only", "read every 15s"]),
     "a counter": ("requests_total", "5h", ["as a counter does", "rate()"]),
     "a window": ("avg_over_time(rps[5m])", "5h", ["averages over 5m"]),
 }
@@ -113,7 +115,15 @@ def test_replicas_that_nobody_recorded(prometheus: PrometheusServer) -> None:
 
 
 WRONG: Mapping[str, tuple[str, list[str]]] = {
-    "no such metric": ("rpss", ["spec.metrics.load", "holds nothing", 'deployment="web"', "rpss"]),
+    "no such metric": (
+        "rpss",
+        [
+            "spec.metrics.load",
+            "holds nothing",
+            'deployment="web"',
+            "rpss",
+        ],
+    ),
     "another workload": ("rps{deployment='other'}", ["spec.metrics.load.match", 'deployment="other"']),
     "two series": ("twice", ["2 series", "expected one", 'pod="a"', "sum them"]),
     "no query": ("rps{", ["parse error"]),

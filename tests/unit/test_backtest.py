@@ -16,7 +16,7 @@ from command_line import WEB, install, mistakes, run
 from rlscaler.custom_resource import load_resources
 from rlscaler_sim import backtest, dry_run
 from rlscaler_sim.dry_run import found_scenario
-from rlscaler_sim.recorded import Past, checked, counts_at, from_traces
+from rlscaler_sim.recorded import Past, _steady, checked, counts_at, from_traces
 from rlscaler_sim.trace import Trace
 
 WEEK = 7 * 86400.0
@@ -184,6 +184,14 @@ def test_what_the_data_cannot_say_is_said(given: Past, expected: list[str]) -> N
     assert len(notes) == len(expected)
     for note, words in zip(notes, expected, strict=True):
         assert words in note
+
+
+def test_a_load_of_few_requests_is_no_staircase() -> None:
+    rng = np.random.default_rng(0)
+    assert _steady(rng.poisson(0.3, 2000).astype(float)) == 1
+    assert _steady(np.repeat(rng.random(200), 4)) == 4
+    assert _steady(np.ones(2000)) == 1
+    assert _steady(wave(2000)) == 1
 
 
 def test_finer_buckets_are_averaged_over_each_interval() -> None:
