@@ -6,6 +6,7 @@ Nothing is silently used: what is missing, ambiguous or strange is told in `Past
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Protocol
 
 import numpy as np
@@ -130,12 +131,12 @@ def from_prometheus(
     inside = slice(*_extent(load))
     if inside.start >= inside.stop:
         raise UserError(
-            f"spec.metrics.load: Prometheus holds nothing of this query from {duration_text(round(end - start))} ago on"
+            f"spec.metrics.load: Prometheus holds nothing of this query from {_moment(start)} to {_moment(end)}"
             f"{_matched(query.match)}; try the query on its own page: {query.query}"
         )
     early = float(times[inside.start]) - start
     if early > 10.0 * interval:
-        notes.append(f"the data begin {duration_text(round(early))} later than asked: Prometheus keeps no more, or the workload is "
+        notes.append(f"the data begin {_span(early)} later than asked: Prometheus keeps no more, or the workload is "
                      "younger")  # fmt: skip
     asked = replicas or replicas_query(resource)
     counts = None
@@ -234,6 +235,15 @@ def one_series(found: Found, match: Mapping[str, str], field: str) -> tuple[np.n
     elif len(rows) > 1:
         notes.append(f"{field} finds {len(rows)} series one after the other, joined: {theirs}")
     return np.where(several == 1, np.nansum(values, axis=0), np.nan), notes
+
+
+def _span(seconds: float) -> str:
+    """Return a time in the unit that reads best, days where it is some."""
+    return f"{seconds / 86400.0:.1f} days" if seconds >= 3 * 86400.0 else duration_text(round(seconds))
+
+
+def _moment(time: float) -> str:
+    return f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _odd(load: np.ndarray, query: str, interval: float) -> list[str]:

@@ -120,6 +120,7 @@ WRONG: Mapping[str, tuple[str, list[str]]] = {
         [
             "spec.metrics.load",
             "holds nothing",
+            "from 2026-09-21 09:13 UTC to 2026-09-21 14:13 UTC",
             'deployment="web"',
             "rpss",
         ],
