@@ -61,7 +61,7 @@ def backtest(
     if resource.spec.capacity.per_replica is None:
         raise UserError(
             "spec.capacity.perReplica is left out: a backtest needs to know how many requests/s a replica serves; "
-            "state it, as the operator's status tells it once it has learned it"
+            "let 'rlscaler calibrate' tell it from the same past and name its --profile, or state it"
         )
     if isinstance(past, Trace):
         scenario = Scenario(past.name, f"the record {past.name}", past, float("inf"))

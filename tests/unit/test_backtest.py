@@ -231,7 +231,10 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "no file": (["-f", WEB, "--trace", "none.csv"], ["none.csv"]),
     "too short": (["-f", WEB, "--trace", "short.csv"], ["10m", "1h"]),
     "too short, in long buckets": (["-f", WEB, "--trace", "minutes.csv"], ["30m", "1h"]),
-    "a pod's capacity": (["-f", "learned.yaml", "--trace", "long.csv"], ["spec.capacity.perReplica", "state it"]),
+    "a pod's capacity": (
+        ["-f", "learned.yaml", "--trace", "long.csv"],
+        ["spec.capacity.perReplica", "calibrate", "--profile", "state it"],
+    ),
     "several resources": (["-f", "two.yaml", "--trace", "long.csv"], ["shop/web, shop/api", "--name"]),
     "no such name": (["-f", "two.yaml", "--trace", "long.csv", "--name", "db"], ["--name db", "shop/web, shop/api"]),
     "nobody there": (["-f", WEB, "--prometheus", "http://127.0.0.1:9"], ["127.0.0.1:9"]),
