@@ -224,5 +224,11 @@ def test_the_page_draws_all_figures() -> None:
         page.wait_for_selector("html[data-drawn=true]")
         assert page.locator("#workload").inner_text() == "<b>load"
         assert page.locator("figure .main-svg").count() >= 6
+        page.set_viewport_size({"width": 390, "height": 844})
+        rows = page.locator("#figures tbody tr")
+        for index in range(rows.count()):  # on a telephone each value is seen whole, and no row is a column of words
+            box, value = rows.nth(index).bounding_box(), rows.nth(index).locator("td.value").bounding_box()
+            assert value["x"] + value["width"] <= 390
+            assert box["height"] < 130
         browser.close()
     assert complaints == []
