@@ -35,8 +35,9 @@ _READY = {
 """Series of kube-state-metrics that hold the ready replicas."""
 OVERLAP = 0.5
 """Share of the load's readings beside which another series must be known before it is worth no word."""
-JUMP, STILL, AROUND = 0.5, 0.1, 600.0
-"""Relative change of the replicas that is a jump, change of the load that is none, and seconds around that are seen."""
+JUMP, STILL, AROUND, SMOOTH = 0.5, 0.1, 600.0, 120.0
+"""Relative change of the replicas that is a jump, change of the load that is none, seconds around that are seen, and
+seconds whose mean is taken of it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,10 +146,13 @@ def _by_hand(recording: Recording) -> list[str]:
         (np.abs(after - before) > JUMP * np.maximum(before, after)) & (np.abs(after - before) >= 3.0)
     )
     found = []
+    smooth = max(1, round(SMOOTH / recording.interval))
     for at in jumps:
         seen = load[max(0, at - near) : at + near]
         seen = seen[np.isfinite(seen)]
-        if len(seen) >= near and np.ptp(seen) <= STILL * seen.mean():
+        # of single readings the highest and the lowest lie far apart by chance alone
+        means = [part.mean() for part in np.array_split(seen, max(1, len(seen) // smooth)) if len(part)]
+        if len(seen) >= near and np.ptp(means) <= STILL * seen.mean():
             found.append(at + 1)
     if not found:
         return []

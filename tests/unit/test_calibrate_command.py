@@ -124,6 +124,28 @@ def test_mistakes_are_named(arguments: list[str], words: list[str]) -> None:
     assert not Path("m.yaml").exists()
 
 
+def test_replicas_that_are_changed_by_hand_are_seen_beside_noise() -> None:
+    """No jump follows from this load, whose single readings differ by more than a tenth by chance."""
+    rng = np.random.default_rng(4)
+    load = rng.poisson(20.0 * INTERVAL, 960) / INTERVAL
+    assert np.ptp(load[440:520]) > 0.15 * load.mean()
+    asked = np.where(TIMES < 480, 10.0, 25.0)
+    past, _ = calibrating.from_traces(
+        Trace("load", float(BEGIN), float(INTERVAL), load),
+        {"replicas": Trace("replicas", float(BEGIN), float(INTERVAL), asked)},
+        float(INTERVAL),
+    )
+    (jump,) = [note for note in past.notes if "jumped" in note]
+    assert "from 10 to 25" in jump
+    surge = np.where((TIMES > 474) & (TIMES < 500), 1.8 * load, load)
+    past, _ = calibrating.from_traces(
+        Trace("load", float(BEGIN), float(INTERVAL), surge),
+        {"replicas": Trace("replicas", float(BEGIN), float(INTERVAL), asked)},
+        float(INTERVAL),
+    )
+    assert not any("jumped" in note for note in past.notes)
+
+
 def profile_file(kept: int = STEPS) -> str:
     """Calibrate the files without a command, and return the file of a profile with so many of the readings."""
     traces = {name: Trace(name, float(BEGIN), float(INTERVAL), values)
