@@ -258,6 +258,22 @@ def test_a_run_that_was_stopped_ends_as_an_unbroken_one(tmp_path: Path, actions:
     assert [row["step"] for row in one] == [0, 320, 640, 960, 1280, 1600]
 
 
+def test_a_run_goes_on_with_as_many_environments_wherever_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the number is left open it is the device's, and a stretch counts as many steps as it began with."""
+    config = replace(TINY, envs=0)
+    monkeypatch.setattr(ppo_fast, "FEW", 16)
+    whole = ppo_fast.learn(task(tmp_path / "whole", config), config)
+    with pytest.raises(StoppedError):
+        ppo_fast.learn(task(tmp_path / "broken", config, stop=after(3)), config)
+    monkeypatch.setattr(ppo_fast, "FEW", 4)
+    other = ppo_fast.learn(task(tmp_path / "broken", config, fresh=False), config)
+    assert other.steps == whole.steps == 1600
+    same(whole, other)
+    assert [row["step"] for row in runs.read_metrics(tmp_path / "broken")] == [0, 320, 640, 960, 1280, 1600]
+
+
 def test_another_seed_is_another_run(tmp_path: Path) -> None:
     """The same seed gives the same artifact, another a different one."""
     outcomes = []

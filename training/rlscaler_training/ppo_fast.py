@@ -345,7 +345,8 @@ def rollouts_of(config: Config) -> int:
 def as_trained(config: Config, step: int, state: Mapping[str, Any]) -> Config:
     """Return the settings with as many environments as a checkpoint after so many steps was made by.
 
-    How many there are may hang on the device and on the workers, which are others where a checkpoint is exported.
+    How many there are may hang on the device and on the workers, which may be others where a run goes on or a
+    checkpoint is exported, and a stretch of fewer environments would be counted as one of more.
     """
     return replace(config, envs=step // (int(state["stretch"]) * rollouts_of(config) * config.horizon))
 
@@ -453,6 +454,9 @@ def environments(task: Task, config: Config) -> tuple[Batch, Batch]:
 
 def learn(task: Task, config: Config) -> Outcome:
     """Train by the task, going on from its run's checkpoint, and return the artifact of the best validation."""
+    state = task.run.restore()
+    if state is not None and int(state["stretch"]):
+        config = as_trained(config, task.run.step, state)
     envs, judge = environments(task, config)
     device = task.device.torch
     with ExitStack() as stack:
