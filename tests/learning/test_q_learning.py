@@ -17,7 +17,7 @@ from rlscaler.policies import from_artifact, load_policy
 from rlscaler.policy import View
 from rlscaler.table import Bins, TablePolicy
 from rlscaler_sim.batch import Batch, Transition
-from rlscaler_training import learner, q_learning, runs
+from rlscaler_training import checkpoints, learner, q_learning, runs
 from rlscaler_training import loads as training_load
 from rlscaler_training.devices import Device
 from rlscaler_training.learner import Progress, Score, StoppedError, Task
@@ -278,6 +278,15 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_never_was(pools: training_load.
     assert reached[at + 1] == at, "it goes on from there"
     assert found.artifact == expected.artifact
     assert list(runs.read_metrics(tmp_path / "cut")) == list(runs.read_metrics(tmp_path / "whole"))
+
+
+def test_the_best_checkpoint_is_of_the_best_evaluation(pools: training_load.Pools, tmp_path: Path) -> None:
+    """Wherever it falls between the checkpoints that are due."""
+    config = replace(SMALL, steps=60, envs=6, evaluate_every=5, checkpoint_every=1000)
+    q_learning.learn(tasked(tmp_path, pools, config), config)
+    best = min(runs.read_metrics(tmp_path), key=lambda row: row["score"])
+    assert 0 < best["step"] < 60
+    assert checkpoints.read(tmp_path / "checkpoints" / "best.pt")[0] == best["step"]
 
 
 def test_what_was_measured_is_logged(pools: training_load.Pools, tmp_path: Path) -> None:

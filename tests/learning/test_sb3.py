@@ -18,7 +18,7 @@ from rlscaler.errors import UserError
 from rlscaler.mlp import MlpPolicy
 from rlscaler.observation import NAMES
 from rlscaler_sim.batch import Transition
-from rlscaler_training import dqn, export, hyper, loads, ppo, runs, sb3
+from rlscaler_training import checkpoints, dqn, export, hyper, loads, ppo, runs, sb3
 from rlscaler_training.devices import Device
 from rlscaler_training.learner import Outcome, Progress, StoppedError, Task, scored
 from rlscaler_training.runs import NotFiniteError
@@ -156,6 +156,19 @@ def test_checkpoints_are_kept_in_their_time(whole: Whole) -> None:
     rows = list(runs.read_metrics(task.run.folder))
     assert rows[0]["step"] == 0
     assert "train_loss" in rows[-1]
+
+
+@each_learner
+def test_the_best_checkpoint_is_of_the_best_evaluation(
+    pools: loads.Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, learner: Learner
+) -> None:
+    """Wherever it falls between the checkpoints that are due."""
+    scores = iter([5.0, 4.0, 3.0, 2.0])
+    monkeypatch.setattr(sb3, "evaluate", lambda *_: (next(scores, 9.0), 0.0))
+    config = replace(SMALL[learner], evaluate_every=128, checkpoint_every=100_000)
+    learner.learn(tasked(tmp_path, pools, config), config)
+    assert [row["score"] for row in runs.read_metrics(tmp_path)] == [5.0, 4.0, 3.0, 2.0, 9.0]
+    assert checkpoints.read(tmp_path / "checkpoints" / "best.pt")[0] == 384
 
 
 @each_learner

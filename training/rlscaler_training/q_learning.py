@@ -229,10 +229,12 @@ def train(
     state, mask = bins.index(np, observation), batch.mask()
 
     while True:
-        last = at.step == config.steps
+        last, better = at.step == config.steps, False
         loads.progressed(at.step / config.steps, batch, twin)
         if (at.step % config.evaluate_every == 0 or last) and at.step != resumed:
+            before = at.best_score
             found = _judge(at, judge, bins, config, seed)
+            better = at.best_score < before
             if run is not None:
                 numbers = dict(zip(("score", "cost", "late"), at.curve[-1][1:], strict=True))
                 seen = float((at.visits.sum(axis=1) > 0).mean())
@@ -242,10 +244,11 @@ def train(
                 run.log(at.step, numbers | told)
         report(Progress(at.step, config.steps, _told(at, config)))
         wanted = stop() and not last
-        if run is not None and (at.step % config.checkpoint_every == 0 or wanted or last) and at.step != resumed:
+        due = at.step % config.checkpoint_every == 0 or better or wanted or last
+        if run is not None and due and at.step != resumed:
             held = {"learning": at.kept(), "batch": loads.kept(batch)}
             held |= {} if twin is None else {"twin": loads.kept(twin)}
-            run.checkpoint(at.step, held, best=at.curve[-1][:2] == (at.step, at.best_score))
+            run.checkpoint(at.step, held, best=better)
         if wanted:
             raise StoppedError
         if last:

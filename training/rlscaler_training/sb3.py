@@ -91,10 +91,11 @@ class Overseer(BaseCallback):
         self.task.report(Progress(step, plan.steps, told))
         enough = bool(plan.patience) and watch.waited >= plan.patience
         wanted = self.task.stop() and not last
-        if step != watch.saved and (last or wanted or enough or self._passed(step)):
+        better = watch.evaluated == step and watch.waited == 0
+        if step != watch.saved and (last or better or wanted or enough or self._passed(step)):
             watch.saved = step
             self.require_finite()
-            self.task.run.checkpoint(step, self.kept(), best=watch.evaluated == step and watch.waited == 0)
+            self.task.run.checkpoint(step, self.kept(), best=better)
         if wanted:
             raise StoppedError
         if enough and not last:
