@@ -242,6 +242,15 @@ def test_batches_that_do_not_divide_a_roll_out_are_refused() -> None:
         hyper.read(ppo.Config, None, {"batch": 100})
 
 
+@pytest.mark.parametrize(("steps", "envs", "train_every"), [(300, 10, 1), (299, 10, 1), (280, 10, 10), (1, 100, 3)])
+def test_steps_that_are_all_played_at_random_are_refused(steps: int, envs: int, train_every: int) -> None:
+    """Whole rounds of all environments are played, and one step more than `learning_starts` is learned from."""
+    config = dqn.Config(steps=steps, envs=envs, train_every=train_every, learning_starts=300)
+    with pytest.raises(UserError, match="learning_starts is 300; expected fewer than the 300 steps that are played"):
+        dqn.require(config, NAMES)
+    dqn.require(replace(config, learning_starts=299), NAMES)
+
+
 def test_both_branches_can_be_learned(pools: loads.Pools, tmp_path: Path) -> None:
     config = replace(SMALL[ppo], steps=128, actions="branching")
     artifact = ppo.learn(tasked(tmp_path, pools, config), config).artifact

@@ -12,6 +12,7 @@ from typing import Any
 from stable_baselines3 import DQN
 from torch import nn
 
+from rlscaler.errors import UserError
 from rlscaler_training import sb3
 from rlscaler_training.export import TORCH
 from rlscaler_training.hyper import choice, setting, switch
@@ -68,6 +69,16 @@ LEGACY: dict[str, Any] = {
     "actions": "step",
 }
 """Defaults in the environment of earlier work: as many steps as were published."""
+
+
+def require(config: Config, names: Sequence[str]) -> None:
+    """Raise UserError where nothing would be learned in so many steps; names: of the observation's fields."""
+    each = config.envs * config.train_every
+    if (played := -(-config.steps // each) * each) <= config.learning_starts:
+        raise UserError(
+            f"learning_starts is {config.learning_starts:,}; expected fewer than the {played:,} steps that are played: "
+            "lower learning_starts, or raise steps"
+        )
 
 
 def model(config: Config, envs: Envs, seed: int, device: Any) -> DQN:
