@@ -200,6 +200,7 @@ def test_the_summary_evaluates_every_policy_and_says_who_has_none(summary: Summa
     [
         ([-0.1, -0.2, -0.1, -0.1, -0.2, -0.1], ("q beats hpa-tuned on all 6 patterns", "won")),
         ([0.1, 0.2, 0.1, 0.1, 0.2, 0.1], ("q loses to hpa-tuned on all 6 patterns", "lost")),
+        ([1.0, 1.2, 1.0, 1.1, 1.2, 0.0], ("q loses to hpa-tuned on average, and on 5 of 6 patterns", "lost")),
         ([-1.0, -1.2, -1.0, -1.1, -1.2, 0.1], ("q beats hpa-tuned on average, and on 5 of 6 patterns", "won")),
         ([-1.0, 1.2, -1.0, 1.1, -1.2, 1.0], ("It cannot be told whether q is better than hpa-tuned", "even")),
     ],

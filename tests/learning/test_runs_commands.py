@@ -212,6 +212,17 @@ def test_a_difference_that_always_points_one_way_is_told() -> None:
     assert found.words().startswith("one is better than other by 0.1")
 
 
+@pytest.mark.parametrize(("sign", "better", "worse"), [(-1.0, "one", "other"), (1.0, "other", "one")])
+def test_scenarios_on_which_both_are_even_are_nobodys(sign: float, better: str, worse: str) -> None:
+    """Policies that decide alike on a load score alike to the bit."""
+    base = np.full((8, 3), 2.0)
+    apart = np.array([0.0, 0.0, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3])[:, None]
+    found = difference(trials((base + sign * apart).tolist(), base.tolist()), "one", "other")
+    assert (found.ahead, found.behind, found.even) == ((6, 0, 2) if sign < 0 else (0, 6, 2))
+    assert found.words().startswith(f"{better} is better than {worse} by 0.2")
+    assert found.words().endswith("ahead on 6 of 8 scenarios.")
+
+
 def test_a_difference_of_one_scenario_alone_is_not_told() -> None:
     """Whole scenarios are resampled: many draws of one in which somebody is better prove nothing of the others."""
     base = np.ones((6, 50))

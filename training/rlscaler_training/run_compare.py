@@ -37,7 +37,7 @@ these, too, nobody is called better."""
 @dataclass(frozen=True, slots=True)
 class Difference:
     """How the score of `one` differs from that of `other` on the same draws: the mean of one - other (below 0: one is
-    better), its bootstrap interval over so many units, and on how many of the scenarios one is ahead."""
+    better), its bootstrap interval over so many units, and on how many of the scenarios one is ahead, and both even."""
 
     one: str
     other: str
@@ -47,6 +47,12 @@ class Difference:
     units: int
     ahead: int
     scenarios: int
+    even: int = 0
+
+    @property
+    def behind(self) -> int:
+        """Scenarios on which the other is ahead."""
+        return self.scenarios - self.ahead - self.even
 
     @property
     def better(self) -> str | None:
@@ -66,7 +72,7 @@ class Difference:
                 f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]."
             )
         first = self.better == self.one
-        worse, ahead = (self.other, self.ahead) if first else (self.one, self.scenarios - self.ahead)
+        worse, ahead = (self.other, self.ahead) if first else (self.one, self.behind)
         near, far = sorted((abs(self.low), abs(self.high)))
         return (
             f"{self.better} is better than {worse} by {abs(self.mean):.3f} [{near:.3f}, {far:.3f}], ahead on {ahead} "
@@ -84,8 +90,9 @@ def difference(trials: Trials, one: str, other: str, seed: int = 0) -> Differenc
         families = np.arange(scenarios * draws)
     low, high = interval(apart.ravel(), [str(f) for f in families], lambda values: float(values.mean()),
                          np.random.default_rng(seed), level=LEVEL)  # fmt: skip
-    ahead, units = int((apart.mean(axis=1) < 0.0).sum()), len(np.unique(families))
-    return Difference(one, other, float(apart.mean()), low, high, units, ahead, scenarios)
+    means, units = apart.mean(axis=1), len(np.unique(families))
+    ahead, even = int((means < 0.0).sum()), int((means == 0.0).sum())
+    return Difference(one, other, float(apart.mean()), low, high, units, ahead, scenarios, even)
 
 
 def settings_table(runs: Sequence[Record]) -> dict[str, list[Any]]:

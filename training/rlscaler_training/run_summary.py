@@ -151,7 +151,7 @@ def verdict(found: Summary) -> tuple[str, str, str]:
     if apart.better is None:
         return f"It cannot be told whether {best} is better than {REFERENCE}", why, "even"
     won = apart.better == best
-    ahead = apart.ahead if won else apart.scenarios - apart.ahead
+    ahead = apart.ahead if won else apart.behind
     whole = ahead == apart.scenarios
     where = f"on all {ahead} patterns" if whole else f"on average, and on {ahead} of {apart.scenarios} patterns"
     return f"{best} {'beats' if won else 'loses to'} {REFERENCE} {where}", why, "won" if won else "lost"
