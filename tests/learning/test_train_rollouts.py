@@ -5,6 +5,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,19 @@ from click.testing import CliRunner
 from rlscaler.action import BRANCHING
 from rlscaler.errors import UserError
 from rlscaler.observation import NAMES
-from rlscaler_training import bdq, bdq_remote, commands, loads, ppo_fast, ppo_rollout, remote_rollouts, runs
+from rlscaler_training import (
+    bdq,
+    bdq_remote,
+    commands,
+    exporting,
+    finishing,
+    loads,
+    ppo_fast,
+    ppo_rollout,
+    remote_rollouts,
+    runs,
+)
+from rlscaler_training.asked import Asked
 from rlscaler_training.devices import device
 from rlscaler_training.learner import Outcome, Progress, StoppedError, Task
 from rlscaler_training.remote_rollouts import Workers
@@ -142,6 +155,26 @@ def test_a_run_in_lockstep_that_was_stopped_ends_as_an_unbroken_one(tmp_path: Pa
     assert alike[0] == alike[1]
     episode = 20 * 16
     assert whole.steps == told[-1].step == -(-CONFIGS[learner][1].steps // episode) * episode, "15 are shared as 8 + 8"
+
+
+@pytest.mark.usefixtures("local")
+@pytest.mark.parametrize("learner", list(CONFIGS))
+def test_a_checkpoint_of_workers_is_exported_without_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, learner: str
+) -> None:
+    """And without a step of training, though the workers had more environments than were asked for."""
+    module, config = CONFIGS[learner]
+    asked = Asked(("spike",), None, 1.0, 3, learner, workers={"count": 2, "lockstep": True, "limit": 4})
+    run = runs.begin(tmp_path / "run", learner, config, asdict(asked))
+    whole = module.learn(Task(learner, material(), run, device("cpu"), 3, {}, workers=pair()), config)
+    monkeypatch.setattr(finishing, "EPISODE", 20)
+    monkeypatch.setattr(bdq, "play", None)
+    monkeypatch.setattr(ppo_fast.Learner, "update", None)
+    made, step = exporting.from_checkpoint(tmp_path / "run")
+    assert step == whole.steps
+    assert made.arrays.keys() == whole.artifact.arrays.keys()
+    for name, array in whole.artifact.arrays.items():
+        np.testing.assert_array_equal(made.arrays[name], array, err_msg=name)
 
 
 def test_transitions_span_chunks_that_follow_on_each_other_alone(tmp_path: Path) -> None:

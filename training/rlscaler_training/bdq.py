@@ -8,7 +8,7 @@ baseline that takes away the load's luck and no action's merit (Mao et al. 2019,
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -287,6 +287,16 @@ def check(config: Config, rounds: int) -> None:
             f"steps is {config.steps:,}, of which {max(0, complete):,} transitions come (episode is {config.episode}, "
             f"lookahead {config.lookahead}); expected more than warm_up, {needed:,}: raise steps, or lower warm_up"
         )
+
+
+def as_trained(config: Config, step: int, state: Mapping[str, Any]) -> Config:
+    """Return the settings with as many environments as a checkpoint after so many steps was made by, and with room for
+    the transitions that it holds.
+
+    Workers round both: each has whole environments, and the replay takes whole steps of one of them.
+    """
+    envs, held = step // (int(state["round"]) * config.episode), int(state["learner"]["replay"]["size"])
+    return replace(config, envs=envs, replay=max(config.replay, -(-held // envs) * envs))
 
 
 def learn(task: Task, config: Config) -> Outcome:
