@@ -195,6 +195,21 @@ def test_a_minibatch_of_one_decision_is_learned_from(activation: str) -> None:
     assert not torch.equal(after, before)
 
 
+@pytest.mark.parametrize("minibatches", [4, 4096])
+def test_the_divergence_of_a_pass_is_that_of_the_minibatches_there_are(minibatches: int) -> None:
+    """Four decisions make four of them at most, however many were asked for."""
+    config = Config(horizon=4, minibatches=minibatches, epochs=50, hidden=(8,), rate=0.1, divergence=1e-3)
+    found = ppo_fast.Learner((3,), config, CPU, 0)
+    rollout = ppo_rollout.Rollout.empty(4, 1, (3,), len(NAMES), CPU)
+    rollout.mask[:] = True
+    rollout.inputs.normal_(generator=torch.Generator().manual_seed(1))
+    rollout.reward.normal_(generator=torch.Generator().manual_seed(2))
+    rollout.share[:] = -np.log(3.0)
+    found.update(rollout, torch.Generator().manual_seed(3), 1.0)
+    steps = {float(state["step"]) for state in found.optimiser.state.values()}
+    assert steps == {4.0}, "the passes after the first are left out"
+
+
 def test_returns_are_normalised_by_their_deviation() -> None:
     """What is taken in piece by piece has the deviation of the whole; outliers are cut off."""
     rewards = 50.0 * torch.randn((200, 64), generator=torch.Generator().manual_seed(1))

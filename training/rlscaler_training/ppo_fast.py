@@ -277,14 +277,15 @@ class Learner:
         for _ in range(config.epochs):
             before = told.clone()
             order: Any = torch.randperm(total, generator=generator, device=self.device)
-            for rows in order.split(size):
+            minibatches = order.split(size)  # fewer than were asked for where decisions are few
+            for rows in minibatches:
                 parts = self._descent(flat, rows)
                 self.model.step()
                 told += parts
                 count += 1
             if config.divergence:
                 divergence = float(self.parallel.summed((told - before)[-1]))
-                if divergence / config.minibatches > config.divergence:
+                if divergence / len(minibatches) > config.divergence:
                     break
         told = self.parallel.summed(told)
         return {name: float(part) / count for name, part in zip(PARTS, told, strict=True)}
