@@ -332,6 +332,25 @@ def test_both_episodes_of_a_pair_meet_the_same_and_a_pair_is_the_same_again() ->
     np.testing.assert_array_equal(again.observation[0], found.observation[130])
 
 
+def test_so_many_rounds_are_kept_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were played last, however many calls there were."""
+    monkeypatch.setattr(preference_pairs, "KEPT", 2)
+    player = preference_pairs.player(SOURCE)
+    monkeypatch.setattr(player, "_rounds", {})
+    made: list[int] = []
+    plain = player._round
+
+    def counted(_: preference_pairs.Player, which: int) -> preference_pairs.Segments:
+        made.append(which)
+        return plain(which)
+
+    monkeypatch.setattr(preference_pairs.Player, "_round", counted)
+    for pair in (0, 64, 128, 130, 64, 0):
+        player.play([pair])
+        assert len(player._rounds) <= 2
+    assert made == [0, 1, 2, 0], "the first one was given up for the third"
+
+
 # --- the file and the command
 
 

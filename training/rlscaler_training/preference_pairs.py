@@ -164,7 +164,7 @@ class Player:
     def play(self, pairs: Sequence[int]) -> Segments:
         """Return these pairs, in this order."""
         rounds = {which: self._rounds.get(which) or self._round(which) for which in sorted({n // ROUND for n in pairs})}
-        self._rounds |= dict(list(rounds.items())[:KEPT])
+        self._rounds = dict(list((rounds | self._rounds).items())[:KEPT])
         parts = [
             rounds[which].some([pair % ROUND for pair in group])
             for which, group in groupby(pairs, key=lambda pair: pair // ROUND)
