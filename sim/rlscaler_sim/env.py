@@ -73,6 +73,19 @@ def _spaces(choice: Scheme) -> tuple[gymnasium.spaces.Box, gymnasium.Space[Any]]
     return observation, gymnasium.spaces.MultiDiscrete(np.array(choice.branches))
 
 
+def _allowed(choice: Scheme, mask: np.ndarray) -> np.ndarray:
+    """Return a mask (N, choices of the first branch) as Gymnasium's spaces sample by it: int8, and of several branches
+    (N,) tuples of a mask of each; as Gymnasium puts together what single environments tell."""
+    first = mask.astype(np.int8)
+    if len(choice.branches) == 1:
+        return first
+    found = np.empty(len(first), dtype=object)
+    others = [np.ones(count, np.int8) for count in choice.branches[1:]]
+    for row, own in enumerate(first):
+        found[row] = (own, *(other.copy() for other in others))
+    return found
+
+
 class ScalerEnv(gymnasium.Env[np.ndarray, Any]):
     """One simulated workload whose replicas are to be chosen.
 
@@ -101,7 +114,9 @@ class ScalerEnv(gymnasium.Env[np.ndarray, Any]):
     | `step` | `Discrete(3)` | 0: one replica fewer, 1: as many, 2: one more |
     | `branching` | `MultiDiscrete([11, 5])` | correction, and seconds to keep replicas: `rlscaler.action.PATIENCES` |
 
-    `info["action_mask"]` tells which actions differ in effect (bounds), and `info["replicas"]` what was decided.
+    `info["action_mask"]` tells which actions differ in effect (bounds), as `action_space.sample(mask=...)` takes it:
+    int8, and for `branching` a tuple of one for each dimension, the second of which allows all. Of many environments
+    at once, each row is what `single_action_space` takes. `info["replicas"]` tells what was decided.
 
     ## Rewards
     -(billed / needed + price x late / arrivals): pod-seconds billed in the step over those needed on average, plus the
@@ -148,14 +163,14 @@ class ScalerEnv(gymnasium.Env[np.ndarray, Any]):
         """Start an episode; the same seed gives the same episode to the bit."""
         super().reset(seed=seed)
         observation = self._batch.reset(int(self.np_random.integers(2**31)))
-        return observation[0], {"action_mask": self._batch.mask()[0]}
+        return observation[0], {"action_mask": _allowed(self.scheme, self._batch.mask())[0]}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Decide and let the world run for one interval."""
         actions = np.asarray(action, np.int64).reshape((1, *np.shape(action)))
         done = self._batch.step(actions)
         info = {
-            "action_mask": self._batch.scheme.mask(self._batch.last_view)[0],
+            "action_mask": _allowed(self.scheme, self.scheme.mask(self._batch.last_view))[0],
             "replicas": int(done.replicas[0]),
             "cost": float(done.cost[0]),
             "late": float(done.late[0]),
@@ -196,18 +211,20 @@ class ScalerVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         """Start N episodes; the same seed gives the same episodes to the bit, and a list counts as one seed."""
         super().reset(seed=_one_seed(seed))
         observation = self._batch.reset(int(self.np_random.integers(2**31)))
-        return observation, _masked({"action_mask": self._batch.mask()}, np.ones(self.num_envs, bool))
+        told = {"action_mask": _allowed(self.scheme, self._batch.mask())}
+        return observation, _masked(told, np.ones(self.num_envs, bool))
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Decide for all and let the world run for one interval."""
         done: Transition = self._batch.step(actions)
         told = {"replicas": done.replicas, "cost": done.cost, "late": done.late}
-        infos = _masked({"action_mask": self._batch.mask(), **told}, np.ones(self.num_envs, bool))
+        mask = _allowed(self.scheme, self._batch.mask())
+        infos = _masked({"action_mask": mask, **told}, np.ones(self.num_envs, bool))
         if done.truncated.any():
             final = np.full(self.num_envs, None, dtype=object)
             for row in np.flatnonzero(done.truncated):
                 final[row] = done.last[row]
-            ended = {"action_mask": self.scheme.mask(self._batch.last_view), **told}
+            ended = {"action_mask": _allowed(self.scheme, self.scheme.mask(self._batch.last_view)), **told}
             infos |= _masked({"final_obs": final, "final_info": _masked(ended, done.truncated)}, done.truncated)
         return done.observation, done.reward, np.zeros(self.num_envs, bool), done.truncated, infos
 

@@ -99,12 +99,21 @@ def test_the_spaces_of_many_are_those_of_one(actions: str) -> None:
     assert many.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
 
 
+def same_mask(one: Any, other: Any) -> None:
+    """Hold two masks of one environment, each an array or a tuple of one for each branch, against each other."""
+    assert type(one) is type(other)
+    ones, others = ((mask if isinstance(mask, tuple) else (mask,)) for mask in (one, other))
+    for mine, theirs in zip(ones, others, strict=True):
+        assert mine.dtype == theirs.dtype == np.int8
+        np.testing.assert_array_equal(mine, theirs)
+
+
 def test_one_of_many_does_what_one_does_to_the_bit(actions: str) -> None:
     one, many = ScalerEnv(actions=actions, **SMALL), ScalerVectorEnv(num_envs=1, actions=actions, **SMALL)
     first, info = one.reset(seed=11)
     firsts, infos = many.reset(seed=11)
     np.testing.assert_array_equal(first, firsts[0])
-    np.testing.assert_array_equal(info["action_mask"], infos["action_mask"][0])
+    same_mask(info["action_mask"], infos["action_mask"][0])
     many.action_space.seed(3)
     seen, all_seen = first, firsts
     for step in range(1, SMALL["episode"] + 1):
@@ -119,7 +128,7 @@ def test_one_of_many_does_what_one_does_to_the_bit(actions: str) -> None:
     np.testing.assert_array_equal(seen, infos["final_obs"][0])
     assert infos["_final_obs"].tolist() == [True]
     ended = infos["final_info"]
-    np.testing.assert_array_equal(ended["action_mask"][0], info["action_mask"])
+    same_mask(ended["action_mask"][0], info["action_mask"])
     assert (ended["replicas"][0], ended["cost"][0], ended["late"][0]) == (info["replicas"], info["cost"], info["late"])
     assert (all_seen[0] != seen).any(), "the observation after the cut is the new episode's"
 
@@ -308,6 +317,33 @@ def test_masked_actions_are_those_beyond_a_bound_but_the_nearest() -> None:
             seen[bool(allowed.all())] += 1
         batch.step(rng.integers(0, 11, 16))
     assert seen[False] > 100, "the bounds were met"
+
+
+def test_an_action_is_sampled_by_its_mask_as_gymnasium_has_it(actions: str) -> None:
+    """Of one environment, of many, and of those that Gymnasium itself puts together; the mask is that of the scheme."""
+    one = ScalerEnv(actions=actions, hours=1.0, loads=1, episode=110)
+    one.action_space.seed(0)
+    _, info = one.reset(seed=4)
+    masked = 0
+    for _ in range(109):
+        allowed = one._batch.mask()[0]
+        masked += not allowed.all()
+        for _ in range(20):
+            action = one.action_space.sample(mask=info["action_mask"])
+            assert one.action_space.contains(action)
+            assert allowed[np.ravel(action)[0]]
+        most = np.array(one.scheme.branches) - 1
+        *_, info = one.step(most if len(most) > 1 else most[0])
+    assert masked or actions != "step", "the bound was met"
+    for way in ("vector_entry_point", "sync"):
+        envs = gymnasium.make_vec(ID, num_envs=3, vectorization_mode=way, actions=actions, **SMALL)
+        envs.single_action_space.seed(0)
+        _, infos = envs.reset(seed=4)
+        for _ in range(5):
+            action = np.stack([envs.single_action_space.sample(mask=mask) for mask in infos["action_mask"]])
+            assert envs.action_space.contains(action)
+            *_, infos = envs.step(action)
+        envs.close()
 
 
 def test_a_masked_step_would_cross_a_bound_and_the_mask_is_that_of_the_observation_returned() -> None:
