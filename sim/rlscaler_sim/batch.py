@@ -133,6 +133,22 @@ class Batch:
             setattr(found, name, deepcopy(value, memo))
         return found
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return all of it but the array library, NumPy's, which no module can be pickled with.
+
+        Raises TypeError on a device, whose random numbers cannot be.
+        """
+        if self.like is not None:
+            raise TypeError("a batch on a device cannot be pickled; expected one on NumPy")
+        bare = {name: replace(getattr(self, name), xp=None) for name in _WITH_LIBRARY}
+        return vars(self) | bare | {"xp": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Go on as the one that was pickled would."""
+        vars(self).update(state, xp=np)
+        for name in _WITH_LIBRARY:
+            setattr(self, name, replace(state[name], xp=np))
+
     def reset(self, seed: int) -> Array:
         """Start anew, reproducible to the bit, and return the observation (N, F)."""
         self.chance: Chance
@@ -271,6 +287,9 @@ class Batch:
             replicas=decided.replicas[:n],
             twin=None if self._twin is None else reward[n:],
         )
+
+
+_WITH_LIBRARY = ("_worlds", "params", "view", "seen_view", "last_view")
 
 
 def _first(view: View, n: int, features: Mapping[str, Array]) -> View:

@@ -1,6 +1,7 @@
 """The environments keep Gymnasium's contract, say what is true of themselves, and pay what the score says."""
 
 import fnmatch
+import pickle
 import re
 from collections.abc import Callable
 from copy import deepcopy
@@ -191,6 +192,23 @@ def test_a_copy_goes_on_as_the_original_would_and_apart_from_it(actions: str) ->
     began = env.reset()[0]
     for copied in copies:
         np.testing.assert_array_equal(copied.reset()[0], began)
+
+
+def test_a_pickle_goes_on_as_the_original_would(actions: str) -> None:
+    """Whoever runs environments in other processes, or keeps them in a file, pickles them."""
+    for made in (ScalerEnv(actions=actions, **SMALL), ScalerVectorEnv(num_envs=3, actions=actions, **SMALL)):
+        env: Any = made
+        env.action_space.seed(0)
+        env.reset(seed=1)
+        env.step(env.action_space.sample())
+        other = pickle.loads(pickle.dumps(env))
+        assert other.action_space == env.action_space
+        for _ in range(SMALL["episode"] + 3):
+            action = env.action_space.sample()
+            mine, theirs = env.step(action), other.step(action)
+            for one, two in zip(mine[:4], theirs[:4], strict=True):
+                np.testing.assert_array_equal(one, two)
+        np.testing.assert_array_equal(env.reset()[0], other.reset()[0])
 
 
 def test_a_seed_gives_many_the_same_episodes_whatever_was_played_before() -> None:
