@@ -66,6 +66,15 @@ def scenario_pool(name: str, loads: int, hours: float, seed: int) -> tuple[Pool,
     return prepare(draws, config, settings, seed), config, settings
 
 
+def _require(hours: float, **whole: int) -> None:
+    """Raise ValueError, with its name, for an argument that is no number, or no whole one."""
+    if not isinstance(hours, int | float | np.number) or np.isnan(hours):
+        raise ValueError(f"hours is {hours!r}; expected a number of hours")
+    for name, value in whole.items():
+        if not isinstance(value, int | np.integer) or (name == "pool_seed" and value < 0):
+            raise ValueError(f"{name} is {value!r}; expected a whole number{' from 0 on' * (name == 'pool_seed')}")
+
+
 def _spaces(choice: Scheme) -> tuple[gymnasium.spaces.Box, gymnasium.Space[Any]]:
     observation = gymnasium.spaces.Box(LOW, HIGH, dtype=np.float32)
     if len(choice.branches) == 1:
@@ -152,6 +161,7 @@ class ScalerEnv(gymnasium.Env[np.ndarray, Any]):
         pool_seed: int = 0,
     ) -> None:
         """Prepare the load, which takes seconds the first time; raises ValueError for arguments out of range."""
+        _require(hours, episode=episode, loads=loads, pool_seed=pool_seed)
         pool, config, settings = scenario_pool(scenario, loads, hours, pool_seed)
         self.scheme = scheme(actions)
         self.observation_space, self.action_space = _spaces(self.scheme)
@@ -196,6 +206,7 @@ class ScalerVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         pool_seed: int = 0,
     ) -> None:
         """Make `num_envs` environments on one pool of load; raises ValueError for arguments out of range."""
+        _require(hours, num_envs=num_envs, episode=episode, loads=loads, pool_seed=pool_seed)
         pool, config, settings = scenario_pool(scenario, loads, hours, pool_seed)
         self.num_envs = num_envs
         self.scheme = scheme(actions)

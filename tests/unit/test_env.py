@@ -248,6 +248,13 @@ def test_the_infos_of_many_come_apart_by_gymnasiums_own_wrapper() -> None:
         ({"num_envs": 0}, "n is 0"),
         ({"loads": 0}, "loads is 0"),
         ({"hours": -1.0}, "duration is -3600"),
+        ({"hours": float("nan")}, "hours is nan; expected a number"),
+        ({"hours": "6"}, "hours is '6'; expected a number"),
+        ({"episode": 1.5}, "episode is 1.5; expected a whole number"),
+        ({"loads": 1.5}, "loads is 1.5; expected a whole number"),
+        ({"num_envs": 1.5}, "num_envs is 1.5; expected a whole number"),
+        ({"pool_seed": 0.5}, "pool_seed is 0.5; expected a whole number from 0 on"),
+        ({"pool_seed": -1}, "pool_seed is -1; expected a whole number from 0 on"),
         ({"hours": 15.0 / 3600.0}, "steps of the pool is 1"),
     ],
 )
