@@ -95,6 +95,16 @@ def _allowed(choice: Scheme, mask: np.ndarray) -> np.ndarray:
     return found
 
 
+def _chosen(actions: Any, shape: tuple[int, ...] | None) -> np.ndarray:
+    """Return actions as int64. Raises ValueError for what is no whole number, or of another shape than the space."""
+    found = np.asarray(actions)
+    numbers = found.shape == shape and found.dtype.kind in "iuf"
+    if not numbers or not (np.isfinite(found) & (found == np.rint(found))).all():
+        raise ValueError(f"an action is {actions!r}; expected {'whole numbers' if shape else 'a whole number'}"
+                         f"{f' of the shape {shape}' if shape else ''}")  # fmt: skip
+    return found.astype(np.int64)
+
+
 class ScalerEnv(gymnasium.Env[np.ndarray, Any]):
     """One simulated workload whose replicas are to be chosen.
 
@@ -177,8 +187,7 @@ class ScalerEnv(gymnasium.Env[np.ndarray, Any]):
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Decide and let the world run for one interval."""
-        actions = np.asarray(action, np.int64).reshape((1, *np.shape(action)))
-        done = self._batch.step(actions)
+        done = self._batch.step(_chosen(action, self.action_space.shape)[None])
         info = {
             "action_mask": _allowed(self.scheme, self.scheme.mask(self._batch.last_view))[0],
             "replicas": int(done.replicas[0]),
@@ -227,7 +236,7 @@ class ScalerVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Decide for all and let the world run for one interval."""
-        done: Transition = self._batch.step(actions)
+        done: Transition = self._batch.step(_chosen(actions, self.action_space.shape))
         told = {"replicas": done.replicas, "cost": done.cost, "late": done.late}
         mask = _allowed(self.scheme, self._batch.mask())
         infos = _masked({"action_mask": mask, **told}, np.ones(self.num_envs, bool))

@@ -271,6 +271,29 @@ def test_an_action_that_does_not_exist_is_refused(actions: str, wrong: Any) -> N
         env.step(wrong)
 
 
+@pytest.mark.parametrize(
+    ("actions", "wrong"),
+    [
+        ("headroom", 2.7), ("headroom", float("inf")), ("headroom", None), ("headroom", "5"), ("headroom", [5]),
+        ("branching", 5), ("branching", [5.5, 1]), ("branching", [5, 1, 1]), ("branching", [[5, 1]]),
+    ],
+)  # fmt: skip
+def test_what_is_no_action_is_refused_and_changes_nothing(actions: str, wrong: Any) -> None:
+    """Neither a part of a number nor another shape; the same of many at once."""
+    env, other = (ScalerEnv(actions=actions, **SMALL) for _ in range(2))
+    env.reset(seed=0)
+    other.reset(seed=0)
+    with pytest.raises(ValueError, match=r"an action is .*; expected (a )?whole number"):
+        env.step(wrong)
+    good = np.array([5, 1]) if actions == "branching" else 5.0
+    np.testing.assert_array_equal(env.step(good)[0], other.step(good)[0])
+    envs = ScalerVectorEnv(num_envs=2, actions=actions, **SMALL)
+    envs.reset(seed=0)
+    for all_wrong in ([wrong] * 2, wrong):
+        with pytest.raises(ValueError, match=r"an action is .*; expected whole numbers of the shape"):
+            envs.step(all_wrong)
+
+
 # --- what the document says
 
 
