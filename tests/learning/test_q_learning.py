@@ -479,6 +479,16 @@ MISTAKES = {
         [],
         ["actions is 'branching'", "expected one of headroom, step"],
     ),
+    "rewards of more decisions than an episode sums": (
+        {"lookahead": 8, "episode": 8},
+        [],
+        ["lookahead is 8; expected at most 7, as episode is 8"],
+    ),
+    "rewards of more decisions than there are": (
+        {"lookahead": 6},
+        ["--steps", "5"],
+        ["lookahead is 6; expected at most 5"],
+    ),
     "no such field": ({"bins": {"weather": [1]}}, [], ["bins", "weather", "expected fields of the observation"]),
     "no object": ([1], [], ["config.json: holds a list", "expected an object"]),
     "no such file": (None, [], ["config.json: cannot be read"]),

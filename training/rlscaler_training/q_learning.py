@@ -343,7 +343,11 @@ def artifact(
 
 
 def require(config: Config, names: Sequence[str]) -> None:
-    """Raise UserError where a bin is over a field that is not among the names of what is seen."""
+    """Raise UserError where a bin is over a field that is not among the names of what is seen, or where no update would
+    ever be made: the step that cuts an episode completes none."""
+    if config.lookahead > (most := min(config.episode - 1, config.steps)):
+        raise UserError(f"lookahead is {config.lookahead}; expected at most {most:,}, as episode is {config.episode:,} "
+                        f"and steps {config.steps:,}: lower lookahead, or raise them")  # fmt: skip
     if unknown := [name for name in config.bins if name not in names]:
         raise UserError(f"bins names {unknown[0]}; expected fields of what is seen: {', '.join(names)}")
 
