@@ -63,7 +63,8 @@ def look(state: State, before: np.ndarray, ended: np.ndarray | None = None) -> n
 
 @dataclass(slots=True)
 class LegacyPolicy:
-    """A Q-table or a network over FIELDS, from an artifact: the action of the highest value, ties to the first.
+    """A Q-table or a network over FIELDS, from an artifact: the action of the highest value, ties to the first, of a
+    table to the middle one: a state that was never met holds, as it did where the table was judged.
 
     columns: of the fields that are read. network, bins: whichever it has. Raises ArtifactError for an artifact of
     anything else.
@@ -108,7 +109,10 @@ class LegacyPolicy:
 
     def __call__(self, fields: np.ndarray) -> np.ndarray:
         """Return the actions (N,)."""
-        return np.asarray(self.values(fields).argmax(axis=1))
+        values = self.values(fields)
+        if self.bins is not None:
+            values = values - 1e-9 * np.abs(np.arange(values.shape[1]) - (values.shape[1] - 1) / 2)
+        return np.asarray(values.argmax(axis=1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,10 @@ from rlscaler.container import ArtifactError
 from rlscaler.policies import artifact_path, load_policy
 from rlscaler_sim import legacy
 from rlscaler_sim.legacy_policy import NAMES, LegacyPolicy, played
-from rlscaler_training import demo_legacy, demo_play, demo_screen, runs
-from rlscaler_training.legacy import ID, PUBLISHED, LegacyBatch, verdict
+from rlscaler_training import demo_legacy, demo_play, demo_screen, q_learning, runs
+from rlscaler_training.devices import Device
+from rlscaler_training.learner import Task
+from rlscaler_training.legacy import ID, PUBLISHED, Legacy, LegacyBatch, verdict
 
 PAGE = (ROOT / "docs" / "legacy.md").read_text()
 SHORT = {
@@ -278,6 +280,17 @@ def test_a_constant_is_called_one() -> None:
     assert always.constant == 2
     assert always.total == pytest.approx(PUBLISHED["DQN"], abs=0.01)
     assert played(lambda state, _: legacy.threshold(state)).constant is None
+
+
+def test_a_table_decides_as_it_was_judged(tmp_path: Path) -> None:
+    """States that were never met hold: a table without a visit is no 'always remove'."""
+    config = q_learning.Config(**q_learning.LEGACY | {"steps": 300, "envs": 4, "evaluate_every": 100})
+    run = runs.begin(tmp_path / "run", "q-learning", config, {})
+    made = q_learning.learn(Task("q", Legacy(0), run, Device("cpu", ""), 0, {}), config).artifact
+    score = made.manifest["scores"]["best_score"]
+    assert score == pytest.approx(14.025), "nothing that was learned in a thousand steps is better than to hold"
+    episode = played(lambda _, fields: LegacyPolicy(made)(fields))
+    assert -episode.total == pytest.approx(score)
 
 
 def test_one_number_is_nearly_all(place: Path) -> None:
