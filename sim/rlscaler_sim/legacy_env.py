@@ -76,7 +76,9 @@ class LegacyScalingEnv(gymnasium.Env[np.ndarray, np.int64]):
     render_mode = None
 
     def __init__(self, pattern: str = "SINE_CURVE", change_rate: int = 1) -> None:
-        """Make the environment; raises ValueError for an unknown pattern or a rate below 1."""
+        """Make the environment; raises ValueError for an unknown pattern or a rate that is not 1, 2, ..."""
+        if not isinstance(change_rate, int | np.integer):
+            raise ValueError(f"change_rate is {change_rate!r}; expected a whole number of steps, 1 or more")
         legacy.influx(pattern, 0, np.random.default_rng(0), change_rate)
         self.pattern = pattern
         self.change_rate = change_rate
@@ -103,12 +105,15 @@ class LegacyScalingEnv(gymnasium.Env[np.ndarray, np.int64]):
         return self._observation(), {}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Run one step; raises ValueError for an action outside of 0 to 2."""
+        """Run one step; raises ValueError for an action that is none of 0, 1 and 2."""
+        chosen = np.asarray(action)
+        if chosen.size != 1 or chosen.dtype.kind not in "biuf" or (chosen != np.rint(chosen)).any():
+            raise ValueError(f"an action is {action!r}; expected 0 (remove), 1 (hold) or 2 (add)")
         time = self._state["time"] + 1
         influx = self._state["influx"]
         if time[0] % self.change_rate == 0:
             influx = legacy.items(self.pattern, time, self.np_random)
-        self._state, reward, ended = legacy.step(self._state, np.array([action]), influx)
+        self._state, reward, ended = legacy.step(self._state, chosen.reshape(1), influx)
         self._instances.append(float(self._state["instances"][0]))
         info = {}
         if ended[0]:

@@ -371,7 +371,12 @@ def test_wrong_arguments_of_the_environment_are_refused_at_once(make: Any) -> No
         make("SQUARE")
     with pytest.raises(ValueError, match="change_rate is 0"):
         make(change_rate=0)
+    with pytest.raises(ValueError, match=r"change_rate is 1\.5; expected a whole number"):
+        make(change_rate=1.5)
     env = make()
     env.reset(seed=0)
     with pytest.raises(ValueError, match="outside of 0 to 2"):
         env.step(3)
+    for wrong in (1.5, float("nan"), None, "1", [1, 2]):
+        with pytest.raises(ValueError, match=r"an action is .*; expected 0 \(remove\), 1 \(hold\) or 2 \(add\)"):
+            env.step(wrong)
