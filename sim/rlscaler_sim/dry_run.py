@@ -315,7 +315,8 @@ def described(config: world.WorldConfig, settings: Settings, scale_to: float | N
     facts |= {"min_replicas": int(settings.min_replicas), "max_replicas": int(settings.max_replicas),
               "scale_to": scale_to, "seed": seed, "price": float(settings.objective.price),
               "objective": f"{float(settings.objective.target):g} % within "
-              f"{seconds(float(settings.objective.latency))}"}  # fmt: skip
+              f"{seconds(float(settings.objective.latency))}",
+              "late_allowed": 1.0 - float(settings.objective.target) / 100.0}  # fmt: skip
     return facts
 
 

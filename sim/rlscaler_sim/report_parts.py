@@ -52,6 +52,7 @@ _WORLD = {
     "seed": ("Seed of the noise", ""),
     "price": ("Price of late requests that the policy is told", "x their share"),
     "objective": ("Objective", ""),
+    "late_allowed": ("Share of requests that may be late", ""),
 }
 """What the parameters of a world are called on the page, and their units."""
 

@@ -161,9 +161,20 @@ def assumptions(run: DryRun) -> list[str]:
     wait, objective, scale = (run.world.get(key) for key in ("slo_wait", "objective", "scale_to"))
     if isinstance(wait, int | float) and objective:
         found.append(f"late: waited longer than {seconds(float(wait))} (objective: {objective})")
+    if isinstance(allowed := run.world.get("late_allowed"), int | float):
+        found.append(f"objective: {percent(float(allowed))} may be late; kept by {_keepers(run, float(allowed))}")
     if isinstance(scale, int | float):
         found.append(f"load: scaled to need {scale:g} replicas at its 95th percentile")
     return found
+
+
+def _keepers(run: DryRun, allowed: float) -> str:
+    """Return the names of those of whose requests no larger share is late, the clairvoyant's last."""
+    everyone = [*run.ranked, *([run.limit] if run.limit is not None else [])]
+    names = [each.name for each in everyone if each.violation_share <= allowed]
+    if len(names) == len(everyone):
+        return "all"
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]])) or "nobody"
 
 
 def sentence(text: str) -> str:

@@ -1,6 +1,7 @@
 """A dry-run tells what a resource would have done: the same figures in every form, and the same again with the seed."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,7 @@ def test_the_own_hpa_is_tuned_on_the_load_that_is_run(tmp_path: Path) -> None:
 def test_what_late_means_and_what_the_load_is_scaled_to_is_said() -> None:
     text = run("dry-run", "-f", str(ROOT / "examples" / "worker.yaml"), *SHORT, "--scale-to", "12").stdout
     assert "late: waited longer than 56 s (objective: 99 % within 60 s)" in text
+    assert re.search(r"^objective: 1\.0+ % may be late; kept by \w", text, re.MULTILINE)
     assert "load: scaled to need 12 replicas at its 95th percentile" in text
     assert "score: 1 % late weighs like 20 % of the needed pods, whatever the objective" in text
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from dry_run_example import day
 from rlscaler_sim.result import Contender, DryRun, plain
 from rlscaler_sim.table import ASCII_BLOCKS, BLOCKS, peaks, print_table, sparkline
-from rlscaler_sim.verdict import clock, outcome, percent, seconds, verdict
+from rlscaler_sim.verdict import assumptions, clock, outcome, percent, seconds, verdict
 
 
 def printed(run: DryRun, width: int = 80, encoding: str = "utf-8", **console: Any) -> str:
@@ -226,6 +226,25 @@ def test_verdict(
     assert found[0] == headline
     assert why in found[1]
     assert outcome(changed) == tone
+
+
+KEEPERS = {"none": (-1.0, "nobody"), "the limit alone": (0.0, "clairvoyant"), "all": (1.0, "all")}
+
+
+@pytest.mark.parametrize(("allowed", "names"), KEEPERS.values(), ids=KEEPERS)
+def test_who_keeps_the_objective_is_said(run: DryRun, allowed: float, names: str) -> None:
+    ideal = replace(run.contenders[-1], violation_share=0.0)
+    run = replace(run, contenders=(*run.contenders[:-1], ideal), world={**run.world, "late_allowed": allowed})
+    (told,) = [line for line in assumptions(run) if line.startswith("objective: ")]
+    assert told == f"objective: {percent(allowed)} may be late; kept by {names}"
+
+
+def test_several_that_keep_the_objective_are_named_best_first(run: DryRun) -> None:
+    shares = sorted(each.violation_share for each in run.ranked)
+    run = replace(run, world={**run.world, "late_allowed": shares[1]})
+    first, second = [each.name for each in run.ranked if each.violation_share <= shares[1]]
+    (told,) = [line for line in assumptions(run) if line.startswith("objective: ")]
+    assert told.endswith((f"kept by {first} and {second}", f"kept by {first}, {second} and clairvoyant"))
 
 
 def test_the_clairvoyant_never_wins(run: DryRun) -> None:

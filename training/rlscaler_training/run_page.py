@@ -158,7 +158,7 @@ def _evaluated(found: Summary) -> str:
         episode_note=escape(f"{run.decisions:,} decisions over {hours:.1f} h; everyone met the same load in the same "
                             "world."),
         contender_head=contender_head(run),
-        contender_rows="\n".join(contender_rows(run)),
+        contender_rows="\n".join(contender_rows(run, {})),
         chips="\n".join(chips(run)),
         plot_note="",
         policy=escape(run.policy),
