@@ -284,7 +284,8 @@ def test_a_constant_is_called_one() -> None:
 
 def test_a_table_decides_as_it_was_judged(tmp_path: Path) -> None:
     """States that were never met hold: a table without a visit is no 'always remove'."""
-    config = q_learning.Config(**q_learning.LEGACY | {"steps": 300, "envs": 4, "evaluate_every": 100})
+    short: dict[str, Any] = {**q_learning.LEGACY, "steps": 300, "envs": 4, "evaluate_every": 100}
+    config = q_learning.Config(**short)
     run = runs.begin(tmp_path / "run", "q-learning", config, {})
     made = q_learning.learn(Task("q", Legacy(0), run, Device("cpu", ""), 0, {}), config).artifact
     score = made.manifest["scores"]["best_score"]

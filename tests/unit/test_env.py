@@ -176,7 +176,8 @@ def test_the_same_seed_gives_the_same_episode_to_the_bit(actions: str) -> None:
 
 def test_a_copy_goes_on_as_the_original_would_and_apart_from_it(actions: str) -> None:
     """Whoever plans ahead copies the environment, noise and resets included."""
-    env = ScalerEnv(actions=actions, **SMALL | {"episode": 5})
+    short: dict[str, Any] = {**SMALL, "episode": 5}
+    env = ScalerEnv(actions=actions, **short)
     env.action_space.seed(0)
     env.reset(seed=1)
     env.step(env.action_space.sample())
@@ -188,7 +189,7 @@ def test_a_copy_goes_on_as_the_original_would_and_apart_from_it(actions: str) ->
             again = copied.step(action)
             np.testing.assert_array_equal(again[0], observation)
             assert (again[1], again[3]) == (reward, truncated)
-        assert again[3], "the episode has ended, and the next one is drawn alike too"
+    assert first[-1][3], "the episode has ended, and the next one is drawn alike too"
     began = env.reset()[0]
     for copied in copies:
         np.testing.assert_array_equal(copied.reset()[0], began)
