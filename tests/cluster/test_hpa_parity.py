@@ -46,9 +46,14 @@ COMPARED = 0.9
 
 
 class Sync(NamedTuple):
-    """One sync of an HPA: what it saw, when it decided, and when what it wrote, if it did, had landed."""
+    """One sync of an HPA: what it saw, when it decided, and when what it wrote, if it did, had landed.
+
+    earliest: when it may have decided at the earliest. It tells nobody of its first look, which lies between the making
+    of the HPA and its first question.
+    """
 
     served: Served
+    earliest: float
     decided: float
     landed: float
     theirs: int
@@ -153,8 +158,9 @@ def _syncs(case: HpaCase, created: float, served: list[Served], logged: Acts | N
         )
         # One that got no metrics takes no decision, and one that needs none logs its write alone.
         decided = (*proposed, *rescaled, now.time)[0]
-        syncs.append(Sync(now, decided, (*rescaled, decided)[0], following.replicas))
-    return syncs or [Sync(found, first, first, case.start)]
+        earliest = min(created, decided) if now is found else decided
+        syncs.append(Sync(now, earliest, decided, (*rescaled, decided)[0], following.replicas))
+    return syncs or [Sync(found, created, first, first, case.start)]
 
 
 def settings(case: HpaCase) -> Settings:
@@ -187,7 +193,7 @@ def replayed(case: HpaCase, syncs: Sequence[Sync]) -> Iterator[Step]:
     """Yield the syncs of a case until one differs that is too close to call."""
     rule = policy(case)
     scaler = Autoscaler(rule, settings(case), workloads=1, fallback=rule)
-    for number, (served, decided, _, theirs) in enumerate(syncs):
+    for number, (served, _, decided, _, theirs) in enumerate(syncs):
         known = {name: math.nan if value is None else value for name, value in served.values.items()}
         ours = scaler.decide(
             Snapshot(time=decided, desired=served.replicas, ready=served.ready, starting=served.pending, **known)
@@ -200,7 +206,7 @@ def replayed(case: HpaCase, syncs: Sequence[Sync]) -> Iterator[Step]:
 
 def too_close(case: HpaCase, before: Sequence[Sync], decided: float) -> bool:
     """Tell whether a window or a period ends between a sync's decision and the moment from which its write counts."""
-    return any(sync.decided - BLUR <= decided - span <= sync.landed + BLUR for sync in before for span in case.spans())
+    return any(sync.earliest - BLUR <= decided - span <= sync.landed + BLUR for sync in before for span in case.spans())
 
 
 @pytest.fixture(scope="module")
