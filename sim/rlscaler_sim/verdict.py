@@ -161,7 +161,8 @@ def assumptions(run: DryRun) -> list[str]:
     wait, objective, scale = (run.world.get(key) for key in ("slo_wait", "objective", "scale_to"))
     if isinstance(wait, int | float) and objective:
         found.append(f"late: waited longer than {seconds(float(wait))} (objective: {objective})")
-    if isinstance(allowed := run.world.get("late_allowed"), int | float):
+    served = any(math.isfinite(each.violation_share) for each in run.contenders)
+    if isinstance(allowed := run.world.get("late_allowed"), int | float) and served:
         found.append(f"objective: {percent(float(allowed))} may be late; kept by {_keepers(run, float(allowed))}")
     if isinstance(scale, int | float):
         found.append(f"load: scaled to need {scale:g} replicas at its 95th percentile")

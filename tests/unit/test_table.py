@@ -247,6 +247,12 @@ def test_several_that_keep_the_objective_are_named_best_first(run: DryRun) -> No
     assert told.endswith((f"kept by {first} and {second}", f"kept by {first}, {second} and clairvoyant"))
 
 
+def test_nobody_keeps_or_misses_an_objective_without_requests(run: DryRun) -> None:
+    idle = [replace(each, violation_share=math.nan) for each in run.contenders]
+    run = replace(run, contenders=idle, world={**run.world, "late_allowed": 0.001})
+    assert not [line for line in assumptions(run) if line.startswith("objective: ")]
+
+
 def test_the_clairvoyant_never_wins(run: DryRun) -> None:
     assert min(run.contenders, key=lambda c: c.score).name == "clairvoyant"
     assert verdict(run)[0] == "growth-quantile wins"
