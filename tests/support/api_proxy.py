@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import socket
 import ssl
 import threading
 import time
@@ -18,8 +19,8 @@ from yarl import URL
 
 T = TypeVar("T")
 
-FAREWELL = 0.25
-"""Seconds in which TLS connections that are being closed say so to the server; nothing tells when they have."""
+FAREWELL = 10.0
+"""Seconds at most until the connections to the server are closed."""
 _OF_ONE_HOP = {"connection", "content-length", "host", "keep-alive", "transfer-encoding"}
 
 
@@ -70,6 +71,7 @@ class ApiProxy:
         self.asked: list[tuple[Asked, Fault | None]] = []
         self._server, self._ca = server, ca
         self._streams: set[asyncio.Future[bytes]] = set()
+        self._sockets: list[socket.socket] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="api-proxy")
         self._port = 0
@@ -112,7 +114,7 @@ class ApiProxy:
     async def _start(self) -> None:
         context = ssl.create_default_context(cafile=self._ca)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=context),
+            connector=aiohttp.TCPConnector(limit=0, ssl=context, socket_factory=self._socket),
             timeout=aiohttp.ClientTimeout(total=None),
             auto_decompress=False,
             skip_auto_headers=["Content-Type", "User-Agent", "Accept-Encoding"],
@@ -125,8 +127,19 @@ class ApiProxy:
     async def _stop(self) -> None:
         await self._end_watches(b"")
         await self._runner.cleanup()
+        if self._session.connector is not None:
+            await self._session.connector.close(abort_ssl=True)
         await self._session.close()
-        await asyncio.sleep(FAREWELL)
+        async with asyncio.timeout(FAREWELL):
+            while any(each.fileno() >= 0 for each in self._sockets):  # TLS closes its sockets later, and tells nobody
+                await asyncio.sleep(0.01)
+
+    def _socket(self, address: aiohttp.AddrInfoType) -> socket.socket:
+        family, kind, protocol, _, _ = address
+        made = socket.socket(family, kind, protocol)
+        made.setblocking(False)
+        self._sockets.append(made)
+        return made
 
     async def _end_watches(self, last: bytes) -> int:
         streams = [stream for stream in self._streams if not stream.done()]
