@@ -54,6 +54,8 @@ READ_FOR = 30.0
 """Seconds for which a checkpoint that cannot be read is asked for again."""
 READ_AGAIN = 0.5
 """Seconds between two such requests."""
+ROOM = 900 * 2**10
+"""Bytes of a chunk that a ConfigMap surely has room for: the API server takes 1 MiB in all."""
 LABEL = "rlscaler.io/state"
 """Label of the ConfigMaps that hold a checkpoint; its value is the Lease's name."""
 
@@ -170,17 +172,30 @@ class Keeper:
                 for key, ledger in leader.ledgers.items()
                 if key in leader.decider and (ledger.ready or leader.decider.has_decided(key))
             ]
-            for keys in checkpoint.chunks([*ready, *self._kept]).values():
-                waiting = {key: self._kept[key] for key in keys if key in self._kept}
-                mine = [key for key in keys if key not in waiting and key in leader.decider]
-                batches = [*leader.decider.memory(mine), *checkpoint.joined(waiting, math.inf)]
-                notes = {key: leader.notes(key) for key in mine} | {key: kept.notes for key, kept in waiting.items()}
-                blobs.append(checkpoint.packed(batches, notes))
+            parts = list(checkpoint.chunks([*ready, *self._kept]).values())
+            for keys in parts:
+                blob = self._packed(keys)
+                while len(blob) > ROOM and len(keys) > 1:
+                    # Last in the line, so that the other chunks keep their names.
+                    parts.append(keys[len(keys) // 2 :])
+                    del keys[len(keys) // 2 :]
+                    await asyncio.sleep(0)
+                    blob = self._packed(keys)
+                blobs.append(blob)
                 await asyncio.sleep(0)
             try:
                 await asyncio.to_thread(self._shelf.write, blobs)
             except ClusterError as error:
                 log.warning("the state is not kept: %s", error.message)
+
+    def _packed(self, keys: Iterable[Key]) -> bytes:
+        """Return the chunk of workloads: of those that wait for their past what was kept before."""
+        leader = self._leader
+        waiting = {key: self._kept[key] for key in keys if key in self._kept}
+        mine = [key for key in keys if key not in waiting and key in leader.decider]
+        batches = [*leader.decider.memory(mine), *checkpoint.joined(waiting, math.inf)]
+        notes = {key: leader.notes(key) for key in mine} | {key: kept.notes for key, kept in waiting.items()}
+        return checkpoint.packed(batches, notes)
 
     async def read_recent(self) -> None:
         """Give new workloads their memory and their last hour, then let them be decided, until cancelled.

@@ -183,6 +183,24 @@ def test_who_waits_for_the_past_of_another_load_is_kept_meanwhile() -> None:
     assert table.keys() == {WEB}
 
 
+def test_no_chunk_is_larger_than_a_config_map_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows of an hour at an interval of a second make 4 kB a workload, and 400 workloads a chunk of 1.6 MB."""
+    everyone = [Key("shop", f"web{number}") for number in range(40)]
+    table, leader = Table(), leader_of(*everyone, ready=everyone)
+    whole = len(checkpoint.packed(leader.decider.memory(everyone), {key: leader.notes(key) for key in everyone}))
+    room = max(len(checkpoint.packed(leader.decider.memory([key]), {key: leader.notes(key)})) for key in everyone)
+    monkeypatch.setattr(keeping, "ROOM", room + (whole - room) // 4)
+
+    async def scene() -> None:
+        keeper = keeper_of(leader, table)
+        await keeper.restore()
+        await keeper.save()
+
+    asyncio.run(scene())
+    assert max(map(len, table.blobs)) <= keeping.ROOM < whole
+    assert table.keys() == set(everyone)
+
+
 @pytest.mark.parametrize(("now", "until"), [(1000.0, 1290.0), (4000.0, 4290.0), (5000.0, 4890.0)])
 def test_a_quarrel_has_as_long_to_go_as_ever_where_the_clock_was_set_back(now: float, until: float) -> None:
     """At 4600 s of the clock of then, an owner that rewrites the count was given way for another 290 s."""
