@@ -110,7 +110,7 @@ def _bits(account: Account) -> int:
     return account.decision.bits if account.decision is not None else 0
 
 
-def _is_gone(account: Account) -> bool:
+def is_gone(account: Account) -> bool:
     """Tell whether the target is known not to be there: what was found of a former one of its name says nothing now."""
     problem = account.target_problem
     return account.target is None and problem is not None and problem.reason == "TargetNotFound"
@@ -175,7 +175,7 @@ def _active(account: Account) -> Finding | None:
     resource, target, readings = account.workload.resource, account.target, account.readings
     if resource is None:
         return Finding("Unknown", "InvalidSpec", "Nothing is read until the spec is corrected; see Ready.")
-    if _is_gone(account):
+    if is_gone(account):
         return Finding("Unknown", "Pending", "Nothing is read or decided while the target is not there; see Ready.")
     spec, bits = resource.spec, _bits(account)
     if bits & Reason.ScalingDisabled.value and target is not None:
@@ -398,7 +398,7 @@ def _fallback(account: Account) -> Finding | None:
 def _conflict(account: Account) -> Finding | None:
     if account.conflict is not None:
         return Finding("True", account.conflict.reason, _told(account.conflict))
-    if _is_gone(account):
+    if is_gone(account):
         return Finding("Unknown", "Pending", "The target is not there, so nobody can scale it; see Ready.")
     if account.target is None:
         return None

@@ -15,7 +15,7 @@ from rlscaler.quantities import duration_text
 from rlscaler.reasons import names, sentence
 from rlscaler.standing import Standing
 from rlscaler_operator.condition_reasons import NOTED
-from rlscaler_operator.conditions import conditions, mode_in_force
+from rlscaler_operator.conditions import conditions, is_gone, mode_in_force
 from rlscaler_operator.model import Account, Decision, PolicyInUse
 from rlscaler_operator.timestamps import seconds_of, stamp
 
@@ -67,8 +67,9 @@ def status(account: Account, previous: Mapping[str, Any]) -> dict[str, Any]:
             out["selector"] = target.selector
     elif account.target_problem is None:
         out |= _kept(previous, "currentReplicas", "readyReplicas", "selector")
-    desired = _desired(account)
-    out |= _kept(previous, "desiredReplicas") if desired is None else {"desiredReplicas": desired}
+    if not is_gone(account):
+        desired = _desired(account)
+        out |= _kept(previous, "desiredReplicas") if desired is None else {"desiredReplicas": desired}
     if math.isfinite(account.last_scale):
         out["lastScaleTime"] = stamp(account.last_scale)
     else:

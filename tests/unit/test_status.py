@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rlscaler.reasons import Reason
 from rlscaler.resource_status import FIELDS, clean, complete, status_schema
 from rlscaler_operator.events import REASONS, Budget, Event, differences, rescale
-from rlscaler_operator.model import Account, Note, PolicyInUse, Readings
+from rlscaler_operator.model import Account, Decision, Note, PolicyInUse, Readings
 from rlscaler_operator.status import NUMBERS_EVERY, REASONS_EVERY, age, changed, coverage_text, rounded, status
 from rlscaler_operator.timestamps import stamp
 from workload_accounts import NOON, NOTHING, account, decision, later, target, workload
@@ -153,6 +153,17 @@ def test_a_target_that_is_gone_has_no_replicas() -> None:
     found = status(gone, status(account(), {}))
     assert "currentReplicas" not in found
     assert found["reason"] == "TargetNotFound"
+
+
+@pytest.mark.parametrize("decided", [decision(replicas=7), None], ids=["decided before", "nothing decided"])
+def test_nothing_is_asked_for_of_a_target_that_is_gone(decided: Decision | None) -> None:
+    before = status(account(decision=decision(replicas=7), wanted=7), {})
+    gone = {"target": None, "wanted": None, "decision": decided}
+    found = status(later(account(), 15.0, target_problem=Note("TargetNotFound", "no Deployment"), **gone), before)
+    assert "desiredReplicas" not in found
+    assert changed(before, found, 1.0)
+    unread = status(later(account(), 15.0, target_problem=Note("TargetUnreadable", "no right"), **gone), before)
+    assert unread["desiredReplicas"] == 7
 
 
 def test_a_comparison_ends_with_shadow() -> None:
