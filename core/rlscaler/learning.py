@@ -205,3 +205,15 @@ def recalled(small: State) -> State:
     whole[_STARTUP + "starts"][:, 0] = np.where(seen, small["usual"], 0.0)
     whole[_STARTUP + "noises"][:, 0] = np.where(seen, np.nan_to_num(small["noise"]), 0.0)
     return whole
+
+
+def remeasured(state: State, rows: Array, factor: Array) -> State:
+    """Return the memory of rows whose load is told in another measure from now on.
+
+    factor: (N,) by which that is more than before, NaN = unknown, and so is the capacity then. What the former readings
+    tell of the capacity is given up but for its value; the start-up has nothing to do with it.
+    """
+    small = kept(state, rows)
+    small["capacity"] = (small["capacity"] * factor).astype(np.float32)
+    small["error"] = np.where(np.isnan(factor), np.nan, small["error"]).astype(np.float32)
+    return {name: array for name, array in recalled(small).items() if name.startswith(_CAPACITY)}

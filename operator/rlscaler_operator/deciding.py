@@ -17,6 +17,7 @@ import numpy as np
 from rlscaler import Autoscaler
 from rlscaler.custom_resource import Resource, to_settings
 from rlscaler.decisions import Decisions
+from rlscaler.history import RING
 from rlscaler.memory import condensed
 from rlscaler.policies import SPARE_RULE, load_policy
 from rlscaler.policy import Policy, Proposal, View
@@ -30,7 +31,7 @@ from rlscaler.tenured import Tenured
 from rlscaler_operator.attic import Attic
 from rlscaler_operator.checkpoint import Batch
 from rlscaler_operator.comparison import Comparison
-from rlscaler_operator.estimating import Estimates, moved
+from rlscaler_operator.estimating import Estimates, moved, ratio_of
 from rlscaler_operator.model import Decision, Key, PolicyInUse, Readings, Target
 from rlscaler_operator.pools import Pool, breadth_of
 from rlscaler_operator.recording import Recorder
@@ -70,6 +71,7 @@ class Decider:
         self._settings: dict[Key, Settings] = {}
         self._time: dict[Key, float] = {}
         self._leaders: dict[Key, int] = {}
+        self._former: dict[Key, dict[int, float]] = {}
         self._compared: set[Key] = set()
         self._comparison = Comparison(self.fallback)
         self._estimates = Estimates()
@@ -188,6 +190,7 @@ class Decider:
         del self._settings[key]
         self._time.pop(key, None)
         self._leaders.pop(key, None)
+        self._former.pop(key, None)
 
     def compare(self, key: Key, on: bool) -> None:
         """Run Shadow's comparison for a workload, or end it."""
@@ -385,13 +388,41 @@ class Decider:
                 pool.scaler.fill(rows, times[places], values[places])
 
     def forget_past(self, keys: Iterable[Key]) -> None:
-        """Forget the load that is known of workloads, and nothing else."""
+        """Forget the load that is known of workloads, and nothing else.
+
+        What was learned from it is kept until `measure_anew` tells what that is worth with the load to come.
+        """
         wanted = set(keys)
         for pool in self._pools:
             if mine := [key for key in pool.rows if key in wanted]:
+                for key in mine:
+                    if self._estimates.has_capacity(key):
+                        self._former.setdefault(key, _lived(pool.scaler, pool.rows[key]))
                 fresh = Autoscaler()
                 rows = fresh.add(mine, joined([self._settings[key] for key in mine]))
                 pool.scaler.recall([pool.rows[key] for key in mine], fresh.memory(rows, ("history",)))
+
+    def measure_anew(self, pasts: Mapping[Key, tuple[np.ndarray, np.ndarray]]) -> dict[Key, float]:
+        """Take a learned capacity in the measure of the load that is asked for now, and return what that was times.
+
+        pasts: times and loads (T,) of the last hour by workload, none: unknown. The two loads are compared where both
+        are known; where they cannot be, the capacity is forgotten (NaN): the target is held until it is learned anew,
+        while one in another unit would scale it to a bound at once. Others than after `forget_past` are left alone.
+        """
+        found: dict[Key, float] = {}
+        for key, (times, loads) in pasts.items():
+            former = self._former.pop(key, None)
+            if former is None or not self._estimates.has_capacity(key):
+                continue
+            pool, settings = self._home[key], self._settings[key]
+            at = np.floor(times / float(settings.interval) + 1e-6).astype(np.int64)
+            found[key] = factor = ratio_of(former, dict(zip(at.tolist(), loads.tolist(), strict=True)))
+            self._estimates.remeasure(key, factor)
+            self._settings[key] = replace(settings, capacity_per_replica=self._estimates.learned([key]).capacity.item())
+            pool.scaler.learn([pool.rows[key]], capacity_per_replica=self._settings[key].capacity_per_replica)
+            if key in self._compared:
+                self._comparison.put(key, self._settings[key])
+        return found
 
     def attic(self, keys: Iterable[Key], same: Callable[[Key], bool] = lambda key: True) -> Attic:
         """Return empty rows beside those of workloads, for a past that is older than what these know.
@@ -416,6 +447,12 @@ class Decider:
         for key in keys:
             pool = self._home[key]
             pool.scaler.write_failed([pool.rows[key]])
+
+
+def _lived(scaler: Autoscaler, row: int) -> dict[int, float]:
+    """Return the loads that are remembered of a row, by the slot of its interval."""
+    slots, values = scaler.samples([row], scaler.slots([row]) - RING, RING)
+    return dict(zip(slots[0].tolist(), values[0].tolist(), strict=True))
 
 
 def _with_served(proposal: Proposal, elsewhere: np.ndarray, served: Sequence[Served | None]) -> Proposal:

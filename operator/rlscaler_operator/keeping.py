@@ -261,6 +261,7 @@ class Keeper:
         """Recall the guard's memory, then take in the last hour and decide again what was missed of it."""
         leader = self._leader
         kept = {key: self._kept[key] for key in keys if key in self._kept}
+        self._measure(keys, loads)
         last: dict[Key, float] = {}
         sights = {key: sight for key, one in kept.items() if (sight := self._sight(key, one)) is not None}
         for batch in checkpoint.joined(kept, now):
@@ -279,6 +280,19 @@ class Keeper:
                 again = [key for key in known if key in last]
                 seen = np.array([last[key] for key in again])
                 await self._decide_again(again, times[~fresh], values[~fresh], seen)
+
+    def _measure(self, keys: Iterable[Key], loads: Mapping[Key, Loads]) -> None:
+        """Let what is learned go along with a load that is another one now."""
+        nothing = Loads(np.zeros(0), np.zeros(0))
+        for key, factor in self._leader.decider.measure_anew({key: loads.get(key, nothing) for key in keys}).items():
+            if math.isnan(factor):
+                log.warning(
+                    "%s: the load of spec.metrics.load cannot be compared with the former one, so what was learned of "
+                    "a replica is forgotten; state spec.capacity.perReplica to go on at once", key
+                )  # fmt: skip
+            elif factor != 1.0:
+                log.info("%s: spec.metrics.load returns %.3g times the former load, and what was learned of a replica "
+                         "is taken times that", key, factor)  # fmt: skip
 
     async def _fill(self, keys: Sequence[Key], times: np.ndarray, values: np.ndarray) -> None:
         """Take in load; others have their turn in between, above all the renewal of the Lease."""

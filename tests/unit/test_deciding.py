@@ -95,6 +95,80 @@ def test_new_settings_keep_what_is_learned() -> None:
     assert next(iter(day(decider, 1.0, BEGIN + 4.0 * 3600.0))).capacity == 25.0
 
 
+def reread(factor: float, hours: float = 3.0) -> tuple[np.ndarray, np.ndarray]:
+    """Return the last hour of `day` as another query tells it: times and loads (T,)."""
+    now = BEGIN + hours * 3600.0
+    times = np.arange(now - 3600.0, now, INTERVAL) + 7.0  # at other moments of the intervals
+    return times, factor * SERVED * 4.0 * (0.5 + 0.25 * np.sin(times / 600.0))
+
+
+def learned_once() -> tuple[Decider, float]:
+    """Return a decider that has learned what a replica serves, and that capacity."""
+    decider = Decider()
+    decider.put(KEY, learning(startup="60s"), load_policy("growth-quantile"), IN_USE)
+    *_, last = day(decider, 3.0)
+    return decider, last.capacity
+
+
+def next_capacity(decider: Decider) -> float:
+    return next(iter(day(decider, 1.0, BEGIN + 3.0 * 3600.0))).capacity
+
+
+@pytest.mark.parametrize("factor", [60.0, 1.0 / 60.0, 1.3])
+def test_what_is_learned_goes_along_with_the_unit_of_the_load(factor: float) -> None:
+    """A query in requests/min in place of requests/s would else ask for 60 times the replicas, or for a 60th."""
+    decider, before = learned_once()
+    decider.forget_past([KEY])
+    assert decider.measure_anew({KEY: reread(factor)}) == {KEY: pytest.approx(factor, rel=0.05)}
+    assert next_capacity(decider) == pytest.approx(factor * before, rel=0.05)
+    memory = decider.memory([KEY])
+    fresh = Decider()
+    fresh.put(KEY, learning(startup="60s"), load_policy("growth-quantile"), IN_USE)
+    fresh.recall(memory[0])
+    assert next_capacity(fresh) == pytest.approx(factor * before, rel=0.05)
+    assert decider.measure_anew({KEY: reread(1.0)}) == {}, "once for each change"
+
+
+def test_a_load_that_is_told_in_other_words_changes_nothing_that_is_learned() -> None:
+    decider, before = learned_once()
+    decider.forget_past([KEY])
+    assert decider.measure_anew({KEY: reread(1.01)}) == {KEY: 1.0}
+    assert next_capacity(decider) == pytest.approx(before, rel=MOVE)
+
+
+NO_MEASURE = {
+    "it has no past": (np.zeros(0), np.zeros(0)),
+    "it is unknown": (reread(1.0)[0], np.full(240, np.nan)),
+    "it was zero": (reread(1.0)[0], np.zeros(240)),
+    "it has nothing to do with the former": (reread(1.0)[0], np.geomspace(1.0, 5000.0, 240)),
+    "it is of another day": (reread(1.0)[0] - 86400.0, reread(1.0)[1]),
+}
+
+
+@pytest.mark.parametrize("past", NO_MEASURE.values(), ids=NO_MEASURE)
+def test_what_is_learned_of_a_load_that_cannot_be_compared_is_forgotten(past: tuple[np.ndarray, np.ndarray]) -> None:
+    """The target is then held until the capacity is learned anew; a wrong one would scale it to a bound."""
+    decider, _ = learned_once()
+    decider.forget_past([KEY])
+    (factor,) = decider.measure_anew({KEY: past}).values()
+    assert np.isnan(factor)
+    decision = next(iter(day(decider, 1.0, BEGIN + 3.0 * 3600.0)))
+    assert np.isnan(decision.capacity)
+    assert decision.bits & Reason.CapacityUnknown
+    *_, last = day(decider, 3.0, BEGIN + 3.0 * 3600.0 + INTERVAL)
+    assert last.capacity == pytest.approx(SERVED, rel=0.1)
+
+
+def test_of_a_load_that_is_not_another_one_nothing_is_measured_anew() -> None:
+    decider, before = learned_once()
+    assert decider.measure_anew({KEY: reread(60.0)}) == {}
+    assert next_capacity(decider) == pytest.approx(before, rel=MOVE)
+    decider.put(KEY, learning(perReplica="25", startup="60s"), load_policy("growth-quantile"), IN_USE)
+    decider.forget_past([KEY])
+    assert decider.measure_anew({KEY: reread(60.0)}) == {}
+    assert next_capacity(decider) == 25.0
+
+
 def test_what_is_learned_outlives_the_process() -> None:
     """A process that takes over from a checkpoint decides with the capacity at once."""
     before = Decider()

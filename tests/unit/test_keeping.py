@@ -1,6 +1,7 @@
 """The keeper: when it reads and writes the checkpoint, and what it must not write."""
 
 import asyncio
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
@@ -316,6 +317,30 @@ def test_the_last_hour_of_a_load_that_is_not_asked_for_any_more_is_read_again(mo
     asyncio.run(asyncio.wait_for(scene(), 30.0))
     assert leader.begun == [WEB]
     assert known(leader) == {7.0}
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"), [(math.nan, "cannot be compared"), (60.0, "60 times the former"), (1.0, "")]
+)
+def test_what_is_learned_is_measured_by_the_past_of_the_new_load(
+    caplog: pytest.LogCaptureFixture, factor: float, said: str
+) -> None:
+    leader, keeper = changing()
+    asked: dict[Key, Any] = {}
+
+    def measure_anew(pasts: Mapping[Key, Any]) -> dict[Key, float]:
+        asked.update(pasts)
+        return {WEB: factor}
+
+    leader.decider.measure_anew = measure_anew
+    times = np.arange(46_400.0, 50_000.0, 15.0)
+    with caplog.at_level("INFO", "rlscaler.keeping"):
+        asyncio.run(keeper._give([WEB], {WEB: Loads(times, np.full(len(times), 7.0))}, 50_000.0))
+        asyncio.run(keeper._give([NEW], {}, 50_000.0))
+    assert set(asked[WEB].values) == {7.0}
+    assert len(asked[NEW].values) == 0, "without a past it is measured too: by nothing"
+    assert all(said in message for message in caplog.messages)
+    assert bool(caplog.messages) == bool(said)
 
 
 def test_the_older_past_of_a_load_that_is_not_asked_for_any_more_is_left_out() -> None:
