@@ -518,6 +518,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no account": ({"serviceAccount": {"create": False}}, "serviceAccount.name: name the account that exists"),
     "a short digest": ({"image": {"digest": "sha256:abc"}}, "'/image/digest'"),
     "words for a number": ({"replicas": "two"}, "'/replicas': got string, want integer"),
+    "nobody may be evicted": ({"podDisruptionBudget": {"maxUnavailable": 0}}, "'/podDisruptionBudget/maxUnavailable'"),
+    "nobody of all may be evicted": (
+        {"podDisruptionBudget": {"maxUnavailable": "0%"}},
+        "'/podDisruptionBudget/maxUnavailable'",
+    ),
     "a log level that is none": ({"log": {"level": "loud"}}, "'/log/level'"),
 }  # fmt: skip
 
