@@ -20,7 +20,7 @@ from rlscaler_operator.writing import Result
 
 pytestmark = pytest.mark.components("helm", "prometheus")
 
-JOB = 'job="scaler-rlscaler"'
+JOB = 'namespace="ops",job="scaler-rlscaler"'
 EVERYTHING = {"prometheusRule": {"enabled": True, "alertLabels": {"team": "platform"}}, "dashboard": {"enabled": True}}
 
 
@@ -182,16 +182,21 @@ def one(condition: str, status: str, *reasons: str) -> dict[str, str]:
     return WELL | dict(zip(map(conditions, told), turns, strict=True))
 
 
+def namesake(leads: str) -> dict[str, str]:
+    """Return the leader of a release of the same name in another namespace."""
+    return {'rlscaler_is_leader{namespace="other",job="scaler-rlscaler",pod="a"}': leads}
+
+
 STORIES: dict[str, tuple[dict[str, str], set[str]]] = {
     "well": (WELL, set()),
     "nobody leads": (ill("rlscaler_is_leader", "1x20 0x40"), {"RLScalerNoLeader"}),
     "nothing is scraped": ({}, {"RLScalerNoLeader"}),
     "a hand-over": (ill("rlscaler_is_leader", "1x57 0 1 1"), set()),
     "two lead": (ill("rlscaler_is_leader", "1x60"), {"RLScalerTwoLeaders"}),
-    "late": (ill('rlscaler_on_time_ratio{job="scaler-rlscaler",pod="a"', "0.98x60"), {"RLScalerLate"}),
+    "late": (ill(f'rlscaler_on_time_ratio{{{JOB},pod="a"', "0.98x60"), {"RLScalerLate"}),
     "a source is gone": (ill("rlscaler_source_errors_total", "0+40x60"), {"RLScalerSourceFailing"}),
     "writes fail": (
-        ill('rlscaler_writes_total{job="scaler-rlscaler",outcome="Failed"', "0+1x60"),
+        ill(f'rlscaler_writes_total{{{JOB},outcome="Failed"', "0+1x60"),
         {"RLScalerWritesFailing"},
     ),
     "one is not ready": (one("Ready", "False", "InvalidSpec"), {"RLScalerNotReady"}),
@@ -217,6 +222,11 @@ STORIES: dict[str, tuple[dict[str, str], set[str]]] = {
     "another release is ill": (
         WELL | {name.replace("scaler-rlscaler", "other"): "0x60" for name in WELL if "is_leader" in name},
         set(),
+    ),
+    "a release of that name leads in another namespace": (WELL | namesake("1x60"), set()),
+    "only a release of that name leads": (
+        ill("rlscaler_is_leader", "0x60") | namesake("1x60"),
+        {"RLScalerNoLeader"},
     ),
 }
 
