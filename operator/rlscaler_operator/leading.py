@@ -149,6 +149,8 @@ class Leader:
     def _seen(self, workload: Workload) -> Ledger:
         """Return the ledger of a workload that has changed, with what it names as its target now."""
         key = workload.key
+        if (former := self.ledgers.get(key)) is not None and former.version[0] not in ("", workload.uid):
+            self._drop(key)  # it was made anew, and nobody saw that its name was free in between
         ledger = self.ledgers.setdefault(key, Ledger())
         before, ledger.target = ledger.target, self.fleet.target_of(workload)
         if before is not None and (before != ledger.target or not accounts.is_active(workload)):

@@ -1,6 +1,7 @@
-"""The leader tells the rules on conflicts which version of a target it saw, and which one its own write made."""
+"""The leader tells apart which version of a target it saw, which one its own write made, and whose resource it is."""
 
 import asyncio
+import math
 import random
 from collections.abc import Mapping
 from typing import Any, cast
@@ -13,7 +14,7 @@ from rlscaler_operator.cluster import Cluster
 from rlscaler_operator.collecting import Collector
 from rlscaler_operator.fleet import Fleet
 from rlscaler_operator.leading import Leader
-from rlscaler_operator.model import Account, Key
+from rlscaler_operator.model import Account, Key, Readings
 from rlscaler_operator.policy_store import PolicyStore
 from rlscaler_operator.reporting import Reporter
 from rlscaler_operator.status import status
@@ -49,6 +50,9 @@ class Told(Reporter):
     def report(self, account: Account) -> Mapping[str, Any]:
         self.account = account
         return status(account, {})
+
+    def forget(self, key: Key) -> None:
+        self.account = None
 
     @property
     def conflict(self) -> str:
@@ -104,3 +108,34 @@ def test_only_a_view_from_before_our_write_is_late() -> None:
         await actuator.drain(1.0)
 
     asyncio.run(asyncio.wait_for(scene(), 30.0))
+
+
+def test_a_resource_that_was_made_anew_starts_without_a_past() -> None:
+    """A watch may show its end and the new one at once, as kubectl replace --force does, or a list the new one alone."""
+
+    async def scene(*events: tuple[str | None, dict[str, Any]]) -> None:
+        fleet, clock = Fleet(), Time()
+        actuator = Actuator(Server(), lambda: True, clock, random.Random(1))
+        nothing, kinds = cast(Collector, None), frozenset({("apps", "Deployment")})
+        leader = Leader(fleet, nothing, PolicyStore(None), actuator, Told(), Telemetry(clock), clock, kinds)
+        fleet.see_target("ADDED", deployment(10, 5))
+        fleet.see_workload("ADDED", scaler())
+        leader.take_in(fleet.take_changed())
+        before, target = leader.ledgers[WEB], leader.target(WEB)
+        assert target is not None
+        before.last_scale = NOON - 60.0
+        leader.unread.discard(WEB)
+        leader.decider.decide({WEB: NOON}, {WEB: Readings(NOON, 132.0)}, {WEB: target})
+        for event_type, body in events:
+            fleet.see_workload(event_type, body)
+        leader.take_in(fleet.take_changed())
+        assert leader.ledgers[WEB] is not before
+        assert WEB in leader.unread
+        assert not leader.decider.has_decided(WEB)
+        assert math.isnan(leader.ledgers[WEB].last_scale)
+        await actuator.drain(0.0)
+
+    anew = scaler()
+    anew["metadata"] |= {"uid": "9", "resourceVersion": "20"}
+    asyncio.run(scene(("DELETED", scaler()), ("ADDED", anew)))
+    asyncio.run(scene((None, anew)))
