@@ -111,7 +111,7 @@ def test_only_a_view_from_before_our_write_is_late() -> None:
 
 
 def test_a_resource_that_was_made_anew_starts_without_a_past() -> None:
-    """A watch may show its end and the new one at once, as kubectl replace --force does, or a list the new one alone."""
+    """A watch may show its end and the new one at once, or a list the new one alone."""
 
     async def scene(*events: tuple[str | None, dict[str, Any]]) -> None:
         fleet, clock = Fleet(), Time()
