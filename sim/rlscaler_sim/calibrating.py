@@ -18,7 +18,7 @@ from rlscaler.profile import Profile, Recording
 from rlscaler.quantities import duration_text
 from rlscaler.resource_fields import API_VERSION, KIND
 from rlscaler_sim import recorded
-from rlscaler_sim.recorded import DEADLINE, Asked, Past
+from rlscaler_sim.recorded import Asked, Past
 from rlscaler_sim.trace import Trace
 
 CALIBRATE = recorded.Use(
@@ -71,9 +71,14 @@ def from_prometheus(
 ) -> tuple[Past, Recording]:
     """Return what a Prometheus holds of a workload from `start` to `end`, with notes, seconds since the epoch.
 
-    queries: those that are named beside the resource: `replicas`, `ready`. Raises UserError, SourceError.
+    queries: those that are named beside the resource, by their option: `replicas`, `ready`, and any that stands in for
+    one of the resource's. Raises UserError, SourceError.
     """
-    past = recorded.from_prometheus(source, resource, start, end, queries.get("replicas"), skew, CALIBRATE)
+    named = {name: f"--{name}" if name in queries else f"spec.metrics.{name}"
+             for name in ("load", "utilization", "latency")}  # fmt: skip
+    past = recorded.from_prometheus(source, resource, start, end, queries.get("replicas"), skew, CALIBRATE,
+                                    named["load"])  # fmt: skip
+    begin, until = float(past.times[0]), float(past.times[-1])
     notes, interval, metrics = list(past.notes), resource.spec.interval, resource.spec.metrics
     found = {}
     for name in ("utilization", "latency"):
@@ -82,15 +87,16 @@ def from_prometheus(
             if name == "utilization":
                 notes.append("no query of the utilization is named, without which the capacity cannot be told")
             continue
-        answer = source.range(query.query, float(past.times[0]), float(past.times[-1]), interval, deadline=DEADLINE)
-        found[name], strange = recorded.one_series(answer, query.match, f"spec.metrics.{name}")
+        answer = recorded.series_of(source, named[name], query.query, begin, until, interval)
+        found[name], strange = recorded.one_series(answer, query.match, named[name])
         notes += strange
     target = resource.spec.scale_target_ref
     asked = queries.get("ready")
     if asked is None and target.kind in _READY:
         asked = _READY[target.kind].format(namespace=resource.namespace, name=target.name)
     if asked is not None:
-        answer = source.range(asked, float(past.times[0]), float(past.times[-1]), interval, deadline=DEADLINE)
+        answer = recorded.series_of(source, "--ready" if queries.get("ready") else "ready replicas", asked, begin, until,
+                                    interval)  # fmt: skip
         if len(answer.labels) == 1:
             found["ready"] = answer.values[0]
         else:

@@ -23,6 +23,9 @@ DEADLINE = 120.0
 """Seconds for all requests of one series."""
 STAIRS, REGULAR = 20, 0.9
 """Changes of a load at least, and the share of the times between them, that tell how often it is scraped."""
+AT_QUERY = ("BadQuery", "TooLarge", "Timeout")
+"""Reasons of a SourceError that lie in the query, of which there are several: it is named then."""
+LOAD = "spec.metrics.load"
 SKEW = 30.0
 """Seconds by which two clocks may differ before it is worth a word."""
 _WORKLOADS = {
@@ -112,16 +115,18 @@ def from_prometheus(
     replicas: str | None,
     skew: float = 0.0,
     use: Use = BACKTEST,
+    named: str = LOAD,
 ) -> Past:
     """Return what a Prometheus holds of a resource's workload from `start` to `end`, seconds since the epoch.
 
     replicas: the query of the replicas that were asked for; None: that of kube-state-metrics. skew: seconds by which
-    the server's clock is ahead. Raises UserError where it holds no load, or too little; SourceError.
+    the server's clock is ahead. named: what messages call the query of the load. Raises UserError where a query is
+    wrong, or it holds no load, or too little; SourceError.
     """
     interval, query = resource.spec.interval, resource.spec.metrics.load
     first = np.ceil(start / interval) * interval
-    found = source.range(query.query, float(first), end, interval, deadline=DEADLINE)
-    load, strange = one_series(found, query.match, "spec.metrics.load")
+    found = series_of(source, named, query.query, float(first), end, interval)
+    load, strange = one_series(found, query.match, named)
     load = np.where(np.isfinite(load) & (load >= 0.0), load, np.nan)
     notes = [*strange, *_odd(load, query.query, interval)]
     if abs(skew) > SKEW:
@@ -131,7 +136,7 @@ def from_prometheus(
     inside = slice(*_extent(load))
     if inside.start >= inside.stop:
         raise UserError(
-            f"spec.metrics.load: Prometheus holds nothing of this query from {_moment(start)} to {_moment(end)}"
+            f"{named}: Prometheus holds nothing of this query from {_moment(start)} to {_moment(end)}"
             f"{_matched(query.match)}; try the query on its own page: {query.query}"
         )
     early = float(times[inside.start]) - start
@@ -144,7 +149,7 @@ def from_prometheus(
         notes.append(f"what was done at the time is not known: --replicas QUERY tells how many replicas of a "
                      f"{resource.spec.scale_target_ref.kind} were asked for")  # fmt: skip
     else:
-        answer = source.range(asked, float(first), end, interval, deadline=DEADLINE)
+        answer = series_of(source, "--replicas" if replicas else "replicas", asked, float(first), end, interval)
         if len(answer.labels) == 1:
             counts = answer.values[0]
         else:
@@ -153,6 +158,16 @@ def from_prometheus(
     return checked(Past(
         resource.key, times[inside], load[inside], None if counts is None else counts[inside], tuple(notes)
     ), interval, use)  # fmt: skip
+
+
+def series_of(source: Asked, named: str, query: str, start: float, end: float, interval: float) -> Found:
+    """Return the series of one of several queries. Raises UserError that names it where it is wrong; SourceError."""
+    try:
+        return source.range(query, start, end, interval, deadline=DEADLINE)
+    except Exception as error:  # SourceError, whose module needs what reading files does not
+        if getattr(error, "reason", None) not in AT_QUERY:
+            raise
+        raise UserError(f"{named}: {error}; the query: {query}") from error
 
 
 def from_traces(load: Trace, replicas: Trace | None, interval: float, use: Use = BACKTEST) -> Past | None:

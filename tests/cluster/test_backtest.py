@@ -127,7 +127,7 @@ WRONG: Mapping[str, tuple[str, list[str]]] = {
     ),
     "another workload": ("rps{deployment='other'}", ["spec.metrics.load.match", 'deployment="other"']),
     "two series": ("twice", ["2 series", "expected one", 'pod="a"', "sum them"]),
-    "no query": ("rps{", ["parse error"]),
+    "no query": ("rps{", ["spec.metrics.load: ", "parse error", "the query: rps{"]),
 }
 
 
@@ -136,6 +136,13 @@ def test_what_cannot_be_read_is_named(prometheus: PrometheusServer, query: str, 
     said = " ".join(mistakes(run(*arguments(prometheus, query, "--last", "5h"))))
     for word in words:
         assert word in said
+
+
+def test_of_two_queries_the_wrong_one_is_named(prometheus: PrometheusServer) -> None:
+    said = " ".join(mistakes(run(*arguments(prometheus, "rps", "--last", "5h", "--replicas", "sum(("))))
+    assert "--replicas: " in said
+    assert "parse error" in said
+    assert "the query: sum((" in said
 
 
 def test_the_operators_configuration_names_the_source(prometheus: PrometheusServer) -> None:

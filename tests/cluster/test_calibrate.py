@@ -112,3 +112,20 @@ def test_several_series_are_refused_by_name(prometheus: PrometheusServer) -> Non
     said = " ".join(mistakes(run(*arguments(prometheus, "--load", "rps"))))
     for words in ("2 series", "expected one", 'deployment="api"', "sum them"):
         assert words in said
+
+
+@pytest.mark.parametrize("option", ["load", "utilization", "latency", "replicas", "ready"])
+def test_of_five_queries_the_wrong_one_is_named(prometheus: PrometheusServer, option: str) -> None:
+    said = " ".join(mistakes(run(*arguments(prometheus, "-f", "web.yaml", f"--{option}", "sum(("))))
+    assert f"--{option}: " in said
+    assert "parse error" in said
+    assert "the query: sum((" in said
+
+
+def test_a_wrong_query_of_the_resource_is_named_by_its_field(prometheus: PrometheusServer) -> None:
+    text = Path("web.yaml").read_text()
+    assert '"busy"' in text
+    Path("web.yaml").write_text(text.replace('"busy"', '"busy{"'))
+    said = " ".join(mistakes(run(*arguments(prometheus, "-f", "web.yaml"))))
+    assert "spec.metrics.utilization: " in said
+    assert "parse error" in said
