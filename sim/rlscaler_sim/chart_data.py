@@ -93,7 +93,7 @@ def chart_data(run: DryRun, max_points: int = MAX_POINTS) -> dict[str, Any]:
         "stretch": thin.stretch,
         "perReplica": plain(series.capacity_per_replica),
         "load": runs(thin.envelope(series.load), decimals_for(series.load)),
-        "demand": runs(thin.envelope(series.demand), 2),
+        "demand": runs(thin.envelope(series.demand), max(2, decimals_for(series.demand))),
         "gaps": gaps(series.time, series.known),
         "windows": windows(run),
         "contenders": [

@@ -84,6 +84,9 @@
     return [low - pad, high + pad];
   }
 
+  // beside the axis there is room for so many digits; larger numbers are written as 250k and 2M
+  const tickformat = (range) => (range[1] >= (narrow() ? 1e5 : 1e6) ? "~s" : ",~r");
+
   function shapes() {
     const across = { xref: "x", yref: "paper", y0: 0, y1: 1 - GAP };
     return [
@@ -120,7 +123,8 @@
     for (const panel of PANELS) {
       top -= GAP;
       const bottom = top - (room * panel.weight) / total;
-      out[panel.layoutKey] = { domain: [Math.max(0, bottom), top], range: yRange(panel), fixedrange: true, gridcolor: grid, zeroline: false, nticks: panel.weight > 2 ? 6 : 4, tickformat: ",~r", anchor: "x" };
+      const range = yRange(panel);
+      out[panel.layoutKey] = { domain: [Math.max(0, bottom), top], range, fixedrange: true, gridcolor: grid, zeroline: false, nticks: panel.weight > 2 ? 6 : 4, tickformat: tickformat(range), anchor: "x" };
       out.annotations.push({
         text: `<b>${panel.title}</b>  <span style="color:${muted}">${narrow() ? panel.unit.split(";")[0] : panel.unit}</span>`, showarrow: false,
         xref: "paper", x: 0, xanchor: "left", yref: "paper", y: top, yanchor: "bottom", yshift: 3, font: { color: text, size: state.printing ? 11 : 13 },
@@ -148,7 +152,11 @@
       showMoment();
     }
     const update = { "xaxis.range": state.range.slice(), shapes: shapes() };
-    for (const panel of PANELS) update[`${panel.layoutKey}.range`] = yRange(panel);
+    for (const panel of PANELS) {
+      const range = yRange(panel);
+      update[`${panel.layoutKey}.range`] = range;
+      update[`${panel.layoutKey}.tickformat`] = tickformat(range);
+    }
     return relayout(update);
   }
 
@@ -186,7 +194,7 @@
     const text = momentText(time[state.cursor]);
     slider.value = state.cursor;
     slider.setAttribute("aria-valuetext", text);
-    byId("moment-time").textContent = `${text}: load ${value(load, 0)} requests/s, ${value(demand, 1)} replicas needed${unknown ? " (unknown to the metrics, not scored)" : ""}`;
+    byId("moment-time").textContent = `${text}: load ${value(load, load[peak] < 10 ? 3 : 0)} requests/s, ${value(demand, demand[peak] < 1 ? 6 : 1)} replicas needed${unknown ? " (unknown to the metrics, not scored)" : ""}`;
     byId("moment").tBodies[0].replaceChildren(...contenders.flatMap((c, i) => {
       if (!state.shown[i]) return [];
       const row = document.createElement("tr");

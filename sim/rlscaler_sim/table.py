@@ -148,7 +148,7 @@ def _sparklines(run: DryRun, width: int, write: Writer, blocks: str) -> list[Tex
     peak = float(load[seen].max()) if seen.any() else math.nan
     short = float(np.mean(load[seen] > ready[seen])) if seen.any() else math.nan
     lack = "never below the load" if short == 0 else f"below the load {percent(short)} of time"
-    notes = [f"peak {figure(peak, ',.0f')} requests/s", lack]
+    notes = [f"peak {figure(peak, ',.0f' if peak >= 9.95 else '.2g')} requests/s", lack]
     room = max(8, min(width - 10 - max(map(len, notes)), 120))
     at = peaks(load, room)
     bars = [load[at], ready[at]]

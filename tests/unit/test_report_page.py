@@ -244,3 +244,30 @@ def test_page_reads_without_javascript(browser: Any, report: Path) -> None:
     assert "The plots need JavaScript." in text
     assert not plain.is_visible("#theme")
     session.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_large_numbers_of_an_axis_are_whole(browser: Any, tmp_path: Path, width: int) -> None:
+    """A backlog of millions: the room beside the axis is for six digits, so that the others would be cut off."""
+    run = day()
+    backlog = run.series.backlog * 0.0
+    backlog[:, 100:200] = 5e6
+    write_report(replace(run, series=replace(run.series, backlog=backlog)), tmp_path / "run.html")
+    found = opened(browser, tmp_path / "run.html", viewport={"width": width, "height": 900})
+    left = found.page.locator("#plot").bounding_box()["x"]
+    labels = found.page.locator("#plot .ytick text, #plot [class^=y] .tick text, #plot .yaxislayer-above text").all()
+    assert any("M" in label.text_content() for label in labels)
+    for label in labels:
+        assert label.bounding_box()["x"] >= left, label.text_content()
+    found.page.context.close()
+
+
+def test_a_load_of_less_than_one_request_a_second_is_told(browser: Any, tmp_path: Path) -> None:
+    run = day()
+    series = replace(run.series, load=run.series.load / 1e4, demand=run.series.demand / 1e4)
+    write_report(replace(run, series=series), tmp_path / "run.html")
+    found = opened(browser, tmp_path / "run.html")
+    said = found.page.inner_text("#moment-time")
+    assert "load 0 requests/s" not in said
+    assert " 0 replicas needed" not in said
+    found.page.context.close()
