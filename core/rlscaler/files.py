@@ -9,6 +9,7 @@ import errno
 import os
 import stat
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -72,6 +73,33 @@ def require_writable(path: str | Path) -> None:
             pass
     except OSError as error:
         raise unwritable(path, error) from error
+
+
+def require_apart(written: Mapping[str, str | None], read: Mapping[str, str | None]) -> None:
+    """Raise UserError where a file would be written over one that is read, or over another that is written.
+
+    written, read: files by the option that names them, None where it does not; what is a query or a name is no file.
+    """
+    taken: dict[str, str] = {}
+    for option, path in read.items():
+        if path is not None and _kept(path, missing=False):
+            taken.setdefault(os.path.realpath(path), option)
+    for option, path in written.items():
+        if path is None or not _kept(path, missing=True):
+            continue
+        if (other := taken.setdefault(os.path.realpath(path), option)) != option:
+            raise UserError(f"{option} {path}: {other} names the same file, which would be written over; choose another "
+                            "name")  # fmt: skip
+
+
+def _kept(path: str, *, missing: bool) -> bool:
+    """Tell whether the path leads to a file that keeps what is written; missing: whether one that is not there does."""
+    try:
+        return stat.S_ISREG(Path(path).stat().st_mode)
+    except FileNotFoundError:
+        return missing
+    except (OSError, ValueError):  # such as a query, which is too long for a name
+        return False
 
 
 def _require_place(target: Path, path: str | Path) -> None:

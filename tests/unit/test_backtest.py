@@ -103,6 +103,31 @@ def test_the_sentence_on_what_was_done_then_has_the_digits_of_the_table() -> Non
     assert found.stdout.count(f"in {then} replica-hours") == 2
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--report", "load.csv"], ["--report load.csv", "--trace names the same file"]),
+        (["--decisions", "./replicas.csv"], ["--decisions ./replicas.csv", "--replicas names the same file"]),
+        (["--report", "one", "--decisions", "one"], ["--report one", "--decisions names the same file"]),
+    ],
+)
+def test_no_file_of_the_past_is_written_over(options: list[str], words: list[str]) -> None:
+    load, replicas = written("load.csv", wave(400)), written("replicas.csv", [30] * 400)
+    before = [Path(name).read_text() for name in (load, replicas)]
+    said = " ".join(mistakes(run("backtest", "-f", WEB, "-q", "--compare", "hpa-tuned", "--trace", load, "--replicas",
+                                 replicas, *options)))  # fmt: skip
+    for word in words:
+        assert word in said
+    assert [Path(name).read_text() for name in (load, replicas)] == before
+    assert not Path("one").exists()
+
+
+def test_a_load_below_one_request_a_second_has_a_peak() -> None:
+    load = written("load.csv", np.where(np.arange(480) % 40 == 7, 0.2, 0.05))
+    said = run("backtest", "-f", WEB, "-q", "--compare", "hpa-tuned", "--trace", load).stdout
+    assert "peak 0.2 requests/s" in said
+
+
 def test_recorded_replicas_may_lie_outside_of_the_bounds() -> None:
     load = written("load.csv", wave(1000))
     found = told("--trace", load, "--replicas", written("replicas.csv", [1] * 500 + [300] * 500))

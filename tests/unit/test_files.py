@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlscaler.errors import UserError
-from rlscaler.files import require_writable, write_bytes_atomically, write_text_atomically
+from rlscaler.files import require_apart, require_writable, write_bytes_atomically, write_text_atomically
 
 
 def _missing_folder(folder: Path) -> Path:
@@ -115,3 +115,18 @@ def test_a_pipe_is_written_directly(tmp_path: Path) -> None:
     finally:
         os.close(reader)
     assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_what_is_no_file_is_never_the_same_one(tmp_path: Path) -> None:
+    """Queries, the standard input, devices and places that cannot be."""
+    query = "sum(" + "a" * 5000 + ")"
+    require_apart({"--a": "/dev/null", "--b": "/dev/null", "--c": None}, {"-f": "-", "--d": query, "--e": "x\0"})
+    (tmp_path / "file").touch()
+    require_apart({"--a": str(tmp_path / "file" / "below")}, {"-f": str(tmp_path / "file")})
+
+
+def test_links_to_one_file_are_that_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    with pytest.raises(UserError, match=r"--a .*link: -f names the same file"):
+        require_apart({"--a": str(tmp_path / "link")}, {"-f": str(tmp_path / "file")})
