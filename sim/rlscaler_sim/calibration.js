@@ -26,10 +26,26 @@
     return { spec, draw };
   }
 
+  // plotly fills across a gap of the line, so what is filled goes down to zero at both of its ends
+  function grounded(x, y) {
+    const found = { x: [], y: [] };
+    const put = (at, value) => { found.x.push(at); found.y.push(value); };
+    y.forEach((value, i) => {
+      if (value === null) return;
+      if (i > 0 && y[i - 1] === null) put(x[i], 0);
+      put(x[i], value);
+      if (i + 1 < y.length && y[i + 1] === null) put(x[i], 0);
+    });
+    return found;
+  }
+
   const kinds = {
     points: (t, rgb) => [{ type: "scatter", mode: "markers", marker: { color: faded(rgb, t.faint ? 0.35 : 1), size: t.faint ? 4 : 6 } }],
     line: (t, rgb) => [{ type: "scatter", mode: "lines", line: { color: rgb, width: t.dash === "solid" ? 2 : 1.5, dash: t.dash, shape: t.step ? "hv" : "linear" } }],
-    area: (t, rgb) => [{ type: "scatter", mode: "lines", fill: "tozeroy", fillcolor: faded(rgb, 0.28), line: { color: rgb, width: 1 } }],
+    area: (t, rgb) => [
+      { type: "scatter", mode: "lines", ...grounded(t.x, t.y), fill: "tozeroy", fillcolor: faded(rgb, 0.28), line: { width: 0, color: rgb }, hoverinfo: "skip", hovertemplate: null },
+      { type: "scatter", mode: "lines", line: { color: rgb, width: 1 } },
+    ],
     bars: (t, rgb) => [{ type: "bar", marker: { color: faded(rgb, 0.75) } }],
     spread: (t, rgb) => [{ type: "scatter", mode: "markers", marker: { color: rgb, size: 5 }, error_y: { type: "data", array: t.error, color: faded(rgb, 0.5), thickness: 1, width: 0 } }],
   };
@@ -53,7 +69,7 @@
       paper_bgcolor: colour("--card"), plot_bgcolor: colour("--card"), bargap: 0.08,
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: muted },
       hoverlabel: { bgcolor: colour("--card"), bordercolor: colour("--line"), font: { color: text, size: 12 } },
-      xaxis: { ...axis, title: title(spec.x), type: spec.dates ? "date" : "linear", fixedrange: !spec.wide, nticks: 8, ...(spec.dates ? { hoverformat: "%Y-%m-%d %H:%M UTC" } : {}) },
+      xaxis: { ...axis, title: title(spec.x), ...(spec.range ? { range: spec.range } : {}), type: spec.dates ? "date" : "linear", fixedrange: !spec.wide, nticks: 8, ...(spec.dates ? { hoverformat: "%Y-%m-%d %H:%M UTC" } : {}) },
       yaxis: { ...axis, title: title(spec.y), fixedrange: true, nticks: 6, rangemode: spec.near ? "normal" : "tozero" },
     }, config);
   }

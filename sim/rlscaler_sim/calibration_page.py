@@ -166,6 +166,7 @@ def _startup(found: Calibration) -> list[Any]:
     step = max(found.profile.interval, float(np.ptp(starts)) / 40.0)
     edges = np.arange(-0.5 * step, float(starts.max()) + 1.5 * step, step)
     counts, _ = np.histogram(starts, edges)
+    most = float(edges[-1] if estimate.high is None else max(edges[-1], 1.05 * estimate.high))
     traces = [_trace("bars", "starts", "load", 0.5 * (edges[1:] + edges[:-1]), counts.astype(np.float64))]
     if estimate.value is not None and estimate.low is not None and estimate.high is not None:
         top = np.array([0.0, float(counts.max())])
@@ -173,7 +174,8 @@ def _startup(found: Calibration) -> list[Any]:
                              low=np.zeros(2), high=np.full(2, top[1])))  # fmt: skip
         traces.append(_trace("line", "what is told", 0, np.full(2, estimate.value), top))
     return [_figure("startup", "Starts that were seen", f"the newest {len(starts)}",
-                    "seconds from being asked for until it serves", "starts", traces)]  # fmt: skip
+                    "seconds from being asked for until it serves", "starts", traces,
+                    range=[0.0, most])]  # no start takes less, though the bar of those at once is half below
 
 
 def _load(found: Calibration) -> list[Any]:

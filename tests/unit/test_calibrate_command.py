@@ -124,6 +124,17 @@ def test_mistakes_are_named(arguments: list[str], words: list[str]) -> None:
     assert not Path("m.yaml").exists()
 
 
+def test_no_file_of_the_past_is_written_over() -> None:
+    before = Path("use.csv").read_text()
+    said = " ".join(mistakes(run("calibrate", *FILES, "--output", "use.csv")))
+    assert "--output use.csv: --utilization names the same file" in said
+    said = " ".join(mistakes(run("calibrate", *FILES, "--output", "x", "--report", "x")))
+    assert "--report x: --output names the same file" in said
+    assert Path("use.csv").read_text() == before
+    shutil.copy(WEB, "web.yaml")
+    assert run("calibrate", "-f", "web.yaml", *FILES, "--manifest", "web.yaml").exit_code == 0, "filled in place"
+
+
 def test_replicas_that_are_changed_by_hand_are_seen_beside_noise() -> None:
     """No jump follows from this load, whose single readings differ by more than a tenth by chance."""
     rng = np.random.default_rng(4)
@@ -221,6 +232,33 @@ def test_a_manifest_keeps_what_is_not_filled_in(text: str, expected: str) -> Non
     assert expected in second
     assert second.endswith("---\nspec: {a: 1}\n")
     assert "capacity" in with_capacity("spec: {a: 1}\n---\nspec: {b: 2}\n", 2, "7", None).split("---")[1]
+
+
+def test_the_page_shows_what_is_unknown_and_no_start_below_zero() -> None:
+    """Under a gap of the load nothing is filled, and the axis of the start-ups begins at 0."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium on this machine: the page was not opened in a browser")
+    load = LOAD.copy()
+    load[300:500] = np.nan
+    written("load.csv", load)
+    assert run("calibrate", *FILES, "--report", "page.html").exit_code == 0
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page()
+        page.goto(Path("page.html").resolve().as_uri())
+        page.wait_for_selector("html[data-drawn=true]")
+        filled = page.evaluate(
+            "document.querySelector('#load .draw').data.filter(t => t.fill === 'tozeroy').map(t => [t.x, t.y])")
+        ranges = page.evaluate("document.querySelector('#startup .draw').layout.xaxis.range")
+        browser.close()
+    ((x, y),) = filled
+    edges = sorted(np.flatnonzero(np.diff(x) > 100 * INTERVAL * 1000).tolist())
+    assert len(edges) == 1
+    assert [y[edges[0]], y[edges[0] + 1]] == [0, 0]
+    assert ranges[0] == 0
+    assert ranges[1] > STARTUP
 
 
 def test_the_page_draws_all_figures() -> None:
