@@ -35,6 +35,8 @@ _READY = {
 """Series of kube-state-metrics that hold the ready replicas."""
 OVERLAP = 0.5
 """Share of the load's readings beside which another series must be known before it is worth no word."""
+SLOW = 30.0
+"""Seconds of latency that no service has as a rule: what is above is in milliseconds."""
 JUMP, STILL, AROUND, SMOOTH = 0.5, 0.1, 600.0, 120.0
 """Relative change of the replicas that is a jump, change of the load that is none, seconds around that are seen, and
 seconds whose mean is taken of it."""
@@ -200,6 +202,9 @@ def _remarks(recording: Recording, capacity: CapacityFit, highest: float | None)
     if knee is not None:
         notes.append(f"latency is more than twice its usual from {100.0 * knee:.0f} % of the told capacity on: "
                      "replicas may be full before their utilization is")  # fmt: skip
+    latency = recording.latency[np.isfinite(recording.latency)]
+    if len(latency) and (usual := float(np.median(latency))) > SLOW:
+        notes.append(f"the latency is {usual:,.0f} s as a rule: is it in seconds? divide milliseconds by 1000")
     replicas = recording.replicas[np.isfinite(recording.replicas)]
     if len(replicas) and (replicas == replicas[0]).all():
         notes.append(f"the replicas never changed from {replicas[0]:.0f}")

@@ -34,6 +34,7 @@ _WORKLOADS = {
     "ReplicaSet": 'kube_replicaset_spec_replicas{{namespace="{namespace}",replicaset="{name}"}}',
 }
 """Series of kube-state-metrics that hold spec.replicas."""
+_COUNTS = re.compile(r"\b(increase|delta)\s*\(")
 _WINDOW = re.compile(r"\[(\d+[smhd])[\]:]")
 
 
@@ -273,6 +274,9 @@ def _odd(load: np.ndarray, query: str, interval: float) -> list[str]:
     moves = np.diff(seen)
     if len(moves) >= 100 and (moves > 0.0).mean() > 0.5 and (moves < 0.0).mean() < 0.02:
         notes.append("the load rises nearly all the time, as a counter does: is rate() missing in the query?")
+    if _COUNTS.search(query):
+        notes.append("the query counts requests by increase() or delta(): are they divided by the seconds of its window? "
+                     "rate() tells requests/s")  # fmt: skip
     if windows := _WINDOW.findall(query):
         notes.append(f"the query averages over {windows[0]}: peaks shorter than that are not in the record")
     return notes

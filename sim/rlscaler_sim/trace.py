@@ -32,6 +32,12 @@ TRACES_VARIABLE = "RLSCALER_TRACES"
 _TIME_NAMES = ("t", "timestamp", "time", "ts", "date", "datetime", "period", "start")
 _RATE_NAMES = ("rate", "value", "rps", "qps", "requests_per_second", "load", "throughput", "y")
 _COUNT_NAMES = ("count", "counts", "requests", "events", "hits", "invocations", "calls", "arrivals")
+_OTHER_UNITS = (
+    (re.compile(r"(\brpm|(/|\bper)[ _-]?min(ute)?s?)$"), "per minute", "per second: divide by 60"),
+    (re.compile(r"(/|\bper)[ _-]?(hr|hour)s?$"), "per hour", "per second: divide by 3600"),
+    (re.compile(r"[ _(]ms\)?$"), "in milliseconds", "seconds: divide by 1000"),
+)
+"""Ends of a value's heading that name a unit, which unit that is, and what is expected."""
 _UNKNOWN = frozenset(("", "nan", "null", "none", "na", "n/a"))
 _ON_GRID = 0.01  # share of a step by which a time may miss its bucket and still count as regular sampling
 
@@ -248,11 +254,13 @@ def _columns(path: Path, text: io.TextIOWrapper) -> tuple[np.ndarray, np.ndarray
         if value is None or value < 0.0 or value > LARGEST:
             raise TraceError(
                 f"{path}, line {line}: value {cells[of]!r} is not usable; "
-                f"expected a number from 0 to {LARGEST:g}, or nothing for a gap"
+                f"expected a number from 0 to {LARGEST:g} without a unit, its decimals after a point and nothing between "
+                "its thousands, or nothing for a gap"
             )
         if times and time <= times[-1]:
             fault = "occurs twice" if time == times[-1] else "is before that of the row above"
-            raise TraceError(f"{path}, line {line}: time {cells[at]!r} {fault}; expected rising times")
+            zone = " (a clock that is put back tells an hour twice: export times in UTC)" if _zoneless(cells[at]) else ""
+            raise TraceError(f"{path}, line {line}: time {cells[at]!r} {fault}; expected rising times{zone}")
         times.append(time)
         values.append(value)
         pending = next(rows, None)
@@ -274,6 +282,13 @@ def _header(path: Path, line: int, cells: Sequence[str]) -> tuple[int, int, bool
             f"{path}, line {line}: no {missing} column among {', '.join(repr(c.strip()) for c in cells)}; "
             f"expected one named {', '.join(known)}, or two columns of numbers without a header"
         )
+    heading = cells[of].strip().lower()
+    for ending, unit, expected in _OTHER_UNITS:
+        if ending.search(heading.replace("_", " ")):
+            raise TraceError(
+                f"{path}, line {line}: the values of {cells[of].strip()!r} are {unit}; expected {expected}, and call the "
+                "column value"
+            )
     return at, of, names[of] in _COUNT_NAMES, True if names[at].endswith("_ms") else None
 
 
@@ -299,6 +314,11 @@ def _seconds(text: str) -> float | None:
     except ValueError:
         return None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _zoneless(text: str) -> bool:
+    """Tell whether a time that can be read is one of a clock on a wall, whose zone is not said."""
+    return _number(text) is None and datetime.fromisoformat(text.strip()).tzinfo is None
 
 
 def _unit(milli: bool | None, first: str) -> Callable[[str], float | None]:

@@ -95,6 +95,7 @@ ODD: dict[str, tuple[str, str, list[str]]] = {
     "a pod after the other": ("moved", "30h", ["2 series one after the other", 'pod="b"']),
     "a load that is scraped seldom": ("seldom", "30h", ["changes every 1m only", "read every 15s"]),
     "a counter": ("requests_total", "5h", ["as a counter does", "rate()"]),
+    "a count of a window": ("increase(requests_total[1m])", "5h", ["increase()", "divided by the seconds", "rate()"]),
     "a window": ("avg_over_time(rps[5m])", "5h", ["averages over 5m"]),
 }
 

@@ -97,6 +97,15 @@ def test_odd_data_are_named_and_left_out() -> None:
     assert np.isnan(recording.utilization[:600]).all()
 
 
+def test_a_latency_that_is_no_service_s_is_asked_about() -> None:
+    written("lat.csv", np.full(STEPS, 85.0))
+    notes = json.loads(run("calibrate", *FILES, "--latency", "lat.csv", "--json").stdout)["notes"]
+    assert any("the latency is 85 s as a rule: is it in seconds?" in note for note in notes)
+    written("lat.csv", np.full(STEPS, 0.085))
+    notes = json.loads(run("calibrate", *FILES, "--latency", "lat.csv", "--json").stdout)["notes"]
+    assert not any("latency is" in note for note in notes)
+
+
 MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "no past": (["-f", WEB], ["where is the past?", "--load FILE.csv"]),
     "two pasts": (["--prometheus", "http://127.0.0.1:9", "--config", "c.yaml"], ["name one of them"]),

@@ -305,3 +305,38 @@ def test_the_name_of_a_trace_is_text_in_a_locale_that_is_not_utf_8() -> None:
     """Python gives such a file's name in surrogates there, which nothing can encode, and the noise hangs on it."""
     assert trace_name("folder/\udcc3\udca9.csv.gz") == trace_name("folder/é.csv.gz") == "é"
     trace_name("\udcff.csv").encode()
+
+
+@pytest.mark.parametrize(
+    ("heading", "words"),
+    [
+        ("rpm", "'rpm' are per minute; expected per second: divide by 60"),
+        ("requests_per_minute", "per minute"),
+        ("req/min", "per minute"),
+        ("Requests per hour", "per hour; expected per second: divide by 3600"),
+        ("latency_ms", "in milliseconds; expected seconds: divide by 1000"),
+        ("Latency (ms)", "in milliseconds"),
+    ],
+)
+def test_a_value_of_another_unit_is_refused(tmp_path: Path, heading: str, words: str) -> None:
+    with pytest.raises(TraceError, match=re.escape(words)):
+        read_trace(written(tmp_path, f"time,{heading}\n0,60\n60,120\n"))
+
+
+@pytest.mark.parametrize("heading", ["items", "shop/web", "farms", "rpm_limit", 'rate(x[1m])', "requests/s", "alarms"])
+def test_a_heading_that_names_no_unit_is_a_name(tmp_path: Path, heading: str) -> None:
+    assert read_trace(written(tmp_path, f"time,{heading}\n0,60\n60,120\n")).rates.tolist() == [60.0, 120.0]
+
+
+@pytest.mark.parametrize("value", ['"1,234.5"', "12 req/s", "1.2 K"])
+def test_how_a_number_is_written_is_said(tmp_path: Path, value: str) -> None:
+    with pytest.raises(TraceError, match="without a unit, its decimals after a point"):
+        read_trace(written(tmp_path, f"time,rate\n0,1\n60,{value}\n"))
+
+
+def test_an_hour_that_a_clock_tells_twice_is_explained(tmp_path: Path) -> None:
+    rows = "time,rate\n2026-10-25T01:00:00,1\n2026-10-25T02:00:00,2\n2026-10-25T02:00:00,3\n"
+    with pytest.raises(TraceError, match=r"occurs twice; .*export times in UTC"):
+        read_trace(written(tmp_path, rows))
+    with pytest.raises(TraceError, match=r"occurs twice; expected rising times$"):
+        read_trace(written(tmp_path, rows.replace(":00,", ":00Z,")))
