@@ -74,7 +74,8 @@ def backtest(
         known = _known(past, replicas, _starts(load, settings), float(settings.interval))
         counts, notes = known.replicas, [
             *known.notes, f"buckets of {duration_text(past.step)} hide what was read every "
-            f"{duration_text(resource.spec.interval)}: readings are simulated"]  # fmt: skip
+            f"{duration_text(resource.spec.interval)}: readings are simulated; those of a file with a value every "
+            f"{duration_text(resource.spec.interval)} or less are taken as they are"]  # fmt: skip
     else:
         load, seen, counts = arrived(past, settings)
         notes = list(past.notes)

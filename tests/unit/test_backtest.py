@@ -166,6 +166,7 @@ def test_longer_buckets_are_said_and_their_readings_simulated() -> None:
     load = written("load.csv", wave(200, 300.0), step=300.0)
     found = told("--trace", load, "--replicas", written("replicas.csv", [30] * 200, step=300.0))
     assert any("buckets of 5m" in note and "simulated" in note for note in found["notes"])
+    assert any("a file with a value every 15s or less" in note for note in found["notes"])
     assert {"recorded", "default"} < {c["name"] for c in found["contenders"]}
 
 
