@@ -32,10 +32,14 @@ POISSON = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Bracket:
-    """What the figures are if a replica serves less or more than is thought. factor: of the capacity per replica."""
+    """What the figures are if a replica serves less or more than is thought, or starts sooner or later.
+
+    factor: of the capacity per replica. startup: seconds that a replica takes to start; None: what is thought.
+    """
 
     factor: float
     contenders: Sequence[Contender]
+    startup: float | None = None
 
 
 def backtest(
@@ -48,15 +52,16 @@ def backtest(
     seed: int = 0,
     capacity_error: float = 0.0,
     factors: Sequence[float] = (),
+    startups: Sequence[float] = (),
     progress: Progress | None = None,
     keep_decisions: bool = False,
     clock: Callable[[], float] = lambda: 0.0,
 ) -> tuple[Outcome, list[Bracket]]:
-    """Return the outcome (see `dry_run.dry_run`), and what it is at the ends of the capacity's uncertainty.
+    """Return the outcome (see `dry_run.dry_run`), and what it is at the ends of what is uncertain.
 
     past: readings at the resource's interval, or a trace whose buckets are longer, in which readings are simulated;
     replicas: recorded beside such a trace. capacity_error: relative, 0.1 for 10 %. factors: of the capacity, that the
-    outcome is told for instead. Raises UserError.
+    outcome is told for instead. startups: seconds, that it is told for too. Raises UserError.
     """
     if resource.spec.capacity.per_replica is None:
         raise UserError(
@@ -82,10 +87,11 @@ def backtest(
     notes += [*dry_run.beyond_bounds(load, settings), *_impossible(load, counts, settings)]
     beside, start = ([], None) if counts is None else ([repeated(counts, settings)], first_known(counts, settings))
 
-    def outcome(factor: float, quiet: bool) -> Outcome:
+    def outcome(factor: float, quiet: bool, startup: float | None = None) -> Outcome:
+        really = replace(config, capacity_per_replica=factor * float(config.capacity_per_replica),
+                         startup=config.startup if startup is None else startup)  # fmt: skip
         return dry_run.compared(
-            resource, load, lambda: single(load, seed), settings,
-            replace(config, capacity_per_replica=factor * float(config.capacity_per_replica)), [*notes, *assumed],
+            resource, load, lambda: single(load, seed), settings, really, [*notes, *assumed],
             policy=policy, compare=compare, scale_to=None, seed=seed, beside=beside, seen=seen,
             start=start, progress=None if quiet else progress, keep_decisions=keep_decisions and not quiet, clock=clock,
         )  # fmt: skip
@@ -93,7 +99,8 @@ def backtest(
     found = outcome(1.0, quiet=False)
     if not factors and capacity_error > 0.0:
         factors = (1.0 - capacity_error, 1.0 + capacity_error)
-    return found, [Bracket(factor, outcome(factor, quiet=True)[0].contenders) for factor in factors]
+    brackets = [Bracket(factor, outcome(factor, quiet=True)[0].contenders) for factor in factors]
+    return found, brackets + [Bracket(1.0, outcome(1.0, True, each)[0].contenders, each) for each in startups]
 
 
 def _impossible(load: Load, counts: np.ndarray | None, settings: Settings) -> list[str]:
@@ -201,21 +208,25 @@ def scored_seconds(run: DryRun) -> float:
 
 
 def told(outcome: Outcome, brackets: Sequence[Bracket], price: float | None) -> dict[str, Any]:
-    """Return what a backtest adds to a dry-run's JSON: `capacity`, `money` and `notes`."""
+    """Return what a backtest adds to a dry-run's JSON: `capacity`, `startup`, `money` and `notes`."""
     run, notes, _ = outcome
     seconds = scored_seconds(run)
     found: dict[str, Any] = {"notes": list(notes)}
-    if brackets:
-        found["capacity"] = [
-            {
-                "factor": bracket.factor,
-                "contenders": {
-                    c.name: {"late": c.violation_share, "score": c.score, "replica_hours": c.replica_hours}
-                    for c in bracket.contenders
-                },
-            }
-            for bracket in brackets
-        ]
+    for key, at, those in (
+        ("capacity", "factor", [(each.factor, each) for each in brackets if each.startup is None]),
+        ("startup", "seconds", [(each.startup, each) for each in brackets if each.startup is not None]),
+    ):
+        if those:
+            found[key] = [
+                {
+                    at: value,
+                    "contenders": {
+                        c.name: {"late": c.violation_share, "score": c.score, "replica_hours": c.replica_hours}
+                        for c in bracket.contenders
+                    },
+                }
+                for value, bracket in those
+            ]
     if price is not None and seconds > 0.0:
         found["money"] = [bill(c, price, seconds) for c in run.contenders]
     return found

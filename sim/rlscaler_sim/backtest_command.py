@@ -42,7 +42,7 @@ if TYPE_CHECKING:
               help="How far capacity.perReplica may be off: 0.1 shows the figures for 10 % less and more.")  # fmt: skip
 @click.option("--profile", "profile", type=click.Path(), metavar="FILE.json",
               help="Profile that 'rlscaler calibrate' wrote: its capacity and start-up take the place of the resource's"
-              ", the figures are shown for the ends of its capacity's interval, and its readings are the past where no "
+              ", the figures are shown for the ends of their intervals, and its readings are the past where no "
               "other is named.")  # fmt: skip
 @click.option("--price", type=FiniteRange(0.0, min_open=True), help="Price of a replica-hour, to tell money.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of what is simulated.")
@@ -86,13 +86,15 @@ def backtest(
     for path in filter(None, (decisions, report)):
         require_writable(path)
     resource = chosen_resource(load_resources(file), file, name)
-    from rlscaler_sim.profiled import capacity_factors, recorded_past, with_profile
+    from rlscaler_sim.profiled import capacity_factors, recorded_past, startup_ends, with_profile
 
     factors: tuple[float, ...] = ()
+    startups: tuple[float, ...] = ()
     known = None
     if profile:
         resource, known = with_profile(resource, profile)
         factors = () if capacity_error else capacity_factors(known)
+        startups = startup_ends(known)
     past: Past | Trace
     if trace:
         past, beside = _from_files(resource, trace, replicas)
@@ -110,7 +112,7 @@ def backtest(
     with progress_bar(quiet) as progress, known_policy(policy, file, resource):
         outcome, brackets = driver.backtest(
             resource, past, beside, policy=policy, compare=names, seed=seed, capacity_error=capacity_error,
-            factors=factors, progress=progress, keep_decisions=decisions is not None, clock=time.perf_counter,
+            factors=factors, startups=startups, progress=progress, keep_decisions=decisions is not None, clock=time.perf_counter,
         )  # fmt: skip
     run, notes, made = outcome
     origin = words.origin(past, resource.spec.interval, source, asked=bool(url or config))

@@ -12,7 +12,7 @@ from typing import Any
 
 from rlscaler.quantities import duration_text
 from rlscaler_sim.backtest import Bracket, bill, scored_seconds
-from rlscaler_sim.calibration_words import days
+from rlscaler_sim.calibration_words import days, short
 from rlscaler_sim.recorded import Past
 from rlscaler_sim.report import Frame
 from rlscaler_sim.result import RECORDED, Contender, DryRun
@@ -75,7 +75,9 @@ def lines(run: DryRun, brackets: Sequence[Bracket], price: float | None) -> list
             f"{c.name} {percent(c.violation_share)} in {hours(c.replica_hours)} replica-hours"
             for c in bracket.contenders
         )
-        found.append(f"If a replica serves {100.0 * bracket.factor:.0f} % of what is stated, late: {late}.")
+        case = (f"serves {100.0 * bracket.factor:.0f} % of what is stated" if bracket.startup is None
+                else f"starts in {short(bracket.startup)}")  # fmt: skip
+        found.append(f"If a replica {case}, late: {late}.")
     if price is not None and scored_seconds(run) > 0.0:
         bills = ", ".join(f"{c.name} {bill(c, price, scored_seconds(run))['month']:,.2f}" for c in run.contenders)
         found.append(f"Money for 30 days like these, at {price:g} a replica-hour: {bills}.")
@@ -131,21 +133,37 @@ def _money(run: DryRun, price: float | None) -> str:
 
 
 def _brackets(run: DryRun, brackets: Sequence[Bracket]) -> str:
-    if not brackets:
-        return ""
-    told = {bracket.factor: {c.name: c for c in bracket.contenders} for bracket in brackets}
-    told[1.0] = {c.name: c for c in run.contenders}
-    columns = sorted(told.items())
+    """Return a table for the ends of the capacity's uncertainty, and one for those of the start-up's."""
+    mine = Bracket(1.0, run.contenders)
+    served = [(each.factor, f"{100.0 * each.factor:.0f} %", each) for each in brackets if each.startup is None]
+    started = [(each.startup, short(each.startup), each) for each in brackets if each.startup is not None]
+    thought = float(run.world["startup"])
+    found = []
+    if served:
+        lead = (
+            "Decided by the stated capacity, while a replica really serves this share of it (the clairvoyant knows "
+            "which). Where late requests leap from one column to the next, the capacity has to be known better first."
+        )
+        columns = [*served, (1.0, "100 %", mine)]
+        found.append(_ends(run, columns, "If a replica serves less or more", "capacity", lead))
+    if started:
+        lead = (
+            "Decided by the start-up that is told, while replicas really start in this time (the clairvoyant knows "
+            "which)."
+        )
+        columns = [*started, (thought, short(thought), mine)]
+        found.append(_ends(run, columns, "If a replica starts sooner or later", "startup", lead))
+    return "\n".join(found)
+
+
+def _ends(run: DryRun, columns: Sequence[tuple[float, str, Bracket]], title: str, name: str, lead: str) -> str:
+    ordered = [(text, {c.name: c for c in each.contenders}) for _, text, each in sorted(columns, key=lambda c: c[0])]
     heads = ["Contender"]
-    for factor, _ in columns:
-        heads += [f"Late at {100.0 * factor:.0f} %", f"Replica-hours at {100.0 * factor:.0f} %"]
+    for text, _ in ordered:
+        heads += [f"Late at {text}", f"Replica-hours at {text}"]
     rows = [
-        [contender.name, *(text for _, by_name in columns for text in (
+        [contender.name, *(text for _, by_name in ordered for text in (
             percent(by_name[contender.name].violation_share), hours(by_name[contender.name].replica_hours)))]
         for contender in _ordered(run)
     ]  # fmt: skip
-    lead = (
-        "Decided by the stated capacity, while a replica really serves this share of it (the clairvoyant knows which). "
-        "Where late requests leap from one column to the next, the capacity has to be known better first."
-    )
-    return _table("If a replica serves less or more", "capacity", lead, heads, rows, run.policy)
+    return _table(title, name, lead, heads, rows, run.policy)

@@ -42,6 +42,14 @@ def capacity_factors(profile: Profile) -> tuple[float, ...]:
     return (found.low / found.value, found.high / found.value)
 
 
+def startup_ends(profile: Profile) -> tuple[float, ...]:
+    """Return the ends of the start-up's interval, seconds, where they are not its value; none where it is unknown."""
+    found = profile.startup
+    if found.value is None or found.low is None or found.high is None:
+        return ()
+    return tuple(end for end in (found.low, found.high) if end != found.value)
+
+
 def recorded_past(profile: Profile, path: str, resource: Resource) -> Past:
     """Return the readings of a profile as a backtest takes them. Raises UserError."""
     recording = profiles.read_recording(profile, path)

@@ -211,6 +211,33 @@ def test_a_backtest_takes_its_brackets_from_a_profile() -> None:
     assert {"late", "score", "replica_hours"} <= set(told["capacity"][0]["contenders"]["recorded"])
 
 
+def test_a_backtest_is_told_for_the_ends_of_the_start_up_too() -> None:
+    path = profile_file(kept=250)
+    asked = ("backtest", "-f", WEB, "--profile", path, "--compare", "hpa-tuned", "-q")
+    result = run(*asked, "--json", "--report", "page.html")
+    assert result.exit_code == 0, result.output
+    told, found = json.loads(result.stdout), profiles.read(path).startup
+    ends = [found.low, found.high]
+    assert [each["seconds"] for each in told["startup"]] == [end for end in ends if end != found.value]
+    assert told["world"]["startup"] == found.value
+    late = [each["contenders"]["recorded"]["late"] for each in told["startup"]]
+    then = next(c for c in told["contenders"] if c["name"] == "recorded")["violation_share"]
+    assert late[0] <= then <= late[-1]
+    assert late[0] < late[-1], "the same replicas, and they come later"
+    page = Path("page.html").read_text()
+    assert "If a replica starts sooner or later" in page
+    assert page.count('id="startup"') == 1
+    lines = [line for line in run(*asked).stdout.splitlines() if line.startswith("If a replica starts in ")]
+    assert len(lines) == len(told["startup"])
+
+
+def test_no_start_up_is_told_that_is_the_one_which_is_thought() -> None:
+    found = profiles.read(profile_file(kept=250))
+    for ends in ((60.0, 60.0), (0.0, 60.0)):
+        known = replace(found, startup=replace(found.startup, low=ends[0], value=60.0, high=ends[1]))
+        assert profiled.startup_ends(known) == (() if ends[0] == 60.0 else (0.0,))
+
+
 def test_a_profile_that_tells_no_capacity_leaves_the_resources() -> None:
     (resource,) = load_resources(WEB)
     past, recording = calibrating.from_traces(Trace("load", float(BEGIN), float(INTERVAL), LOAD), {}, 15.0)
