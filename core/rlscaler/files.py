@@ -88,8 +88,8 @@ def require_apart(written: Mapping[str, str | None], read: Mapping[str, str | No
         if path is None or not _kept(path, missing=True):
             continue
         if (other := taken.setdefault(os.path.realpath(path), option)) != option:
-            raise UserError(f"{option} {path}: {other} names the same file, which would be written over; choose another "
-                            "name")  # fmt: skip
+            raise UserError(f"{option} {path}: {other} names the same file, which would be written over; choose "
+                            "another name")  # fmt: skip
 
 
 def _kept(path: str, *, missing: bool) -> bool:

@@ -112,7 +112,8 @@ def backtest(
     with progress_bar(quiet) as progress, known_policy(policy, file, resource):
         outcome, brackets = driver.backtest(
             resource, past, beside, policy=policy, compare=names, seed=seed, capacity_error=capacity_error,
-            factors=factors, startups=startups, progress=progress, keep_decisions=decisions is not None, clock=time.perf_counter,
+            factors=factors, startups=startups, progress=progress, keep_decisions=decisions is not None,
+            clock=time.perf_counter,
         )  # fmt: skip
     run, notes, made = outcome
     origin = words.origin(past, resource.spec.interval, source, asked=bool(url or config))

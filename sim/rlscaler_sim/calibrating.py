@@ -97,8 +97,8 @@ def from_prometheus(
     if asked is None and target.kind in _READY:
         asked = _READY[target.kind].format(namespace=resource.namespace, name=target.name)
     if asked is not None:
-        answer = recorded.series_of(source, "--ready" if queries.get("ready") else "ready replicas", asked, begin, until,
-                                    interval)  # fmt: skip
+        called = "--ready" if queries.get("ready") else "ready replicas"
+        answer = recorded.series_of(source, called, asked, begin, until, interval)
         if len(answer.labels) == 1:
             found["ready"] = answer.values[0]
         else:

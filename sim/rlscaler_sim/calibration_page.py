@@ -175,7 +175,7 @@ def _startup(found: Calibration) -> list[Any]:
         traces.append(_trace("line", "what is told", 0, np.full(2, estimate.value), top))
     return [_figure("startup", "Starts that were seen", f"the newest {len(starts)}",
                     "seconds from being asked for until it serves", "starts", traces,
-                    range=[0.0, most])]  # no start takes less, though the bar of those at once is half below
+                    range=[0.0, most])]  # fmt: skip  # no start takes less; of those at once the bar is half below
 
 
 def _load(found: Calibration) -> list[Any]:

@@ -275,8 +275,8 @@ def _odd(load: np.ndarray, query: str, interval: float) -> list[str]:
     if len(moves) >= 100 and (moves > 0.0).mean() > 0.5 and (moves < 0.0).mean() < 0.02:
         notes.append("the load rises nearly all the time, as a counter does: is rate() missing in the query?")
     if _COUNTS.search(query):
-        notes.append("the query counts requests by increase() or delta(): are they divided by the seconds of its window? "
-                     "rate() tells requests/s")  # fmt: skip
+        notes.append("the query counts requests by increase() or delta(): are they divided by the seconds of its "
+                     "window? rate() tells requests/s")  # fmt: skip
     if windows := _WINDOW.findall(query):
         notes.append(f"the query averages over {windows[0]}: peaks shorter than that are not in the record")
     return notes

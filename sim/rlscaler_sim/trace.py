@@ -254,12 +254,14 @@ def _columns(path: Path, text: io.TextIOWrapper) -> tuple[np.ndarray, np.ndarray
         if value is None or value < 0.0 or value > LARGEST:
             raise TraceError(
                 f"{path}, line {line}: value {cells[of]!r} is not usable; "
-                f"expected a number from 0 to {LARGEST:g} without a unit, its decimals after a point and nothing between "
-                "its thousands, or nothing for a gap"
+                f"expected a number from 0 to {LARGEST:g} without a unit, its decimals after a point and nothing "
+                "between its thousands, or nothing for a gap"
             )
         if times and time <= times[-1]:
             fault = "occurs twice" if time == times[-1] else "is before that of the row above"
-            zone = " (a clock that is put back tells an hour twice: export times in UTC)" if _zoneless(cells[at]) else ""
+            zone = (
+                " (a clock that is put back tells an hour twice: export times in UTC)" if _zoneless(cells[at]) else ""
+            )
             raise TraceError(f"{path}, line {line}: time {cells[at]!r} {fault}; expected rising times{zone}")
         times.append(time)
         values.append(value)
@@ -286,8 +288,8 @@ def _header(path: Path, line: int, cells: Sequence[str]) -> tuple[int, int, bool
     for ending, unit, expected in _OTHER_UNITS:
         if ending.search(heading.replace("_", " ")):
             raise TraceError(
-                f"{path}, line {line}: the values of {cells[of].strip()!r} are {unit}; expected {expected}, and call the "
-                "column value"
+                f"{path}, line {line}: the values of {cells[of].strip()!r} are {unit}; expected {expected}, and call "
+                "the column value"
             )
     return at, of, names[of] in _COUNT_NAMES, True if names[at].endswith("_ms") else None
 

@@ -286,7 +286,8 @@ def test_the_page_shows_what_is_unknown_and_no_start_below_zero() -> None:
         page.goto(Path("page.html").resolve().as_uri())
         page.wait_for_selector("html[data-drawn=true]")
         filled = page.evaluate(
-            "document.querySelector('#load .draw').data.filter(t => t.fill === 'tozeroy').map(t => [t.x, t.y])")
+            "document.querySelector('#load .draw').data.filter(t => t.fill === 'tozeroy').map(t => [t.x, t.y])"
+        )
         ranges = page.evaluate("document.querySelector('#startup .draw').layout.xaxis.range")
         browser.close()
     ((x, y),) = filled

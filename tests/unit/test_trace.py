@@ -323,7 +323,7 @@ def test_a_value_of_another_unit_is_refused(tmp_path: Path, heading: str, words:
         read_trace(written(tmp_path, f"time,{heading}\n0,60\n60,120\n"))
 
 
-@pytest.mark.parametrize("heading", ["items", "shop/web", "farms", "rpm_limit", 'rate(x[1m])', "requests/s", "alarms"])
+@pytest.mark.parametrize("heading", ["items", "shop/web", "farms", "rpm_limit", "rate(x[1m])", "requests/s", "alarms"])
 def test_a_heading_that_names_no_unit_is_a_name(tmp_path: Path, heading: str) -> None:
     assert read_trace(written(tmp_path, f"time,{heading}\n0,60\n60,120\n")).rates.tolist() == [60.0, 120.0]
 
