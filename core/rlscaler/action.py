@@ -100,6 +100,6 @@ def scheme(name: Any) -> Scheme:
 
     Raises ValueError where there is none.
     """
-    if name not in SCHEMES:
+    if not isinstance(name, str) or name not in SCHEMES:
         raise ValueError(f"action scheme {name!r} is unknown; expected one of {', '.join(SCHEMES)}")
     return SCHEMES[name]

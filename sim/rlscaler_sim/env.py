@@ -66,8 +66,11 @@ def scenario_pool(name: str, loads: int, hours: float, seed: int) -> tuple[Pool,
     return prepare(draws, config, settings, seed), config, settings
 
 
-def _require(hours: float, **whole: int) -> None:
-    """Raise ValueError, with its name, for an argument that is no number, or no whole one."""
+def _require(scenario: str, hours: float, **whole: int) -> None:
+    """Raise ValueError, with its name, for an argument that is no text, no number, or no whole one."""
+    if not isinstance(scenario, str):
+        raise ValueError(f"scenario is {scenario!r}; expected a name, as 'rlscaler scenarios' lists them, or a file's "
+                         "path as text")  # fmt: skip
     if not isinstance(hours, int | float | np.number) or np.isnan(hours):
         raise ValueError(f"hours is {hours!r}; expected a number of hours")
     for name, value in whole.items():
@@ -171,7 +174,7 @@ class ScalerEnv(gymnasium.Env[np.ndarray, Any]):
         pool_seed: int = 0,
     ) -> None:
         """Prepare the load, which takes seconds the first time; raises ValueError for arguments out of range."""
-        _require(hours, episode=episode, loads=loads, pool_seed=pool_seed)
+        _require(scenario, hours, episode=episode, loads=loads, pool_seed=pool_seed)
         pool, config, settings = scenario_pool(scenario, loads, hours, pool_seed)
         self.scheme = scheme(actions)
         self.observation_space, self.action_space = _spaces(self.scheme)
@@ -202,6 +205,11 @@ class ScalerVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
 
     Ended episodes start anew in the same step (`AutoresetMode.SAME_STEP`): the observation is the new episode's, and
     `infos["final_obs"]` holds the last one of the old, which is the one to bootstrap from, since nothing terminates.
+
+    Wrappers that want the start one step later (`NEXT_STEP`), such as Gymnasium's `NormalizeObservation` of many,
+    refuse it. They go around Gymnasium's own vector, which steps one `ScalerEnv` after the other and is as much slower:
+    `make_vec(..., vectorization_mode="sync")`. Here, scale by the bounds of `single_observation_space`,
+    which are finite.
     """
 
     def __init__(
@@ -215,7 +223,7 @@ class ScalerVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         pool_seed: int = 0,
     ) -> None:
         """Make `num_envs` environments on one pool of load; raises ValueError for arguments out of range."""
-        _require(hours, num_envs=num_envs, episode=episode, loads=loads, pool_seed=pool_seed)
+        _require(scenario, hours, num_envs=num_envs, episode=episode, loads=loads, pool_seed=pool_seed)
         pool, config, settings = scenario_pool(scenario, loads, hours, pool_seed)
         self.num_envs = num_envs
         self.scheme = scheme(actions)

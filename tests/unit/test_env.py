@@ -27,7 +27,7 @@ pytest.importorskip("gymnasium")
 import gymnasium
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
-from gymnasium.wrappers.vector import DictInfoToList
+from gymnasium.wrappers.vector import DictInfoToList, NormalizeObservation
 
 from rlscaler_sim.env import ID, LEGACY_ID, ScalerEnv, ScalerVectorEnv, register
 from rlscaler_sim.legacy_env import LegacyScalingEnv
@@ -98,6 +98,19 @@ def test_the_spaces_of_many_are_those_of_one(actions: str) -> None:
     assert many.observation_space.shape == (4, len(FIELDS))
     assert many.action_space.shape == (4, *(one.action_space.shape or ()))
     assert many.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+
+
+def test_observations_of_many_are_normalised_as_the_document_says() -> None:
+    """Gymnasium's wrapper wants environments that start anew a step later, and its refusal names no way out."""
+    with pytest.raises(ValueError, match="NEXT_STEP"):
+        NormalizeObservation(ScalerVectorEnv(num_envs=2, **SMALL))
+    assert 'make_vec(..., vectorization_mode="sync")' in (ScalerVectorEnv.__doc__ or "")
+    several = NormalizeObservation(gymnasium.make_vec(ID, num_envs=2, vectorization_mode="sync", **SMALL))
+    several.reset(seed=0)
+    several.action_space.seed(0)
+    for _ in range(SMALL["episode"] + 2):
+        assert np.isfinite(several.step(several.action_space.sample())[0]).all()
+    several.close()
 
 
 def same_mask(one: Any, other: Any) -> None:
@@ -256,6 +269,12 @@ def test_the_infos_of_many_come_apart_by_gymnasiums_own_wrapper() -> None:
         ({"num_envs": 1.5}, "num_envs is 1.5; expected a whole number"),
         ({"pool_seed": 0.5}, "pool_seed is 0.5; expected a whole number from 0 on"),
         ({"pool_seed": -1}, "pool_seed is -1; expected a whole number from 0 on"),
+        (
+            {"scenario": 3},
+            "scenario is 3; expected a name, as 'rlscaler scenarios' lists them, or a file's path as text",
+        ),
+        ({"scenario": []}, r"scenario is \[\]; expected a name"),
+        ({"actions": [1]}, r"action scheme \[1\] is unknown; expected one of step, headroom"),
         ({"hours": 15.0 / 3600.0}, "steps of the pool is 1"),
     ],
 )
