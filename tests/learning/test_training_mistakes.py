@@ -78,6 +78,12 @@ def test_settings_that_are_none_are_named(place: Path, content: Any, fragment: s
     assert not Path("never").exists()
 
 
+def test_settings_that_are_nowhere_are_told_in_words(place: Path) -> None:
+    told = [mistakes(run("train", *TINY, "--config", name)) for name in ("nowhere.json", ".")]
+    assert told[0] == ["error: nowhere.json: no such file; expected a JSON object of settings"]
+    assert told[1] == ["error: .: cannot be read (Is a directory); expected a JSON object of settings"]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_a_device_that_is_not_there_is_named(place: Path) -> None:
     (line,) = mistakes(run("train", *TINY, "--device", "cuda", "--run", "never"))

@@ -113,7 +113,11 @@ def read(
 def _file(config: type[Any], path: str | Path) -> dict[str, Any]:
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; expected a JSON object of settings") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); expected a JSON object of settings") from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds a {type(values).__name__}; expected an object of settings")
