@@ -387,6 +387,12 @@ def test_recorded_load_that_is_nowhere_is_asked_for(monkeypatch: pytest.MonkeyPa
     assert "name a folder of recorded load by --traces" in str(result.exception)
 
 
+def test_recorded_load_that_no_setting_meets_is_said_to_be_left_out() -> None:
+    """Whoever names a folder wants it met, and one that is not there would otherwise pass for one that is."""
+    told = ran(*TINY, "--seeds", "1", "--traces", "nowhere").stderr
+    assert "--traces nowhere is left out: --settings legacy meets no recorded load" in told
+
+
 def test_learners_and_rules_meet_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlscaler_training.benchmark_arenas.CLASSIC", ("steady", "spike"))
     small = {"evaluate_every": 16, "margins": (0.0,), "envs": 8, "episode": 30}

@@ -122,6 +122,8 @@ def benchmark(
         if traces is None:
             click.echo("recorded traces are left out; --traces FOLDER names some", err=True)
             asked = tuple(name for name in asked if name != "traces")
+    elif traces is not None:
+        click.echo(f"--traces {traces} is left out: --settings {settings} meets no recorded load", err=True)
     plan = runs.Plan(
         settings=asked,
         contenders=runs.checked(_names(only) or known, known, "--only"),
