@@ -82,6 +82,15 @@ def test_the_policy_that_is_shipped_passes() -> None:
     assert re.fullmatch(r"6,144 decisions on .* 0% of them by the rule; of the learned policy alone, [1-9]\d?%", told)
 
 
+def test_the_network_that_stands_beside_rules_is_compared_too() -> None:
+    """Though it has only a say: it is what was trained."""
+    (agreement,) = [
+        check for check in verified(artifact_path("default"), scores=False).checks if check.name == "agreement"
+    ]
+    assert agreement.passed is True
+    assert "100,000 observations" in agreement.told
+
+
 def test_inspect_verifies_a_run(folder: Path) -> None:
     result = run("inspect", "runs/q-learning-1", "--verify")
     assert result.exit_code == 0, result.output

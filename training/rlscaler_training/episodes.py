@@ -17,6 +17,7 @@ from rlscaler.mlp import LARGEST_CORRECTION, MlpPolicy
 from rlscaler.observation import HIGH, LOW, NAMES, observe
 from rlscaler.policies import from_artifact
 from rlscaler.policy import View
+from rlscaler.tenured import Tenured
 from rlscaler_sim.batch import Batch
 from rlscaler_sim.legacy_policy import NAMES as LEGACY_NAMES
 from rlscaler_sim.legacy_policy import STEPS, LegacyPolicy
@@ -118,8 +119,9 @@ def agreed(world: Pools | Legacy, made: Artifact, episode: int, seed: int) -> Ag
 
 def sampled(made: Artifact, seed: int = 0) -> Agreement | None:
     """Return how they answer observations drawn evenly from the range that the artifact was trained in; None without a
-    network."""
+    network. Of one that earns its say beside rules, the network alone is asked."""
     policy = from_artifact(made)
+    policy = policy.learned if isinstance(policy, Tenured) else policy
     if (net := network(policy)) is None or not isinstance(policy, (MlpPolicy, BranchingPolicy)):
         return None
     rng = np.random.default_rng(seed)
