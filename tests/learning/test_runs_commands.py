@@ -12,7 +12,7 @@ from click.testing import Result
 from command_line import install, mistakes, run
 from rlscaler.errors import UserError
 from rlscaler_training import run_record
-from rlscaler_training.run_compare import Difference, difference, settings_table
+from rlscaler_training.run_compare import LOADS, Difference, difference, settings_table, student
 from rlscaler_training.run_record import at_work, is_held
 from rlscaler_training.run_table import COLUMNS, LEAST_TELLING, duration, fitting, large
 from rlscaler_training.trials import Trials
@@ -210,6 +210,66 @@ def test_a_difference_that_always_points_one_way_is_told() -> None:
     assert found.ahead == 6
     assert -0.12 <= found.low < found.mean < found.high <= -0.1
     assert found.words().startswith("one is better than other by 0.1")
+
+
+def alike(runs: int, rng: np.random.Generator) -> Trials:
+    """Return trials of runs that no draw tells apart but by chance."""
+    scores = 2.0 + rng.normal(0.0, 0.1, (runs, 10, 1)) + rng.normal(0.0, 0.1, (runs, 10, 2))
+    return Trials(tuple(f"run-{i}" for i in range(runs)), LOADS, scores, scores, scores, [])
+
+
+@pytest.mark.parametrize(
+    ("n", "level", "quantile"), [(2, 0.95, 12.7062), (6, 0.95, 2.5706), (10, 0.95, 2.2622), (10, 0.999, 4.7809)]
+)
+def test_an_interval_is_students(n: int, level: float, quantile: float) -> None:
+    """Quantiles as the tables have them."""
+    values = np.arange(n) - 3.0
+    mean, low, high = student(values, level)
+    assert mean == values.mean()
+    assert (high - mean) * np.sqrt(n) / values.std(ddof=1) == pytest.approx(quantile, rel=1e-3)
+    assert mean - low == pytest.approx(high - mean)
+
+
+def test_two_that_are_alike_are_seldom_told_apart() -> None:
+    """In 5 % of comparisons at the most, as the interval says of itself."""
+    rng = np.random.default_rng(2)
+    told = [difference(alike(2, rng), "run-0", "run-1").better is not None for _ in range(400)]
+    assert np.mean(told) < 0.07
+
+
+def test_the_best_of_many_that_are_alike_is_seldom_called_better() -> None:
+    """It was chosen by the very draws that it is judged on."""
+    rng = np.random.default_rng(5)
+    called = {1: 0, 45: 0}
+    for _ in range(60):
+        found = alike(10, rng)
+        first, *others = sorted(found.names, key=found.mean)
+        for pairs in called:
+            called[pairs] += any(difference(found, first, other, pairs=pairs).better for other in others)
+    assert called[1] > 30
+    assert called[45] <= 6
+
+
+@pytest.mark.parametrize("runs", [2, 3])
+def test_intervals_of_several_hold_for_all_pairs_together(
+    root: Path, tmp_path: Path, runs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the text says so."""
+    folders = [shutil.copytree(root / "q-0", tmp_path / f"run-{i}") for i in range(runs)]
+    found = alike(runs, np.random.default_rng(0))
+    reference = Trials(
+        (*found.names, "hpa-tuned", "clairvoyant"),
+        LOADS,
+        *[np.concatenate([found.scores, np.ones((2, 10, 2))])] * 3,
+        [],
+    )
+    monkeypatch.setattr("rlscaler_training.trials.tried", lambda *_, **__: reference)
+    told = json.loads(succeeded(run("compare", *map(str, folders), "--json")).stdout)["differences"]
+    for each in told:
+        alone = difference(reference, each["one"], each["other"])
+        assert (each["low"] < alone.low and each["high"] > alone.high) == (runs > 2)
+    said = " ".join(succeeded(run("compare", *map(str, folders), "-q")).stdout.split())
+    assert ("for all 3 pairs together, as the first is the best on these very draws" in said) == (runs > 2)
 
 
 @pytest.mark.parametrize(("sign", "better", "worse"), [(-1.0, "one", "other"), (1.0, "other", "one")])

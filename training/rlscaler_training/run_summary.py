@@ -143,7 +143,7 @@ def verdict(found: Summary) -> tuple[str, str, str]:
     apart = difference(trials, best, REFERENCE)
     why = (
         f"Mean score {trials.mean(best):.3f} over the classic patterns against {trials.mean(REFERENCE):.3f}: "
-        f"{apart.mean:+.3f} [{apart.low:+.3f}, {apart.high:+.3f}], a {100 * LEVEL:.0f} % bootstrap interval. The "
+        f"{apart.mean:+.3f} [{apart.low:+.3f}, {apart.high:+.3f}], a {100 * LEVEL:.0f} % interval. The "
         f"clairvoyant, who knows the load beforehand, has {trials.mean(CLAIRVOYANT):.3f}."
     )
     if (count := len(found.candidates)) > 1:
