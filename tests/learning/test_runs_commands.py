@@ -257,12 +257,8 @@ def test_intervals_of_several_hold_for_all_pairs_together(
     """And the text says so."""
     folders = [shutil.copytree(root / "q-0", tmp_path / f"run-{i}") for i in range(runs)]
     found = alike(runs, np.random.default_rng(0))
-    reference = Trials(
-        (*found.names, "hpa-tuned", "clairvoyant"),
-        LOADS,
-        *[np.concatenate([found.scores, np.ones((2, 10, 2))])] * 3,
-        [],
-    )
+    scores = np.concatenate([found.scores, np.ones((2, 10, 2))])
+    reference = Trials((*found.names, "hpa-tuned", "clairvoyant"), LOADS, scores, scores, scores, [])
     monkeypatch.setattr("rlscaler_training.trials.tried", lambda *_, **__: reference)
     told = json.loads(succeeded(run("compare", *map(str, folders), "--json")).stdout)["differences"]
     for each in told:
