@@ -110,6 +110,9 @@ def noise_fit(recording: Recording, window: float | None = None, seed: int = 0) 
     low, high = (float(each) for each in np.quantile(drawn, (0.025, 0.975)))
     low, high = max(min(low, least_fano) - BLUR * least, 0.0), max(high, most_fano) + BLUR * least
     if value < 0.25 or high > 5.0 * value:
+        if jitter <= 0.002:
+            return unknown("the scatter from one reading to the next does not grow with the load, or the load hardly "
+                           "changes, so that noise of counts cannot be told from movements")  # fmt: skip
         return unknown(f"the load moves by {100.0 * jitter:.2g} % from one reading to the next, beside which noise of "
                        "counts cannot be seen")  # fmt: skip
     also = f", beside a jitter of {100.0 * jitter:.2g} % of the load" if jitter > 0.002 else ""

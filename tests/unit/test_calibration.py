@@ -164,6 +164,15 @@ def test_a_short_past_has_no_seasons() -> None:
     assert "three of each weekday" in fit.week.why
 
 
+def test_a_load_that_hardly_changes_is_not_said_to_move() -> None:
+    """Its noise is in all that is seen of it, but nothing tells it from movements that are as large at any load."""
+    counts = np.random.default_rng(0).poisson(250.0 * INTERVAL, 2880)
+    found = calibration_load.noise_fit(course(counts / INTERVAL))
+    assert found.value is None
+    assert "moves by 0 %" not in found.why
+    assert "the load hardly changes" in found.why
+
+
 def test_the_noise_of_counts_is_told() -> None:
     rng = np.random.default_rng(3)
     covered = []
