@@ -391,7 +391,7 @@ def test_what_a_command_states_is_what_is_trained_in(tmp_path: Path, monkeypatch
     ("arguments", "message"),
     [
         (["q-learning", "--worlds", "random"], "--worlds random: expected standard, randomised, or a FILE.json"),
-        (["q-learning", "--worlds", "none.json"], "none.json: cannot be read as JSON"),
+        (["q-learning", "--worlds", "none.json"], "none.json: no such file; expected a JSON object of settings"),
         (["q-learning", "--validate", "shop"], "--validate is given without --traces"),
         (["offline", "--worlds", "randomised", "--decisions", __file__], "--worlds randomised: offline learns from a"),
     ],

@@ -94,7 +94,7 @@ def test_a_mistake_in_the_file_is_named(tmp_path: Path, content: Any, message: s
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     """With the path."""
-    with pytest.raises(UserError, match=r"none\.json: cannot be read"):
+    with pytest.raises(UserError, match=r"none\.json: no such file; expected a JSON object of settings$"):
         read(Config, tmp_path / "none.json", {})
 
 
