@@ -140,10 +140,11 @@ def test_what_told_candidates_apart_most_is_remembered() -> None:
 
 
 def test_replicas_are_kept_for_minutes_while_nothing_is_known() -> None:
-    """The first dip lowers nothing at once, one after hours does."""
+    """The first dip lowers nothing at once, one after hours does, where that load moved: else patience was for free."""
     dip = np.full((8, 1), 60.0)
-    early = run(Tenure(**TUNED), np.concatenate([np.full((4, 1), 200.0), dip]))
-    late = run(Tenure(**TUNED), np.concatenate([np.full((3 * HOUR, 1), 200.0), dip]))
+    steady = 200.0 * (1.0 + 0.03 * np.random.default_rng(1).standard_normal((3 * HOUR, 1)))
+    early = run(Tenure(**TUNED), np.concatenate([steady[:4], dip]))
+    late = run(Tenure(**TUNED), np.concatenate([steady, dip]))
     assert early[4:, 0].min() == early[3, 0]
     assert late[-1, 0] < 0.7 * late[3 * HOUR - 1, 0]
 

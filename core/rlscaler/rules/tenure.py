@@ -19,15 +19,18 @@ from rlscaler.rules.parameters import Parameter, check
 
 HEADROOM = ("peak", "latest", "cheap", "quarter", "yesterday", "root")
 """Constants of the own-history rule that make its headroom."""
-LADDER = ((0.7, (15.0, 60.0, 300.0)), (0.85, (15.0, 60.0)), (1.0, (15.0, 60.0, 300.0)), (1.25, (15.0, 60.0)))
-"""Shares of the tuned headroom of the own-history rules that are candidates, each with its seconds of patience."""
+LADDER = ((0.4, 900.0), (0.7, 300.0), (0.7, 15.0), (0.85, 15.0), (1.0, 15.0), (1.25, 15.0), (1.25, 60.0))
+"""Shares of the tuned headroom of the own-history rules that are candidates, each with its seconds of patience.
+
+Bursts that come again within minutes are served cheapest by what the last one needed, kept; so the patient ones have
+little headroom.
+"""
 LEARNED = 0.4
 """Share of the say that learned policies have together before anything is known."""
 CAUTION = 5.0
 """Start-ups for which replicas are kept while nothing is known: at a minute each, what HPA's default keeps them for."""
 HPAS, TOLERANCE = ((0.7, 300.0), (0.8, 60.0)), 0.05
 """Targets with seconds of stabilisation, and the tolerance, of the HPAs that are candidates."""
-_RUNGS = [(share, hold) for share, holds in LADDER for hold in holds]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,14 +67,14 @@ class Tenure:
         more = [
             {name: np.multiply(value, share if name in HEADROOM else 1.0) for name, value in common.items()}
             | {"hold": hold}
-            for share, hold in _RUNGS
+            for share, hold in LADDER
         ]
         hpas = [{"target": target, "tolerance": TOLERANCE, "hold": hold} for target, hold in HPAS]
         rules, learned = len(more) + len(hpas), len(self.others)
         self.hedge = Hedge(
             [Family(Growth, more), Family(Hpa, hpas)],
             self.others,
-            spare=_RUNGS.index((1.0, 15.0)),
+            spare=LADDER.index((1.0, 15.0)),
             rate=self.rate,
             half_life=self.half_life,
             doubt=self.doubt,
@@ -82,7 +85,7 @@ class Tenure:
     @property
     def candidates(self) -> tuple[tuple[str, str], ...]:
         """The candidates in their order: each one's kind (the name of its rule, or "learned"), and itself in words."""
-        growths = [f"growth-quantile x{share:g} held {hold:g}s" for share, hold in _RUNGS]
+        growths = [f"growth-quantile x{share:g} held {hold:g}s" for share, hold in LADDER]
         hpas = [f"hpa at {100.0 * target:g}% held {hold:g}s" for target, hold in HPAS]
         alone = len(self.others) == 1
         learned = ["learned policy" if alone else f"learned policy {other.name}" for other in self.others]
