@@ -13,9 +13,10 @@ import numpy as np
 from rlscaler.policy import Proposal
 from rlscaler.resource_objects import Spec
 from rlscaler.served import answers_of
-from rlscaler_operator.deciding import Decider, Served
+from rlscaler_operator.deciding import Decider
 from rlscaler_operator.inference import Reply, Servers
 from rlscaler_operator.model import Key, Note, Readings, Target
+from rlscaler_operator.proposals import Served
 from rlscaler_operator.telemetry import Telemetry
 
 ASKED_SHARE = 0.5

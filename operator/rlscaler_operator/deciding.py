@@ -16,12 +16,10 @@ import numpy as np
 
 from rlscaler import Autoscaler
 from rlscaler.custom_resource import Resource, to_settings
-from rlscaler.decisions import Decisions
 from rlscaler.history import RING
 from rlscaler.memory import condensed
 from rlscaler.policies import SPARE_RULE, load_policy
-from rlscaler.policy import Policy, Proposal, View
-from rlscaler.reasons import Reason
+from rlscaler.policy import Policy, View
 from rlscaler.rows import taken
 from rlscaler.served import Rows, rows_of
 from rlscaler.served import joined as joined_rows
@@ -34,20 +32,12 @@ from rlscaler_operator.comparison import Comparison
 from rlscaler_operator.estimating import Estimates, moved, ratio_of
 from rlscaler_operator.model import Decision, Key, PolicyInUse, Readings, Target
 from rlscaler_operator.pools import Pool, breadth_of
+from rlscaler_operator.proposals import Served, with_bounds, with_served
 from rlscaler_operator.recording import Recorder
 
 _LEARNED = "learned"
 _KEPT = ("history", "guard", "rule")
 log = logging.getLogger("rlscaler.deciding")
-
-
-class Served(NamedTuple):
-    """What an inference server proposes for one workload, and by which policy; see `rlscaler.served.Answers`."""
-
-    replicas: float
-    patience: float
-    trained: bool
-    policy: str
 
 
 class Admission(NamedTuple):
@@ -278,7 +268,7 @@ class Decider:
         proposal, error = pool.proposed(view, rows, self._timer)
         elsewhere = np.array([key in served for key in keys])
         if elsewhere.any():
-            proposal = _with_served(proposal, elsewhere, [served.get(key) for key in keys])
+            proposal = with_served(proposal, elsewhere, [served.get(key) for key in keys])
         made = pool.scaler.settle(view, proposal, rows)
         if live:
             self._compare(pool, keys, view)
@@ -293,7 +283,7 @@ class Decider:
         factor = pool.overstated(rows, made)
         reasons = made.reasons
         if isinstance(pool.policy, Tenured):
-            reasons = np.where(elsewhere, reasons, _with_bounds(made, settings))
+            reasons = np.where(elsewhere, reasons, with_bounds(made, settings))
         return {
             key: Decision(
                 time=float(made.time[i]),
@@ -453,37 +443,3 @@ def _lived(scaler: Autoscaler, row: int) -> dict[int, float]:
     """Return the loads that are remembered of a row, by the slot of its interval."""
     slots, values = scaler.samples([row], scaler.slots([row]) - RING, RING)
     return dict(zip(slots[0].tolist(), values[0].tolist(), strict=True))
-
-
-def _with_served(proposal: Proposal, elsewhere: np.ndarray, served: Sequence[Served | None]) -> Proposal:
-    """Return the proposal with that of a server where there is one. elsewhere: where, (N,) bool."""
-
-    def mixed(values: Any, name: str, otherwise: Any) -> np.ndarray:
-        own = np.full(len(served), otherwise) if values is None else np.asarray(values)
-        theirs = [otherwise if each is None else getattr(each, name) for each in served]
-        return np.where(elsewhere, np.array(theirs, own.dtype), own)
-
-    def only_own(values: Any) -> np.ndarray | None:
-        return None if values is None else np.where(elsewhere, np.zeros_like(values), values)
-
-    return Proposal(
-        replicas=mixed(proposal.replicas, "replicas", np.nan),
-        patience=mixed(proposal.patience, "patience", 0.0),
-        trained=mixed(proposal.trained, "trained", True),
-        reasons=only_own(proposal.reasons),
-        tolerated=only_own(proposal.tolerated),
-        relative=proposal.relative,
-    )
-
-
-def _with_bounds(made: Decisions, settings: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the reasons, and that a bound holds where the decision and the mean of all orders stand at it.
-
-    Candidates order within the bounds, so that nothing is left for the guard to say of them. That more or fewer would
-    be wanted is told by the rule's recommendation, which knows no bounds.
-    """
-    least, most = settings["min_replicas"], settings["max_replicas"]
-    few = (made.replicas == least) & (made.proposal <= least * (1.0 + 1e-9)) & (np.ceil(made.recommendation) < least)
-    many = (made.replicas == most) & (made.proposal >= most * (1.0 - 1e-9)) & (made.recommendation > most)
-    bits = np.where(few, made.reasons | int(Reason.TooFewReplicas), made.reasons)
-    return np.where(many, bits | int(Reason.TooManyReplicas), bits)

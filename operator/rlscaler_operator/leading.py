@@ -16,12 +16,13 @@ from rlscaler_operator import accounts
 from rlscaler_operator.asking import Asking, Question
 from rlscaler_operator.clock import Clock
 from rlscaler_operator.collecting import Collector
-from rlscaler_operator.deciding import Admission, Decider, Served
+from rlscaler_operator.deciding import Admission, Decider
 from rlscaler_operator.fleet import Fleet
 from rlscaler_operator.inference import Reply, Servers
 from rlscaler_operator.ledger import Ledger, chosen
 from rlscaler_operator.model import Key, Note, PolicyInUse, Readings, Target, Workload
 from rlscaler_operator.policy_store import PolicyStore
+from rlscaler_operator.proposals import Served
 from rlscaler_operator.queries import Group, group_of, load_of
 from rlscaler_operator.reporting import Reporter
 from rlscaler_operator.roster import Roster
