@@ -85,7 +85,12 @@ def backtest(
         load, seen, counts = arrived(past, settings)
         notes = list(past.notes)
     notes += [*dry_run.beyond_bounds(load, settings), *_impossible(load, counts, settings)]
-    beside, start = ([], None) if counts is None else ([repeated(counts, settings)], first_known(counts, settings))
+    beside, start = [], None
+    if counts is not None:
+        there = np.asarray(load.known.reshape(len(counts), -1).all(axis=1))
+        if seen is not None:
+            there = there & np.isfinite(seen[0])
+        beside, start = [repeated(counts, there, settings)], first_known(counts, settings)
 
     def outcome(factor: float, quiet: bool, startup: float | None = None) -> Outcome:
         really = replace(config, capacity_per_replica=factor * float(config.capacity_per_replica),
@@ -126,13 +131,14 @@ def arrived(past: Past, settings: Settings) -> tuple[Load, np.ndarray, np.ndarra
     """Return the load that must have arrived for these readings, the readings (1, T), and the replicas at each step.
 
     What is read at a moment arrived in the interval that ended one lag earlier; so the last readings only tell of
-    load, and no decision is made on them.
+    load, and no decision is made on them. In a gap it is the lower of its two ends: a backlog that nobody saw
+    begin would be late after the gap, whoever decides.
     """
     interval = float(settings.interval)
     late = 1 + round(float(settings.lag) / interval)
     steps = len(past.times) - late
     known = np.isfinite(past.load)
-    filled = np.interp(past.times, past.times[known], past.load[known])[late:]
+    filled = np.minimum(*_beside(past.load))[late:]
     per = max(1, round(interval / 3.0))
     there = np.repeat(known[late:], per)
     load = Load(past.name, interval / per, np.repeat(filled, per).astype(np.float32), there, there.copy(),
@@ -141,15 +147,28 @@ def arrived(past: Past, settings: Settings) -> tuple[Load, np.ndarray, np.ndarra
     return load, past.load[None, :steps], counts
 
 
-def repeated(counts: np.ndarray, settings: Settings) -> Entrant:
-    """Return the contender that asks for the recorded replicas: (T,), NaN = as before."""
-    known = np.flatnonzero(np.isfinite(counts))
-    place = np.clip(np.searchsorted(known, np.arange(len(counts)), side="right") - 1, 0, None)
-    orders = np.rint(counts[known[place]]).astype(np.int32)
+def repeated(counts: np.ndarray, seen: np.ndarray, settings: Settings) -> Entrant:
+    """Return the contender that asks for the recorded replicas: (T,), NaN = as before.
+
+    seen: (T,) whether the load is known, and read. Where it is not, and no replicas either, nobody knows when those of
+    after the gap were asked for: they are there in time.
+    """
+    before, after = _beside(counts)
+    asked = np.where(np.isnan(counts) & ~seen, np.maximum(before, after), before)
+    orders = np.rint(asked).astype(np.int32)
     bare = replace(settings, behavior=None, floor=False, flap_budget=np.inf, holds=False,
                    min_replicas=min(int(settings.min_replicas), int(orders.min())),
                    max_replicas=max(int(settings.max_replicas), int(orders.max())))  # fmt: skip
     return Entrant(RECORDED, Schedule(orders[None, :], RECORDED), bare)
+
+
+def _beside(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the last and the next known value (T,) at each place, itself where it is known; one at least is."""
+    known = np.flatnonzero(np.isfinite(values))
+    place = np.arange(len(values))
+    before = np.clip(np.searchsorted(known, place, side="right") - 1, 0, None)
+    after = np.clip(np.searchsorted(known, place), None, len(known) - 1)
+    return values[known[before]], values[known[after]]
 
 
 def first_known(counts: np.ndarray, settings: Settings) -> np.ndarray:

@@ -91,6 +91,18 @@ def test_a_gap_of_the_record_makes_no_month_cheaper() -> None:
     assert bills["recorded"]["month"] == pytest.approx(20.0 * 720, rel=1e-6)
 
 
+@pytest.mark.parametrize("lost", [(True, True), (True, False)], ids=["of both", "of the load"])
+def test_what_was_done_then_pays_for_nothing_that_nobody_saw(lost: tuple[bool, bool]) -> None:
+    """The load rises tenfold in a gap, and replicas with it: when, nobody knows, so it is not held against them."""
+    gap = range(300, 500)
+    load = [None if i in gap else (100.0 if i < 300 else 1000.0) for i in range(1000)]
+    counts = [None if lost[1] and i in gap else (5 if i < 480 else 40) for i in range(1000)]
+    found = told("--trace", written("load.csv", load), "--replicas", written("replicas.csv", counts))
+    recorded = next(c for c in found["contenders"] if c["name"] == "recorded")
+    assert recorded["violation_share"] < 1e-6
+    assert recorded["replica_hours"] == pytest.approx((300 * 5 + 498 * 40) * INTERVAL / 3600.0, rel=0.01)
+
+
 def test_the_sentence_on_what_was_done_then_has_the_digits_of_the_table() -> None:
     """Over two hours, replica-hours differ in their decimals: 'fewer (10 for 10)' would say nothing."""
     load = written("load.csv", wave(480, INTERVAL) / 4.0)
