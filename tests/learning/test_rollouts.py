@@ -150,6 +150,28 @@ def test_chunks_of_other_processes_are_those_of_this_one() -> None:
 
 
 @pytest.mark.usefixtures("cluster")
+def test_an_answer_that_is_seen_late_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two answers of one worker the second may be seen first; the chunks come as they were made."""
+    wait = ray.wait
+
+    def newest(calls: list[Any], *, num_returns: int, timeout: float) -> tuple[list[Any], list[Any]]:
+        ready, others = wait(calls, num_returns=len(calls), timeout=30.0)
+        return ready[-num_returns:], [*ready[:-num_returns], *others]
+
+    with Local(Making(), workers=1) as source:
+        source.publish([0.5])
+        wanted = [source.next().data for _ in range(6)]
+    with rollouts_ray.Remote(Making(), 1, limit=0, timeout=250.0) as there:
+        there.publish([0.5])
+        monkeypatch.setattr(ray, "wait", newest)
+        found = [there.next() for _ in range(6)]
+        monkeypatch.undo()
+    assert [chunk.number for chunk in found] == list(range(6))
+    for chunk, data in zip(found, wanted, strict=True):
+        assert (steps(chunk.data) == steps(data)).all()
+
+
+@pytest.mark.usefixtures("cluster")
 def test_old_chunks_are_dropped_and_counted() -> None:
     """Calls under way when weights are published are of the version before; beyond the limit they are not given."""
     with rollouts_ray.Remote(Making(), 1, limit=0, timeout=250.0) as there:

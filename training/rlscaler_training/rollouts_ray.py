@@ -126,7 +126,7 @@ class Remote:
         return self.version
 
     def _mine(self, number: int) -> list[Any]:
-        """Return the calls of an actor that are under way."""
+        """Return the calls of an actor that are under way, the first one first."""
         return [reference for reference, call in self._calls.items() if call.worker == number]
 
     def _fill(self, number: int) -> None:
@@ -159,7 +159,9 @@ class Remote:
                     self.glance()
                     self._replace_silent()
                     continue
-                if (found := self._taken(ready[0])) is not None:
+                # An actor works in the order of its calls, but a later answer may be seen first.
+                first = self._mine(self._calls[ready[0]].worker)[0]
+                if (found := self._taken(first)) is not None:
                     return found
         finally:
             self.counts.waited += time.monotonic() - begun
