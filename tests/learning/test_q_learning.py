@@ -491,7 +491,7 @@ MISTAKES = {
     ),
     "no such field": ({"bins": {"weather": [1]}}, [], ["bins", "weather", "expected fields of the observation"]),
     "no object": ([1], [], ["config.json: holds a list", "expected an object"]),
-    "no such file": (None, [], ["config.json: cannot be read"]),
+    "no such file": (None, [], ["config.json: no such file", "expected a JSON object"]),
     "no such scenario": ({}, ["--scenario", "spikes"], ["'spikes'", "did you mean 'spike'"]),
     "a folder that holds a run": ({}, ["--run", "taken"], ["taken holds a run; go on with it by --resume taken"]),
     "a device that is not there": ({}, ["--device", "gpu"], ["--device 'gpu' is unknown", "cpu, cuda, mps"]),
