@@ -41,10 +41,10 @@ class ProfileError(UserError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """One figure: value with its 95 % interval; None, all three, where the data cannot tell it.
+    """One figure: value with its 95 % interval; None, all three, where nothing tells it.
 
-    told: learned from the data, stated in the resource, or unknown. why: from what it is known, or why it is not; a
-    sentence without a full stop.
+    told: learned from the data, stated in the resource (low and high are the value then), or unknown. why: from what it
+    is known, or why it is not; a sentence without a full stop.
     """
 
     value: float | None
@@ -57,6 +57,13 @@ class Estimate:
     def known(self) -> bool:
         """Tell whether there is a value."""
         return self.value is not None
+
+
+def stated(found: Estimate, value: float | None) -> Estimate:
+    """Return the estimate, or, where that is unknown, what the resource states, if it does."""
+    if found.known or value is None:
+        return found
+    return Estimate(value, value, value, "stated", f"the resource states it; {found.why}")
 
 
 def unknown(why: str) -> Estimate:

@@ -92,6 +92,8 @@ def calibrate(
     else:
         raise UserError("where is the past? name one of --prometheus URL, --config FILE and --load FILE.csv")
     filled = _manifest(found.profile, resource, str(file)) if manifest is not None else None
+    if resource is not None:
+        found = _with_stated(found, resource)
     profile = found.profile
     if output:
         from rlscaler import profile as profiles
@@ -178,6 +180,16 @@ def _from_files(resource: "Resource | None", given: Mapping[str, str], interval:
     if resource is not None:
         past = replace(past, name=resource.key)
     return calibrating.calibrate(past, recording, ", ".join(Path(path).name for path in given.values()), _version())
+
+
+def _with_stated(found: "Calibration", resource: "Resource") -> "Calibration":
+    """Return what was found, and what the resource states where the data tell nothing."""
+    from rlscaler import profile as profiles
+
+    known, profile = resource.spec.capacity, found.profile
+    capacity, startup = (profiles.stated(profile.capacity, known.per_replica),
+                         profiles.stated(profile.startup, known.startup))  # fmt: skip
+    return replace(found, profile=replace(profile, capacity=capacity, startup=startup))
 
 
 def _manifest(profile: "Profile", resource: "Resource | None", file: str) -> str:

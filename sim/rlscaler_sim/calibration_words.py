@@ -50,9 +50,11 @@ def headline(profile: Profile) -> tuple[str, str]:
     capacity, startup = profile.capacity, profile.startup
     if capacity.value is None or capacity.low is None or capacity.high is None:
         return f"What a replica serves cannot be told: {capacity.why}.", "lost"
+    if capacity.told == "stated":
+        return f"What a replica serves is taken as stated, {rate(capacity.value)} requests/s: {capacity.why}.", "even"
     text = (f"A replica serves {rate(capacity.value)} requests/s at full use, {rate(capacity.low)} to "
             f"{rate(capacity.high)} with 95 % certainty")  # fmt: skip
-    if startup.value is None or startup.low is None or startup.high is None:
+    if startup.told != "learned" or startup.value is None or startup.low is None or startup.high is None:
         return f"{text}; how long it takes to start cannot be told.", "even"
     return (f"{text}, and starts in {short(startup.value)}, {short(startup.low)} to {short(startup.high)}.", "won")
 
@@ -86,4 +88,6 @@ def _part(value: float) -> str:
 def _row(name: str, found: Estimate, text: Callable[[float], str], unit: str = "") -> Row:
     if found.value is None or found.low is None or found.high is None:
         return Row(name, "unknown", "", found.why)
+    if found.told == "stated":
+        return Row(name, text(found.value) + unit, "", found.why)
     return Row(name, text(found.value) + unit, f"{text(found.low)} to {text(found.high)}{unit}", found.why)

@@ -7,7 +7,7 @@ import numpy as np
 from rlscaler import profile as profiles
 from rlscaler.custom_resource import Resource
 from rlscaler.errors import UserError
-from rlscaler.profile import Profile, Recording
+from rlscaler.profile import Estimate, Profile, Recording
 from rlscaler_sim.recorded import Past, checked
 from rlscaler_sim.scenarios import Scenario
 from rlscaler_sim.trace import Trace
@@ -19,25 +19,30 @@ LEAST_NOISE = 1.0
 def with_profile(resource: Resource, path: str) -> tuple[Resource, Profile]:
     """Return the resource with the capacity and the start-up of a profile's file, and the profile.
 
-    What the profile cannot tell stays as the resource states it. Raises UserError where neither tells a capacity.
+    What was not learned stays as the resource states it, and is as it was stated to the calibration where this one
+    leaves it out. Raises UserError where neither tells a capacity.
     """
     profile = profiles.read(path)
     known = resource.spec.capacity
-    per_replica = profile.capacity.value if profile.capacity.known else known.per_replica
+    per_replica = _chosen(profile.capacity, known.per_replica)
     if per_replica is None:
         raise UserError(
             f"{path}: tells no capacity ({profile.capacity.why}), and spec.capacity.perReplica of {resource.key} is "
             "left out; state it"
         )
-    startup = profile.startup.value if profile.startup.known else known.startup
+    startup = _chosen(profile.startup, known.startup)
     spec = replace(resource.spec, capacity=replace(known, per_replica=per_replica, startup=startup))
     return replace(resource, manifest=replace(resource.manifest, spec=spec)), profile
 
 
+def _chosen(found: Estimate, stated: float | None) -> float | None:
+    return stated if found.told != "learned" and stated is not None else found.value
+
+
 def capacity_factors(profile: Profile) -> tuple[float, ...]:
-    """Return the ends of the capacity's interval over its value; none where it is unknown."""
+    """Return the ends of the capacity's interval over its value; none where it was not learned."""
     found = profile.capacity
-    if found.value is None or found.low is None or found.high is None:
+    if found.told != "learned" or found.value is None or found.low is None or found.high is None:
         return ()
     return (found.low / found.value, found.high / found.value)
 

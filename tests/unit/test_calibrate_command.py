@@ -79,6 +79,29 @@ def test_what_cannot_be_told_is_said_and_why() -> None:
     assert any("no utilization is named" in note for note in told["notes"])
 
 
+def test_what_the_resource_states_stands_in_for_what_the_data_cannot_tell() -> None:
+    result = run("calibrate", "-f", WEB, "--load", "load.csv", "--output", "stated.json")
+    assert result.exit_code == 0, result.output
+    assert "What a replica serves is taken as stated, 50.0 requests/s: the resource states it; utilization is not" in (
+        " ".join(result.stdout.split())
+    )
+    told = json.loads(Path("stated.json").read_text())
+    for name, value in (("capacity", 50.0), ("startup", 60.0)):
+        assert {told[name][key] for key in ("value", "low", "high")} == {value}
+        assert told[name]["told"] == "stated"
+    (resource,) = load_resources(WEB)
+    same, profile = profiled.with_profile(resource, "stated.json")
+    assert same.spec.capacity == resource.spec.capacity
+    assert (profiled.capacity_factors(profile), profiled.startup_ends(profile)) == ((), ())
+    other = replace(resource.spec, capacity=replace(resource.spec.capacity, per_replica=80.0, startup=None))
+    changed, _ = profiled.with_profile(
+        replace(resource, manifest=replace(resource.manifest, spec=other)), "stated.json"
+    )
+    assert (changed.spec.capacity.per_replica, changed.spec.capacity.startup) == (80.0, 60.0), "stated anew, left out"
+    refused = mistakes(run("calibrate", "-f", WEB, "--load", "load.csv", "--manifest", "filled.yaml"))
+    assert "nothing is known to fill in" in " ".join(refused)
+
+
 def test_odd_data_are_named_and_left_out() -> None:
     use = USE.copy()
     use[:600] = np.nan

@@ -90,7 +90,7 @@ def own_past(profile: Profile, recording: Recording, seed: int = 0) -> OwnPast:
     capacity = profile.capacity.value
     if capacity is None:
         raise UserError(f"{profile.workload}: the profile does not know how many requests/s a replica serves "
-                        f"({profile.capacity.why}); state spec.capacity.perReplica and calibrate again")  # fmt: skip
+                        f"({profile.capacity.why}); calibrate -f FILE.yaml with spec.capacity.perReplica")  # fmt: skip
     if recording.interval > LONGEST:
         raise UserError(f"{profile.workload}: its readings are {duration_text(recording.interval)} apart; expected "
                         f"{duration_text(LONGEST)} or less")  # fmt: skip
