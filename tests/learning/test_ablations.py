@@ -27,21 +27,15 @@ from rlscaler_training import apg, blinding, export
 from rlscaler_training.blinding import HISTORY, PARTS, PROFILE, Blinded, blinded, pastless
 from rlscaler_training.corpus import MADE_UP, Corpus, corpus
 from rlscaler_training.learner import Outcome
+from three_families import FAMILIES, trace, write_traces
 
 SCRIPTS = str(Path(__file__).resolve().parents[2] / "scripts")
-FAMILIES = ("alpha", "beta", "gamma")
-
-
-def trace(name: str, seed: int, minutes: int = 120) -> Trace:
-    """Return hours of minutes of a load that swings and jumps."""
-    rng = np.random.default_rng(seed)
-    swing = 1.0 + 0.4 * np.sin(np.arange(minutes) / (10.0 + 7.0 * seed))
-    return Trace(name, 0.0, 60.0, 100.0 * swing * np.exp(np.cumsum(rng.normal(0.0, 0.02, minutes))))
+MINUTES = 120
 
 
 @pytest.fixture(scope="module")
 def small() -> Corpus:
-    traces = [trace(f"{name}_60s", seed) for seed, name in enumerate(FAMILIES[:2])]
+    traces = [trace(f"{name}_60s", seed, MINUTES) for seed, name in enumerate(FAMILIES[:2])]
     return corpus(traces, [[name] for name in FAMILIES[:2]], days=0.04, draws=1, made_up=1, seed=3)
 
 
@@ -186,12 +180,7 @@ def ablations() -> Iterator[ModuleType]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return a folder of three traces of three families, one for each fold."""
-    traces = tmp_path / "traces"
-    traces.mkdir()
-    for seed, name in enumerate(FAMILIES):
-        rows = [f"{60 * t},{rate:.3f}" for t, rate in enumerate(trace(name, seed).rates)]
-        (traces / f"{name}_60s.csv").write_text("\n".join(["t_s,rate", *rows]) + "\n")
-    return traces
+    return write_traces(tmp_path / "traces", MINUTES)
 
 
 def test_folds_never_train_on_what_they_are_scored_on(

@@ -19,24 +19,17 @@ from rlscaler.rules.growth import Growth
 from rlscaler.settings import compiled
 from rlscaler.tenured import Tenured
 from rlscaler_sim.contenders import standard_settings
-from rlscaler_sim.trace import Trace
 from rlscaler_training import apg, relaxation, rule_gradient
 from rlscaler_training.corpus import MADE_UP, Corpus, corpus
+from three_families import FAMILIES, trace, write_traces
 
 SCRIPTS = str(Path(__file__).resolve().parents[2] / "scripts")
-FAMILIES = ("alpha", "beta", "gamma")
-
-
-def trace(name: str, seed: int, minutes: int = 240) -> Trace:
-    """Return four hours of minutes of a load that swings and jumps."""
-    rng = np.random.default_rng(seed)
-    swing = 1.0 + 0.4 * np.sin(np.arange(minutes) / (10.0 + 7.0 * seed))
-    return Trace(name, 0.0, 60.0, 100.0 * swing * np.exp(np.cumsum(rng.normal(0.0, 0.02, minutes))))
+MINUTES = 240
 
 
 @pytest.fixture(scope="module")
 def small() -> Corpus:
-    traces = [trace(f"{name}_60s", seed) for seed, name in enumerate(FAMILIES)]
+    traces = [trace(f"{name}_60s", seed, MINUTES) for seed, name in enumerate(FAMILIES)]
     return corpus(traces, [[name] for name in FAMILIES], days=0.08, draws=1, made_up=2, seed=3)
 
 
@@ -64,7 +57,8 @@ def test_variants_mix_load_of_their_own_fold_alone() -> None:
     """Another fold's trace changes nothing about them."""
 
     def made(other: int) -> np.ndarray:
-        traces = [trace("alpha_60s", 0), trace("beta_60s", 1), trace("gamma_60s", other)]
+        seeds = {"alpha": 0, "beta": 1, "gamma": other}
+        traces = [trace(f"{name}_60s", seed, MINUTES) for name, seed in seeds.items()]
         found = corpus(traces, [["alpha", "beta"], ["gamma"]], days=0.08, draws=3, made_up=1, seed=3)
         return found.pool.rates[[name in ("alpha", "beta") for name in found.families]]
 
@@ -82,12 +76,7 @@ def default_policy() -> Iterator[ModuleType]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return a folder of three traces of three families."""
-    traces = tmp_path / "traces"
-    traces.mkdir()
-    for seed, name in enumerate(FAMILIES):
-        rows = [f"{60 * t},{rate:.3f}" for t, rate in enumerate(trace(name, seed).rates)]
-        (traces / f"{name}_60s.csv").write_text("\n".join(["t_s,rate", *rows]) + "\n")
-    return traces
+    return write_traces(tmp_path / "traces", MINUTES)
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from command_line import WEB, install, mistakes, run
+from command_line import WEB, mistakes, run, stand_in
+from job_queue import GAMMA, JOBS, ROOM, Queue, allowed, optimum, worth
 from rlscaler import Autoscaler
 from rlscaler.action import CORRECTIONS, HEADROOM
 from rlscaler.artifact import dumps, load, loads, save
@@ -16,7 +17,7 @@ from rlscaler.observation import HIGH, LOW, NAMES, observe
 from rlscaler.policies import from_artifact, load_policy
 from rlscaler.policy import View
 from rlscaler.table import Bins, TablePolicy
-from rlscaler_sim.batch import Batch, Transition
+from rlscaler_sim.batch import Batch
 from rlscaler_training import checkpoints, learner, q_learning, runs
 from rlscaler_training import loads as training_load
 from rlscaler_training.devices import Device
@@ -24,85 +25,6 @@ from rlscaler_training.learner import Progress, Score, StoppedError, Task
 from rlscaler_training.q_learning import Config
 
 # --- a queue whose optimum is known
-
-ARRIVING = np.array([0.45, 0.25, 0.3])
-"""Probabilities of 0, 1 and 2 jobs in a step."""
-WAGES = np.array([0.0, 1.0, 2.2])
-"""Cost of a step with 0, 1 and 2 servers."""
-ROOM = 5
-WAITING, LOST = 0.5, 6.0
-"""Cost of each job that waits, and of each for which there is no room."""
-GAMMA = 0.9
-
-
-def outcome(jobs: Any, servers: Any, arriving: Any) -> tuple[Any, Any]:
-    """Return the jobs after a step and its cost."""
-    left = np.maximum(jobs - servers, 0) + arriving
-    return np.minimum(left, ROOM), WAGES[servers] + WAITING * jobs + LOST * np.maximum(left - ROOM, 0)
-
-
-def allowed(jobs: Any) -> np.ndarray:
-    """Return which of 0, 1, 2 servers may be had, (..., 3): the second one only where two jobs wait."""
-    return np.stack([np.ones_like(jobs, bool), np.ones_like(jobs, bool), np.asarray(jobs) >= 2], axis=-1)
-
-
-JOBS = np.arange(ROOM + 1)
-
-
-def worth(policy: np.ndarray) -> np.ndarray:
-    """Return the discounted cost of a policy from each state, exactly."""
-    chain, cost = np.zeros((ROOM + 1, ROOM + 1)), np.zeros(ROOM + 1)
-    for arriving, probability in enumerate(ARRIVING):
-        after, paid = outcome(JOBS, policy, arriving)
-        chain[JOBS, after] += probability
-        cost += probability * paid
-    return np.asarray(np.linalg.solve(np.eye(ROOM + 1) - GAMMA * chain, cost))
-
-
-def optimum() -> tuple[np.ndarray, np.ndarray]:
-    """Return the least discounted costs and the best policy, by value iteration."""
-    value, costs = np.zeros(ROOM + 1), np.zeros((ROOM + 1, 3))
-    for _ in range(400):
-        costs = np.full((ROOM + 1, 3), np.inf)
-        for jobs in JOBS:
-            for servers in np.flatnonzero(allowed(jobs)):
-                costs[jobs, servers] = sum(
-                    p * (paid + GAMMA * value[after])
-                    for arriving, p in enumerate(ARRIVING)
-                    for after, paid in [outcome(jobs, servers, arriving)]
-                )
-        value = costs.min(axis=1)
-    return value, costs.argmin(axis=1)
-
-
-class Queue:
-    """The queue in the shape of a batch of environments; the observation's `backlog` is the number of jobs."""
-
-    def __init__(self, n: int, episode: int = 50) -> None:
-        self.n, self.episode = n, episode
-
-    def reset(self, seed: int) -> np.ndarray:
-        self.rng, self.age = np.random.default_rng(seed), 0
-        self.jobs = self.rng.integers(0, ROOM + 1, self.n)
-        return self._seen()
-
-    def _seen(self) -> np.ndarray:
-        seen = np.zeros((self.n, len(NAMES)), np.float32)
-        seen[:, NAMES.index("backlog")] = self.jobs
-        return seen
-
-    def mask(self) -> np.ndarray:
-        return allowed(self.jobs)
-
-    def step(self, actions: np.ndarray) -> Transition:
-        assert self.mask()[np.arange(self.n), actions].all(), "only what is allowed is done"
-        self.jobs, cost = outcome(self.jobs, actions, self.rng.choice(3, self.n, p=ARRIVING))
-        self.age += 1
-        last, cut = self._seen(), self.age == self.episode
-        if cut:
-            self.jobs, self.age = self.rng.integers(0, ROOM + 1, self.n), 0
-        zero = np.zeros(self.n)
-        return Transition(self._seen(), last, -cost, np.full(self.n, cut), cost, zero, actions)
 
 
 class Nothing:
@@ -125,7 +47,7 @@ PLAIN = Config(
 
 
 def learned(config: Config, seed: int = 0) -> q_learning.Result:
-    return q_learning.train(Queue(64), Nothing(64), Queue(64), config, seed)  # type: ignore[arg-type]
+    return q_learning.train(Queue(64, 50), Nothing(64), Queue(64, 50), config, seed)  # type: ignore[arg-type]
 
 
 def greedy(values: np.ndarray) -> np.ndarray:
@@ -188,7 +110,7 @@ def test_the_same_seed_learns_the_same_to_the_bit() -> None:
 def test_progress_is_told_at_every_step() -> None:
     told: list[Progress] = []
     config = replace(PLAIN, steps=100, evaluate_every=50, epsilon=0.5, epsilon_end=0.1, epsilon_share=0.5)
-    q_learning.train(Queue(4), Nothing(4), Queue(4), config, 0, told.append)  # type: ignore[arg-type]
+    q_learning.train(Queue(4, 50), Nothing(4), Queue(4, 50), config, 0, told.append)  # type: ignore[arg-type]
     assert [p.step for p in told] == list(range(101))
     assert [round(told[k].numbers["epsilon"], 6) for k in (0, 25, 50, 100)] == [0.5, 0.3, 0.1, 0.1]
     assert all(p.numbers["best"] <= p.numbers["score"] for p in told)
@@ -416,11 +338,8 @@ TINY = (
 
 
 @pytest.fixture
-def folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    installed = tmp_path_factory.mktemp("installed")
-    install(installed)
-    monkeypatch.syspath_prepend(str(installed))
-    monkeypatch.chdir(tmp_path)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    stand_in(tmp_path, monkeypatch)
     return tmp_path
 
 

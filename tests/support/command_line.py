@@ -25,10 +25,11 @@ def install(folder: Path) -> None:
 
 
 def stand_in(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """Stand in a folder, with the project's commands installed in one below it."""
-    (folder / "installed").mkdir()
-    install(folder / "installed")
-    patch.syspath_prepend(str(folder / "installed"))
+    """Stand in a folder, with the project's commands installed in another beside it."""
+    installed = folder.with_name(f"{folder.name}-installed")
+    installed.mkdir()
+    install(installed)
+    patch.syspath_prepend(str(installed))
     patch.chdir(folder)
 
 

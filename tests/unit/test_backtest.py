@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from command_line import WEB, install, mistakes, run
+from command_line import WEB, mistakes, run, stand_in
 from rlscaler.custom_resource import load_resources
 from rlscaler_sim import backtest, dry_run
 from rlscaler_sim.dry_run import found_scenario
@@ -25,11 +25,7 @@ INTERVAL = 15.0
 
 @pytest.fixture(autouse=True)
 def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "installed"
-    folder.mkdir()
-    install(folder)
-    monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.chdir(tmp_path)
+    stand_in(tmp_path, monkeypatch)
 
 
 def written(name: str, values: Any, begin: float = 100 * WEEK, step: float = INTERVAL) -> str:

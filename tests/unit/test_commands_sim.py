@@ -10,7 +10,7 @@ import click
 import numpy as np
 import pytest
 
-from command_line import WEB, install, mistakes, run
+from command_line import WEB, mistakes, run, stand_in
 from rlscaler.artifact import Artifact, save
 from rlscaler.observation import SCHEMA
 from rlscaler_sim import patterns, scenario_file, scenarios, tuner, world
@@ -18,12 +18,9 @@ from rlscaler_sim.commands import Seconds
 
 
 @pytest.fixture
-def folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder, with everything in it that the cases name."""
-    installed = tmp_path_factory.mktemp("installed")
-    install(installed)
-    monkeypatch.syspath_prepend(str(installed))
-    monkeypatch.chdir(tmp_path)
+    stand_in(tmp_path, monkeypatch)
     for name, text in FILES.items():
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_bytes(text)

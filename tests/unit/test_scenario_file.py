@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import rlscaler_sim.env
-from command_line import WEB, install, mistakes, run
+from command_line import WEB, mistakes, run, stand_in
 from rlscaler_sim import scenario_file, scenarios
 from rlscaler_sim.patterns import parse
 from rlscaler_sim.scenarios import ScenarioError
@@ -30,11 +30,8 @@ world:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    installed = tmp_path_factory.mktemp("installed")
-    install(installed)
-    monkeypatch.syspath_prepend(str(installed))
-    monkeypatch.chdir(tmp_path)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    stand_in(tmp_path, monkeypatch)
     return tmp_path
 
 

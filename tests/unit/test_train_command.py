@@ -15,7 +15,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from command_line import ROOT, install, mistakes, run
+from command_line import ROOT, mistakes, run, stand_in
 from rlscaler.artifact import load
 from rlscaler.errors import UserError
 from rlscaler.policies import load_policy
@@ -29,11 +29,8 @@ ROOMS = [str(ROOT / room) for room in ("core", "sim", "training", "operator")]
 
 
 @pytest.fixture
-def folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    installed = tmp_path_factory.mktemp("installed")
-    install(installed)
-    monkeypatch.syspath_prepend(str(installed))
-    monkeypatch.chdir(tmp_path)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    stand_in(tmp_path, monkeypatch)
     return tmp_path
 
 
