@@ -148,11 +148,13 @@ class Cluster:
         value: dict[str, Any] = self._read(path, f"read {KIND} {key}", Right("get", GROUP, PLURAL, key.namespace))
         return value
 
-    def patch_status(self, key: Key, status: Mapping[str, Any], uid: str = "") -> None:
+    def patch_status(
+        self, key: Key, status: Mapping[str, Any], uid: str = "", timeout: float | None = None
+    ) -> None:
         """Merge fields into the status of an RLScaler; a None removes its field.
 
         uid: of the very object that is meant, whose status then becomes just these fields; one that has been made anew
-        under the same name is left alone.
+        under the same name is left alone. timeout: as of `resize`.
 
         Raises ClusterError: NotFound where there is no such object.
         """
@@ -160,7 +162,7 @@ class Cluster:
         right = Right("patch", GROUP, f"{PLURAL}/status", key.namespace)
         what = f"write the status of {KIND} {key}"
         if not uid:
-            self._connection.request("PATCH", path, what, right, {"status": dict(status)}, MERGE_PATCH)
+            self._connection.request("PATCH", path, what, right, {"status": dict(status)}, MERGE_PATCH, timeout)
             return
         # In a merge patch of a status the API server ignores the uid.
         whole = _whole(status)
@@ -169,16 +171,22 @@ class Cluster:
             {"op": "add", "path": "/status", "value": whole},
         ]
         try:
-            self._connection.request("PATCH", path, what, right, patch, JSON_PATCH)
+            self._connection.request("PATCH", path, what, right, patch, JSON_PATCH, timeout)
         except ClusterError as error:
             if _test_failed(error):
                 raise ClusterError("NotFound", f"cannot {what}: it has been made anew", error.status) from error
             raise
 
     def create_event(
-        self, workload: Workload, kind: Literal["Normal", "Warning"], reason: str, message: str, when: float
+        self,
+        workload: Workload,
+        kind: Literal["Normal", "Warning"],
+        reason: str,
+        message: str,
+        when: float,
+        timeout: float | None = None,
     ) -> None:
-        """Record an event of an RLScaler; when: epoch seconds. Raises ClusterError.
+        """Record an event of an RLScaler; when: epoch seconds; timeout: as of `resize`. Raises ClusterError.
 
         Of the two event APIs the older one: `kubectl describe` shows both alike, but tools that sort by lastTimestamp
         or count know only this one.
@@ -203,7 +211,7 @@ class Cluster:
         }
         path = f"/api/v1{_inside(namespace)}/events?fieldManager={MANAGER}"
         what, right = f"record an event of {KIND} {workload.key}", Right("create", "", "events", namespace)
-        self._connection.request("POST", path, what, right, event)
+        self._connection.request("POST", path, what, right, event, timeout=timeout)
 
     # What the operator keeps in the cluster
 
@@ -250,11 +258,12 @@ class Cluster:
         labels: Mapping[str, str],
         binary_data: Mapping[str, bytes],
         owner: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
     ) -> None:
         """Make a ConfigMap hold this and nothing else, whether it was there before or not.
 
-        owner: an owner reference; with its owner the ConfigMap goes too. Raises ClusterError: Invalid where it is too
-        large (1 MiB in all).
+        owner: an owner reference; with its owner the ConfigMap goes too. timeout: as of `resize`, for both requests of
+        a new one. Raises ClusterError: Invalid where it is too large (1 MiB in all).
         """
         metadata: dict[str, Any] = {"namespace": namespace, "name": name, "labels": dict(labels)}
         if owner is not None:
@@ -266,22 +275,25 @@ class Cluster:
             "binaryData": {key: base64.b64encode(value).decode() for key, value in binary_data.items()},
         }
         path, query = f"/api/v1{_inside(namespace)}/configmaps", f"?fieldManager={MANAGER}"
-        what = f"write ConfigMap {namespace}/{name}"
+        what, began = f"write ConfigMap {namespace}/{name}", self._connection.monotonic()
         try:
             right = Right("update", "", "configmaps", namespace)
-            self._connection.request("PUT", f"{path}/{part(name)}{query}", what, right, body)
+            self._connection.request("PUT", f"{path}/{part(name)}{query}", what, right, body, timeout=timeout)
         except ClusterError as error:
             if error.reason != "NotFound":
                 raise
+            left = timeout if timeout is None else timeout - (self._connection.monotonic() - began)
+            if left is not None and left <= 0.0:
+                raise ClusterError("Timeout", f"cannot {what}: no answer within {timeout:g} s") from error
             right = Right("create", "", "configmaps", namespace)
-            self._connection.request("POST", f"{path}{query}", what, right, body)
+            self._connection.request("POST", f"{path}{query}", what, right, body, timeout=left)
 
-    def delete_config_map(self, namespace: str, name: str) -> None:
-        """Delete a ConfigMap if it is there. Raises ClusterError."""
+    def delete_config_map(self, namespace: str, name: str, timeout: float | None = None) -> None:
+        """Delete a ConfigMap if it is there. timeout: as of `resize`. Raises ClusterError."""
         path = f"/api/v1{_inside(namespace)}/configmaps/{part(name)}"
         right = Right("delete", "", "configmaps", namespace)
         try:
-            self._connection.request("DELETE", path, f"delete ConfigMap {namespace}/{name}", right)
+            self._connection.request("DELETE", path, f"delete ConfigMap {namespace}/{name}", right, timeout=timeout)
         except ClusterError as error:
             if error.reason != "NotFound":
                 raise

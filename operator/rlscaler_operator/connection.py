@@ -45,7 +45,7 @@ class Connection:
     ) -> None:
         """Take what reads the credentials and the address (again, after they were refused), and seconds per request."""
         self.timeout = timeout
-        self._settings, self._monotonic = settings, monotonic
+        self._settings, self.monotonic = settings, monotonic
         self._lock = threading.Lock()
         self._read_at = monotonic()
         self._client = _client(settings())
@@ -86,10 +86,10 @@ class Connection:
 
         Raises ClusterError.
         """
-        began = self._monotonic()
+        began = self.monotonic()
         status, headers, data = self._send(method, path, what, body, content, timeout)
         if status == 401 and self._renewed():
-            left = timeout if timeout is None else timeout - (self._monotonic() - began)
+            left = timeout if timeout is None else timeout - (self.monotonic() - began)
             if left is None or left > 0.0:
                 status, headers, data = self._send(method, path, what, body, content, left)
         if not 200 <= status < 300:
@@ -126,7 +126,7 @@ class Connection:
     def _who(self) -> Mapping[str, str]:
         """Return the headers that say who we are."""
         at, headers = self._identity
-        now = self._monotonic()
+        now = self.monotonic()
         if now - at >= FRESH:
             settings = cast(Any, self._client.configuration).auth_settings()
             headers = {setting["key"]: setting["value"] for setting in settings.values() if setting["value"]}
@@ -136,7 +136,7 @@ class Connection:
     def _renewed(self) -> bool:
         """Read the credentials again, and tell whether it is worth another try."""
         with self._lock:
-            now = self._monotonic()
+            now = self.monotonic()
             if now - self._read_at < RENEWAL:
                 return False
             self._read_at = now

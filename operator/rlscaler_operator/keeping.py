@@ -65,9 +65,15 @@ log = logging.getLogger("rlscaler.keeping")
 class Shelf:
     """The ConfigMaps that hold the checkpoint, one chunk in each."""
 
-    def __init__(self, cluster: Cluster, namespace: str, name: str, valid: Callable[[], bool]) -> None:
-        """Take where they lie. name: the Lease's. valid: whether we lead, asked before each write."""
-        self._cluster, self._namespace, self._name, self._valid = cluster, namespace, name, valid
+    def __init__(
+        self, cluster: Cluster, namespace: str, name: str, valid: Callable[[], bool], timeout: float = 4.0
+    ) -> None:
+        """Take where they lie. name: the Lease's. valid: whether we lead, asked before each write.
+
+        timeout: seconds for a write, as of `writing.Actuator`: one that came late would lie over the next leader's.
+        """
+        self._cluster, self._namespace, self._name = cluster, namespace, name
+        self._valid, self._timeout = valid, timeout
         self._there: dict[str, int] = {}
 
     def read(self) -> list[tuple[str, bytes]]:
@@ -87,7 +93,9 @@ class Shelf:
         for name, blob in zip(names, blobs, strict=True):
             if self._there.get(name) != hash(blob) and self._valid():
                 try:
-                    self._cluster.put_config_map(self._namespace, name, {LABEL: self._name}, {"state": blob})
+                    self._cluster.put_config_map(
+                        self._namespace, name, {LABEL: self._name}, {"state": blob}, timeout=self._timeout
+                    )
                 except ClusterError as error:
                     if error.transient:
                         raise
@@ -98,7 +106,7 @@ class Shelf:
             raise refused
         for name in sorted(self._there.keys() - set(names)):
             if self._valid():
-                self._cluster.delete_config_map(self._namespace, name)
+                self._cluster.delete_config_map(self._namespace, name, self._timeout)
                 del self._there[name]
 
 

@@ -38,12 +38,20 @@ _own_log = logging.getLogger("rlscaler.report")
 class Writable(Protocol):
     """What is needed of `cluster.Cluster`."""
 
-    def patch_status(self, key: Key, status: Mapping[str, Any], uid: str = "") -> None:
+    def patch_status(
+        self, key: Key, status: Mapping[str, Any], uid: str = "", timeout: float | None = None
+    ) -> None:
         """Merge fields into a status; None removes one."""
         ...
 
     def create_event(
-        self, workload: Workload, kind: Literal["Normal", "Warning"], reason: str, message: str, when: float
+        self,
+        workload: Workload,
+        kind: Literal["Normal", "Warning"],
+        reason: str,
+        message: str,
+        when: float,
+        timeout: float | None = None,
     ) -> None:
         """Record an event."""
         ...
@@ -84,6 +92,7 @@ class Reporter:
         workers: int = 4,
         rate: float = 50.0,
         *,
+        timeout: float = 4.0,
         patience: float = PATIENCE,
         told: Callable[[str, str], None] = lambda *_: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -91,11 +100,12 @@ class Reporter:
         """Take what writes.
 
         valid: whether the lease allows a write now. workers: writes at a time. rate: writes/s of all together.
+        timeout: seconds for a write, as of `writing.Actuator`: one that came after those of the next leader would stay.
         patience: seconds that a change waits for company. told: hears of each write ("status" or "event", and "Written"
         or the reason of the failure).
         """
         self._cluster, self._clock, self._valid = cluster, clock, valid
-        self._workers, self._gap = workers, 1.0 / rate
+        self._workers, self._gap, self._timeout = workers, 1.0 / rate, timeout
         self._patience, self._told, self._sleep = patience, told, sleep
         self._entries: dict[Key, _Entry] = {}
         self._line: asyncio.Queue[Key] = asyncio.Queue()
@@ -213,7 +223,9 @@ class Reporter:
                 return WRITES_EVERY
             seen, time = entry.seen, entry.time
             uid = entry.workload.uid
-            error = await self._try("status", key, lambda: self._cluster.patch_status(key, complete(seen), uid))
+            error = await self._try(
+                "status", key, lambda: self._cluster.patch_status(key, complete(seen), uid, self._timeout)
+            )
             if error is not None:
                 return self._failed(key, entry, error)
             found = differences(entry.written, seen)
@@ -230,15 +242,21 @@ class Reporter:
         return 0.0
 
     def _event(self, workload: Workload, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
-        self._cluster.create_event(workload, kind, reason, message, self._clock.now())
+        self._cluster.create_event(workload, kind, reason, message, self._clock.now(), self._timeout)
 
     async def _try(self, what: str, key: Key, write: Callable[[], None]) -> ClusterError | None:
         """Make one write about a workload when it is its turn; return what went wrong."""
         await self._pace()
-        if not self._valid():
-            return ClusterError("Unavailable", "the lease is not ours any more")
+
+        def fenced() -> bool:
+            """Write if we lead: asked in the thread, since nothing slow may come after the fence."""
+            if may := self._valid():
+                write()
+            return may
+
         try:
-            await asyncio.get_running_loop().run_in_executor(self._threads, write)
+            if not await asyncio.get_running_loop().run_in_executor(self._threads, fenced):
+                return ClusterError("Unavailable", "the lease is not ours any more")
         except ClusterError as error:
             self._told(what, error.reason)
             if error.reason != "NotFound":

@@ -232,15 +232,16 @@ class Operator:
     async def _leads(self) -> None:
         """Decide for as long as we lead."""
         options, clock, valid = self._options, self._clock, self.elector.valid
-        reporter = Reporter(self.cluster, clock, valid, told=self.telemetry.reported)
+        timeout = options.lease_seconds / 4.0  # less than what lies between our last write and another's first
+        reporter = Reporter(self.cluster, clock, valid, timeout=timeout, told=self.telemetry.reported)
         collector = Collector(self._lines(), self.telemetry.query)
         self.telemetry.sources(collector.lines)
         servers = Servers(self._server_lines())
-        actuator = Actuator(self.cluster, valid, clock, random.Random(), timeout=options.lease_seconds / 4.0)
+        actuator = Actuator(self.cluster, valid, clock, random.Random(), timeout=timeout)
         leader = Leader(
             self.fleet, collector, self.store, actuator, reporter, self.telemetry, clock, self.watches.kinds, servers
         )
-        shelf = Shelf(self.cluster, options.lease_namespace, options.lease_name, valid)
+        shelf = Shelf(self.cluster, options.lease_namespace, options.lease_name, valid, timeout)
         keeper = Keeper(leader, shelf, lambda: self.configuration.history)
         recorder = leader.decider.recorder = self._recorder()
         reign = self._reign = _Reign(leader, keeper, actuator, reporter, recorder)

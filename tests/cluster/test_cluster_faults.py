@@ -146,7 +146,20 @@ def test_reports_that_fail_hold_up_no_decision_and_are_made_up_for(scene: Scene,
         reports(scene, name, lambda told: told["desiredReplicas"] >= 30, "its decision afterwards")
     failed = [asked.at for asked, fault in proxy.asked if fault in answers]
     assert len(failed) <= 4 + 2.0 * (failed[-1] - failed[0]), "failed reports are tried too often"
+    wait_until(lambda: proxy.count(_keeps) > 0, "the state is not kept", PATIENCE)
+    for asked, _ in proxy.asked:
+        if asked.path.endswith(("/status", "/events")) or _keeps(asked):
+            assert 0.0 < _timeout(asked) <= WRITE_TIMEOUT, "it may be done after another has begun to lead"
     unharmed(operator)
+
+
+def _keeps(asked: Asked) -> bool:
+    return asked.method in ("PUT", "POST") and "/configmaps" in asked.path
+
+
+def _timeout(asked: Asked) -> float:
+    """Return the seconds after which the API server is to give up, 0 where it is not told."""
+    return float(asked.query.get("timeout", "0ms").removesuffix("ms")) / 1000.0
 
 
 # --- watches

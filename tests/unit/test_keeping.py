@@ -15,6 +15,7 @@ from rlscaler_operator import checkpoint, conflicts, keeping
 from rlscaler_operator.api_errors import ClusterError, Failure
 from rlscaler_operator.checkpoint import Batch
 from rlscaler_operator.cluster import Cluster
+from rlscaler_operator.connection import Connection
 from rlscaler_operator.deciding import Decider
 from rlscaler_operator.keeping import Keeper, Loads, Shelf
 from rlscaler_operator.leading import Leader
@@ -114,6 +115,7 @@ class Maps(Cluster):
         self.there: dict[str, bytes] = {}
         self.refused: set[str] = set()
         self.asked: list[str] = []
+        self.timeouts: list[float | None] = []
 
     def put_config_map(
         self,
@@ -122,13 +124,16 @@ class Maps(Cluster):
         labels: Mapping[str, str],
         binary_data: Mapping[str, bytes],
         owner: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
     ) -> None:
         self.asked.append(name)
+        self.timeouts.append(timeout)
         if name in self.refused:
             raise ClusterError(self.reason, f"cannot write {name}")
         self.there[name] = binary_data["state"]
 
-    def delete_config_map(self, namespace: str, name: str) -> None:
+    def delete_config_map(self, namespace: str, name: str, timeout: float | None = None) -> None:
+        self.timeouts.append(timeout)
         del self.there[name]
 
 
@@ -154,6 +159,36 @@ def test_an_api_server_that_is_away_is_not_asked_for_each_chunk() -> None:
     with pytest.raises(ClusterError, match="cannot write lease-state-0"):
         Shelf(maps, "rlscaler", "lease", lambda: True).write([b"a", b"b", b"c"])
     assert maps.asked == ["lease-state-0"]
+
+
+def test_a_chunk_has_no_longer_than_the_lease_is_good_for() -> None:
+    maps = Maps("Timeout")
+    shelf = Shelf(maps, "rlscaler", "lease", lambda: True, 1.25)
+    shelf.write([b"a", b"b"])
+    shelf.write([b"a"])
+    assert maps.timeouts == [1.25] * 3, "two are put and one is taken away"
+
+
+@pytest.mark.parametrize(("first", "left"), [(0.5, 0.75), (1.25, None)])
+def test_a_new_config_map_has_one_timeout_for_both_requests(first: float, left: float | None) -> None:
+    """first: seconds until it is told that there is none. left: for the second request, None: it is not begun."""
+    clock, sent = Time(), list[tuple[str, float]]()
+
+    def request(method: str, *_: object, timeout: float) -> None:
+        sent.append((method, timeout))
+        clock.at += first
+        if method == "PUT":
+            raise ClusterError("NotFound", "there is none")
+
+    connection = SimpleNamespace(request=request, monotonic=lambda: clock.at)
+    cluster = Cluster(cast(Connection, connection))
+    if left is None:
+        with pytest.raises(ClusterError, match=r"cannot write ConfigMap rlscaler/one: no answer within 1\.25 s"):
+            cluster.put_config_map("rlscaler", "one", {}, {}, timeout=1.25)
+        assert sent == [("PUT", 1.25)]
+    else:
+        cluster.put_config_map("rlscaler", "one", {}, {}, timeout=1.25)
+        assert sent == [("PUT", 1.25), ("POST", left)]
 
 
 def test_what_was_kept_of_workloads_that_wait_is_kept_on_and_of_those_that_are_gone_is_not() -> None:

@@ -47,11 +47,15 @@ class Server:
         self.statuses: list[tuple[Key, Mapping[str, Any]]] = []
         self.events: list[tuple[Key, str, str, str]] = []
         self.faults: list[ClusterError] = []
+        self.timeouts: set[float | None] = set()
         self.gate: threading.Event | None = None
         self.at_once = self.most_at_once = 0
         self._lock = threading.Lock()
 
-    def patch_status(self, key: Key, status: Mapping[str, Any], uid: str = "") -> None:
+    def patch_status(
+        self, key: Key, status: Mapping[str, Any], uid: str = "", timeout: float | None = None
+    ) -> None:
+        self.timeouts.add(timeout)
         with self._lock:
             self.at_once += 1
             self.most_at_once = max(self.at_once, self.most_at_once)
@@ -66,8 +70,15 @@ class Server:
                 self.at_once -= 1
 
     def create_event(
-        self, workload: Workload, kind: Literal["Normal", "Warning"], reason: str, message: str, when: float
+        self,
+        workload: Workload,
+        kind: Literal["Normal", "Warning"],
+        reason: str,
+        message: str,
+        when: float,
+        timeout: float | None = None,
     ) -> None:
+        self.timeouts.add(timeout)
         if self.faults:
             raise self.faults.pop(0)
         self.events.append((workload.key, kind, reason, message))
@@ -266,6 +277,25 @@ def test_a_lease_that_ends_while_a_write_waits_stops_it() -> None:
         assert await stage.reporter.drain(20.0)
 
     assert play(scene).server.statuses == []
+
+
+def test_the_lease_is_asked_for_in_the_thread_that_writes() -> None:
+    """A thread may have to wait for its turn, and what is asked before that is worth nothing after it."""
+
+    async def scene(stage: Stage) -> None:
+        stage.reporter._valid = lambda: threading.current_thread() is threading.main_thread()
+        stage.reporter.report(account())
+        assert await stage.reporter.drain(20.0)
+
+    assert play(scene).server.statuses == []
+
+
+def test_a_write_has_no_longer_than_the_lease_is_good_for() -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.tell(account(), lost(15.0))
+        assert stage.server.events
+
+    assert play(scene, timeout=1.25).server.timeouts == {1.25}
 
 
 def fault(reason: Any, retry_after: float | None = None) -> ClusterError:
