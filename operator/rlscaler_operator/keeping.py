@@ -268,7 +268,7 @@ class Keeper:
     async def _give(self, keys: Sequence[Key], loads: Mapping[Key, Loads], now: float) -> None:
         """Recall the guard's memory, then take in the last hour and decide again what was missed of it."""
         leader = self._leader
-        kept = {key: self._kept[key] for key in keys if key in self._kept}
+        kept = {key: self._kept[key] for key in keys if key in self._kept and not self._is_of_namesake(key)}
         self._measure(keys, loads)
         last: dict[Key, float] = {}
         sights = {key: sight for key, one in kept.items() if (sight := self._sight(key, one)) is not None}
@@ -288,6 +288,11 @@ class Keeper:
                 again = [key for key in known if key in last]
                 seen = np.array([last[key] for key in again])
                 await self._decide_again(again, times[~fresh], values[~fresh], seen)
+
+    def _is_of_namesake(self, key: Key) -> bool:
+        """Tell whether what was kept is of a resource that is gone, as this one was made while nobody watched."""
+        workload, uid = self._leader.fleet.workloads.get(key), self._kept[key].notes.get("uid")
+        return workload is not None and isinstance(uid, str) and uid not in ("", workload.uid)
 
     def _measure(self, keys: Iterable[Key], loads: Mapping[Key, Loads]) -> None:
         """Let what is learned go along with a load that is another one now."""

@@ -265,7 +265,8 @@ class Leader:
 
     def notes(self, key: Key) -> dict[str, Any]:
         """Return what must outlive this process beside the guard's memory, as plain JSON."""
-        found = self.ledgers[key].notes()
+        ledger = self.ledgers[key]
+        found = ledger.notes() | {"uid": ledger.version[0]}
         if (target := self.target(key)) is not None:
             found["replicas"] = target.desired
         if (comparison := self.decider.comparison_memory(key)) is not None:

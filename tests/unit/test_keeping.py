@@ -255,6 +255,33 @@ def test_a_quarrel_has_as_long_to_go_as_ever_where_the_clock_was_set_back(now: f
     assert (ledger.conflict.wrote_at, ledger.last_scale) == (until - 340.0, until - 340.0)
 
 
+@pytest.mark.parametrize(
+    ("notes", "believed"), [({}, True), ({"uid": ""}, True), ({"uid": "uid-web"}, True), ({"uid": "other"}, False)]
+)
+def test_one_that_was_made_anew_while_nobody_watched_begins_with_nothing(
+    notes: Mapping[str, Any], believed: bool
+) -> None:
+    """A checkpoint of before did not tell of whom it is."""
+    leader = leader_of(WEB)
+    leader.ledgers[WEB] = ledger = Ledger()
+    leader.target = lambda key: None
+    leader.recall_notes = partial(Leader.recall_notes, leader)
+    (batch,) = leader.decider.memory([WEB])
+    blob = checkpoint.packed([batch._replace(time=np.array([900.0]))], {WEB: {"lastScale": 890.0, **notes}})
+    keeper = keeper_of(leader, Table([blob]))
+    asyncio.run(keeper.restore())
+    asyncio.run(keeper._give([WEB], {}, 1000.0))
+    assert leader.decider.has_decided(WEB) == believed
+    assert (ledger.last_scale == 890.0) == believed
+
+
+def test_whose_memory_it_is_is_kept_with_it() -> None:
+    leader = leader_of(WEB)
+    leader.ledgers[WEB] = Ledger(version=("uid-web", 1))
+    leader.target = lambda key: None
+    assert Leader.notes(leader, WEB)["uid"] == "uid-web"
+
+
 def test_a_busy_api_server_is_asked_again() -> None:
     table = Table([blob_of(WEB)], [busy(True)] * 3)
     keeper = keeper_of(leader_of(WEB), table)
