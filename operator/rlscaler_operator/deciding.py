@@ -7,7 +7,7 @@ Shadow's comparison beside a decision can fail without harm to it.
 
 import logging
 import time as clocks
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -61,7 +61,7 @@ class Decider:
         self._settings: dict[Key, Settings] = {}
         self._time: dict[Key, float] = {}
         self._leaders: dict[Key, int] = {}
-        self._former: dict[Key, dict[int, float]] = {}
+        self._former: dict[Key, tuple[float, dict[int, float]]] = {}
         self._compared: set[Key] = set()
         self._comparison = Comparison(self.fallback)
         self._estimates = Estimates()
@@ -387,7 +387,8 @@ class Decider:
             if mine := [key for key in pool.rows if key in wanted]:
                 for key in mine:
                     if self._estimates.has_capacity(key):
-                        self._former.setdefault(key, _lived(pool.scaler, pool.rows[key]))
+                        interval = float(self._settings[key].interval)
+                        self._former.setdefault(key, (interval, _lived(pool.scaler, pool.rows[key])))
                 fresh = Autoscaler()
                 rows = fresh.add(mine, joined([self._settings[key] for key in mine]))
                 pool.scaler.recall([pool.rows[key] for key in mine], fresh.memory(rows, ("history",)))
@@ -405,14 +406,24 @@ class Decider:
             if former is None or not self._estimates.has_capacity(key):
                 continue
             pool, settings = self._home[key], self._settings[key]
-            at = np.floor(times / float(settings.interval) + 1e-6).astype(np.int64)
-            found[key] = factor = ratio_of(former, dict(zip(at.tolist(), loads.tolist(), strict=True)))
+            interval, lived = former  # the one of then: it may have been changed since
+            at = np.floor(times / interval + 1e-6).astype(np.int64)
+            found[key] = factor = ratio_of(lived, dict(zip(at.tolist(), loads.tolist(), strict=True)))
             self._estimates.remeasure(key, factor)
             self._settings[key] = replace(settings, capacity_per_replica=self._estimates.learned([key]).capacity.item())
             pool.scaler.learn([pool.rows[key]], capacity_per_replica=self._settings[key].capacity_per_replica)
             if key in self._compared:
                 self._comparison.put(key, self._settings[key])
         return found
+
+    def forget_learned(self, key: Key) -> bool:
+        """Forget what was learned of a workload's replicas, and return whether that was a capacity; it is `put` next."""
+        self._former.pop(key, None)
+        return self._estimates.forget(key)
+
+    def learns_capacity(self, key: Key) -> bool:
+        """Tell whether a workload's capacity is learned, be it known or not yet."""
+        return self._estimates.learns_capacity(key)
 
     def attic(self, keys: Iterable[Key], same: Callable[[Key], bool] = lambda key: True) -> Attic:
         """Return empty rows beside those of workloads, for a past that is older than what these know.
@@ -437,6 +448,20 @@ class Decider:
         for key in keys:
             pool = self._home[key]
             pool.scaler.write_failed([pool.rows[key]])
+
+
+def unlearned(batch: Batch, loads: Set[Key], targets: Set[Key]) -> Batch:
+    """Return the batch without what was learned of the replicas of some workloads.
+
+    loads: that have another load now, which tells nothing of how long a replica starts. targets: that have another one.
+    """
+    if _LEARNED not in batch.parts or not (loads or targets):
+        return batch
+    capacity = np.array([key in loads or key in targets for key in batch.keys], bool)
+    rest = np.array([key in targets for key in batch.keys], bool)
+    known = {name: np.where(capacity if name in ("capacity", "error") else rest, np.nan, values).astype(values.dtype)
+             for name, values in batch.parts[_LEARNED].items()}  # fmt: skip
+    return batch._replace(parts={**batch.parts, _LEARNED: known})
 
 
 def _lived(scaler: Autoscaler, row: int) -> dict[int, float]:

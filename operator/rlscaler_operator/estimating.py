@@ -109,12 +109,23 @@ class Estimates:
 
     def has_capacity(self, key: Key) -> bool:
         """Tell whether the capacity of a workload is learned, and known by now."""
-        return key in self._rows and self._asked[key][0] and bool(np.isfinite(self.learned([key]).capacity[0]))
+        return self.learns_capacity(key) and bool(np.isfinite(self.learned([key]).capacity[0]))
+
+    def learns_capacity(self, key: Key) -> bool:
+        """Tell whether the capacity of a workload is learned, be it known or not yet."""
+        return key in self._rows and self._asked[key][0]
 
     def remeasure(self, key: Key, factor: float) -> None:
         """Take in that the load of a workload is told as so many times what it was; NaN: forget its capacity."""
         rows = self._of([key])
         put(self._state, rows, learning.remeasured(self._state, rows, np.array([factor])))
+
+    def forget(self, key: Key) -> bool:
+        """Begin anew with a workload, and return whether its capacity was known; unknown ones are passed over."""
+        known = self.has_capacity(key)
+        if key in self._rows:
+            put(self._state, self._of([key]), learning.state(1))
+        return known
 
     def memory(self, keys: Sequence[Key]) -> State:
         """Return the little that is worth keeping of workloads, each array with a row for every key."""

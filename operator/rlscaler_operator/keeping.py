@@ -22,9 +22,10 @@ from rlscaler_operator.api_errors import ClusterError
 from rlscaler_operator.checkpoint import Kept
 from rlscaler_operator.cluster import Cluster
 from rlscaler_operator.conflicts import MANAGER
-from rlscaler_operator.leading import Leader
+from rlscaler_operator.deciding import unlearned
+from rlscaler_operator.leading import FORGOTTEN, Leader
 from rlscaler_operator.model import Key, Note, Readings
-from rlscaler_operator.queries import Group
+from rlscaler_operator.queries import Group, fingerprint
 
 GATHER = 0.2
 """Seconds for which new workloads are gathered before their past is read together."""
@@ -258,9 +259,13 @@ class Keeper:
         leader = self._leader
         for begin in range(0, len(keys), AT_ONCE):
             some = [key for key in keys[begin : begin + AT_ONCE] if key in leader.unread and key in leader.decider]
+            asked = {key: self._load_of(key) for key in some}
             await self._give(some, found, leader.clock.now())
             for key in some:  # what is kept of them now is what they remember
                 self._kept.pop(key, None)
+            others = {key for key in some if self._load_of(key) != asked[key]}
+            leader.decider.forget_past(others)  # half of it may be that of the load before, so it is read again
+            some = [key for key in some if key not in others]
             leader.begin(some)
             self._older += some
             await asyncio.sleep(0)
@@ -272,8 +277,10 @@ class Keeper:
         self._measure(keys, loads)
         last: dict[Key, float] = {}
         sights = {key: sight for key, one in kept.items() if (sight := self._sight(key, one)) is not None}
+        changed = self._changed(kept)
         for batch in checkpoint.joined(kept, now):
             try:
+                batch = unlearned(batch, *changed)
                 leader.decider.recall(missed_writes.counted(batch, sights, now))
                 last |= {key: time for key, time in zip(batch.keys, batch.time.tolist(), strict=True) if time <= now}
             except ValueError as error:
@@ -294,15 +301,31 @@ class Keeper:
         workload, uid = self._leader.fleet.workloads.get(key), self._kept[key].notes.get("uid")
         return workload is not None and isinstance(uid, str) and uid not in ("", workload.uid)
 
+    def _changed(self, kept: Mapping[Key, Kept]) -> tuple[set[Key], set[Key]]:
+        """Return those whose load is another one than what was kept was learned by, and those of another target.
+
+        What was kept before this was told is believed.
+        """
+        found = set[Key](), set[Key]()
+        words = "spec.metrics.load was changed while no operator ran", "spec.scaleTargetRef names another target"
+        for key, one in kept.items():
+            ledger = self._leader.ledgers.get(key)
+            if ledger is None:
+                continue
+            now = "" if ledger.load is None else fingerprint(ledger.load), str(ledger.target)
+            for name, is_now, keys, why in zip(("load", "target"), now, found, words, strict=True):
+                if isinstance(before := one.notes.get(name), str) and before != is_now:
+                    keys.add(key)
+                    if self._leader.decider.learns_capacity(key) and _has_capacity(one):
+                        log.warning(FORGOTTEN, key, why)
+        return found
+
     def _measure(self, keys: Iterable[Key], loads: Mapping[Key, Loads]) -> None:
         """Let what is learned go along with a load that is another one now."""
         nothing = Loads(np.zeros(0), np.zeros(0))
         for key, factor in self._leader.decider.measure_anew({key: loads.get(key, nothing) for key in keys}).items():
             if math.isnan(factor):
-                log.warning(
-                    "%s: the load of spec.metrics.load cannot be compared with the former one, so what was learned of "
-                    "a replica is forgotten; state spec.capacity.perReplica to go on at once", key
-                )  # fmt: skip
+                log.warning(FORGOTTEN, key, "the load of spec.metrics.load cannot be compared with the former one")
             elif factor != 1.0:
                 log.info("%s: spec.metrics.load returns %.3g times the former load, and what was learned of a replica "
                          "is taken times that", key, factor)  # fmt: skip
@@ -455,6 +478,12 @@ class Keeper:
         began = clock.monotonic()
         yield
         await asyncio.sleep(min(DUTY * (clock.monotonic() - began), LONGEST_REST))
+
+
+def _has_capacity(kept: Kept) -> bool:
+    """Tell whether what was kept has a learned capacity."""
+    learned = kept.batch.parts.get("learned", {}).get("capacity")
+    return learned is not None and bool(np.isfinite(learned[kept.row]).all())
 
 
 def _alike(loads: Mapping[Key, Loads]) -> Iterable[list[Key]]:

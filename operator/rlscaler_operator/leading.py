@@ -39,6 +39,9 @@ ROUND = 0.02
 IDLE = 1.0
 """Seconds after which the loop looks around though nothing has happened."""
 
+FORGOTTEN = "%s: %s, so what was learned of a replica is forgotten; state spec.capacity.perReplica to go on at once"
+"""What the log says where that is so: of whom, and why."""
+
 log = logging.getLogger("rlscaler.loop")
 
 
@@ -220,6 +223,11 @@ class Leader:
         others: list[Key] = []
         for each in admissions:
             ledger, known = self.ledgers[each.key], each.key in self.decider
+            if known and ledger.learned_of not in (None, ledger.target) and self.decider.forget_learned(each.key):
+                log.warning(FORGOTTEN, each.key, "spec.scaleTargetRef names another target")
+            if not known:
+                ledger.learned_by = load_of(each.resource.spec)
+            ledger.learned_of = ledger.target
             if not known or ledger.load != load_of(each.resource.spec):
                 self.unread.add(each.key)
                 ledger.ready = False
@@ -287,6 +295,7 @@ class Leader:
             self.unread.discard(key)
             if key in self.roster:
                 self.ledgers[key].ready = True
+                self.ledgers[key].learned_by = self.ledgers[key].load
                 self.unkept.set()
                 groups.setdefault(self.roster.group(key), []).append(key)
         for group, members in groups.items():

@@ -12,7 +12,7 @@ from rlscaler_operator import conflicts
 from rlscaler_operator.inference import Servers
 from rlscaler_operator.model import Decision, Note, PolicyInUse, Readings, TargetKey
 from rlscaler_operator.policy_store import PolicyRefused, PolicyStore
-from rlscaler_operator.queries import Ask
+from rlscaler_operator.queries import Ask, fingerprint
 from rlscaler_operator.timestamps import seconds_of
 
 
@@ -20,7 +20,8 @@ from rlscaler_operator.timestamps import seconds_of
 class Ledger:
     """The newest of everything.
 
-    ready: it is decided, since its past has been read. load: whose past that is (`queries.load_of`). in_use: the policy
+    ready: it is decided, since its past has been read. load: whose past that is (`queries.load_of`). learned_by: the
+    load, learned_of: the target that what is learned of a replica was learned by and of. in_use: the policy
     that decided last. server: that is asked first, None where the policy is a local one; server_problem: why its answer
     was not used at the last decision.
     """
@@ -30,6 +31,8 @@ class Ledger:
     conflict: conflicts.Memory = field(default_factory=conflicts.Memory)
     ready: bool = False
     load: tuple[Ask, Mapping[str, str]] | None = None
+    learned_by: tuple[Ask, Mapping[str, str]] | None = None
+    learned_of: TargetKey | None = None
     last_scale: float = math.nan
     readings: Readings | None = None
     decision: Decision | None = None
@@ -44,6 +47,10 @@ class Ledger:
         found: dict[str, Any] = {"conflict": conflicts.saved(self.conflict)}
         if math.isfinite(self.last_scale):
             found["lastScale"] = self.last_scale
+        if self.learned_by is not None:
+            found["load"] = fingerprint(self.learned_by)
+        if self.learned_of is not None:
+            found["target"] = str(self.learned_of)
         return found
 
     def recall(self, notes: Mapping[str, Any], status: Mapping[str, Any], ahead: float = 0.0) -> None:

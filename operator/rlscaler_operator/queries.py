@@ -6,6 +6,7 @@ ever runs, and history samples sit on one grid.
 """
 
 import hashlib
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -77,6 +78,13 @@ def group_of(spec: Spec) -> Group:
 def load_of(spec: Spec) -> tuple[Ask, Mapping[str, str]]:
     """Return what tells the load of a resource from another one: its query, and which series of the answer it is."""
     return group_of(spec).load, spec.metrics.load.match
+
+
+def fingerprint(load: tuple[Ask, Mapping[str, str]]) -> str:
+    """Return what tells a load from another one in few bytes; how its query is laid out makes no difference."""
+    ask, match = load
+    told = json.dumps([ask.source, " ".join(ask.query.split()), sorted(match.items())])
+    return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
 
 
 def asked(metrics: Metrics) -> dict[str, tuple[Ask, Query]]:

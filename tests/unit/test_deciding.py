@@ -129,6 +129,17 @@ def test_what_is_learned_goes_along_with_the_unit_of_the_load(factor: float) -> 
     assert decider.measure_anew({KEY: reread(1.0)}) == {}, "once for each change"
 
 
+def test_a_load_is_measured_though_the_interval_was_changed_too() -> None:
+    decider, before = learned_once()
+    decider.forget_past([KEY])
+    metrics = {"load": {"query": "up"}, "utilization": {"query": "busy"}}
+    slower = resource(capacity={"startup": "60s"}, metrics=metrics, interval="60s")
+    decider.put(KEY, slower, load_policy("growth-quantile"), IN_USE)
+    times, loads = reread(60.0)
+    assert decider.measure_anew({KEY: (times[::4], loads[::4])}) == {KEY: pytest.approx(60.0, rel=0.05)}
+    assert next_capacity(decider) == pytest.approx(60.0 * before, rel=0.05)
+
+
 def test_a_load_that_is_told_in_other_words_changes_nothing_that_is_learned() -> None:
     decider, before = learned_once()
     decider.forget_past([KEY])

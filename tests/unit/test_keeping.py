@@ -21,7 +21,7 @@ from rlscaler_operator.keeping import Keeper, Loads, Shelf
 from rlscaler_operator.leading import Leader
 from rlscaler_operator.ledger import Ledger
 from rlscaler_operator.model import Key, PolicyInUse, Readings
-from rlscaler_operator.queries import Ask, group_of
+from rlscaler_operator.queries import Ask, group_of, load_of
 from rlscaler_operator.roster import Roster
 from workload_accounts import resource, target, workload
 
@@ -280,6 +280,71 @@ def test_whose_memory_it_is_is_kept_with_it() -> None:
     leader.ledgers[WEB] = Ledger(version=("uid-web", 1))
     leader.target = lambda key: None
     assert Leader.notes(leader, WEB)["uid"] == "uid-web"
+
+
+def learned_in(decider: Decider) -> tuple[float, float]:
+    """Return the capacity and the start-up that are learned of the workload, NaN = not known."""
+    (batch,) = decider.memory([WEB])
+    return float(batch.parts["learned"]["capacity"][0]), float(batch.parts["learned"]["startup"][0])
+
+
+@pytest.mark.parametrize(
+    ("now", "capacity", "startup"),
+    [
+        ({}, 40.0, 90.0),
+        ({"query": "  up\n"}, 40.0, 90.0),
+        ({"query": "60 * up"}, math.nan, 90.0),
+        ({"match": {"app": "web"}}, math.nan, 90.0),
+        ({"target": "other"}, math.nan, math.nan),
+    ],
+    ids=["nothing", "the layout", "the query", "the match", "the target"],
+)
+def test_what_is_learned_by_another_load_or_of_another_target_is_not_taken_over(
+    caplog: pytest.LogCaptureFixture, now: Mapping[str, Any], capacity: float, startup: float
+) -> None:
+    """No operator ran when they were changed, so that nothing tells what one load is times the other."""
+    free: dict[str, Any] = {"capacity": {}, "metrics": {"load": {"query": "up"}, "utilization": {"query": "busy"}}}
+    before = resource("web", **free)
+    load = {"query": now.get("query", "up")} | ({"match": now["match"]} if "match" in now else {})
+    after = resource("web", **free | {"metrics": free["metrics"] | {"load": load}})
+    leader = leader_of()
+    leader.fleet.workloads[WEB] = workload("web", resource=after)
+    leader.target = lambda key: None
+    leader.recall_notes = partial(Leader.recall_notes, leader)
+    leader.ledgers[WEB] = Ledger(load=load_of(after.spec), target=target(now.get("target", "web")).key)
+    leader.decider.put(WEB, before, load_policy("default"), PolicyInUse("default"))
+    (batch,) = leader.decider.memory([WEB])
+    known = {"capacity": 40.0, "error": 0.02, "startup": 90.0, "usual": 90.0, "requests": 3.0, "noise": 9.0}
+    learned = {name: np.array([value], np.float32) for name, value in known.items()}
+    batch = batch._replace(time=np.array([900.0]), parts={**batch.parts, "learned": learned})
+    notes = Ledger(learned_by=load_of(before.spec), learned_of=target("web").key).notes()
+    keeper = keeper_of(leader, Table([checkpoint.packed([batch], {WEB: notes})]))
+    leader.decider.put(WEB, after, load_policy("default"), PolicyInUse("default"))
+    asyncio.run(keeper.restore())
+    asyncio.run(keeper._give([WEB], {}, 1000.0))
+    assert learned_in(leader.decider) == pytest.approx((capacity, startup), nan_ok=True)
+    told = [message for message in caplog.messages if "what was learned of a replica is forgotten" in message]
+    assert len(told) == math.isnan(capacity)
+
+
+def test_a_load_that_is_changed_while_its_past_is_taken_in_is_read_again() -> None:
+    """Half of what is taken in would be of the former load, and its capacity would never be measured anew."""
+    leader, keeper = changing()
+    ledger = leader.ledgers[WEB]
+
+    async def fill(keys: Sequence[Key], times: np.ndarray, values: np.ndarray) -> None:
+        leader.decider.fill(keys, times[:, :120], values[:, :120])
+        ledger.load = SUM
+        leader.unread.add(WEB)
+        leader.decider.forget_past([WEB])
+        leader.decider.fill(keys, times[:, 120:], values[:, 120:])
+
+    keeper._fill = fill  # type: ignore[method-assign]
+    times = np.arange(46_400.0, 50_000.0, 15.0)
+    asyncio.run(keeper._remember([WEB], {WEB: Loads(times, np.full(len(times), 7.0))}))
+    assert leader.begun == []
+    assert leader.unread == {WEB}
+    assert known(leader) == set()
 
 
 def test_a_busy_api_server_is_asked_again() -> None:

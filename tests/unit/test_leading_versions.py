@@ -6,6 +6,8 @@ import random
 from collections.abc import Mapping
 from typing import Any, cast
 
+import numpy as np
+import pytest
 import yaml
 
 from minimal_resource import MINIMAL
@@ -108,6 +110,45 @@ def test_only_a_view_from_before_our_write_is_late() -> None:
         await actuator.drain(1.0)
 
     asyncio.run(asyncio.wait_for(scene(), 30.0))
+
+
+def test_what_is_learned_of_one_target_is_not_believed_of_another(caplog: pytest.LogCaptureFixture) -> None:
+    """Its replicas may be of another program, and half as large."""
+    learned = {"capacity": 40.0, "error": 0.02, "startup": 90.0, "usual": 90.0, "requests": 3.0, "noise": 9.0}
+
+    async def scene() -> None:
+        fleet, clock = Fleet(), Time()
+        actuator = Actuator(Server(), lambda: True, clock, random.Random(1))
+        nothing, kinds = cast(Collector, None), frozenset({("apps", "Deployment")})
+        leader = Leader(fleet, nothing, PolicyStore(None), actuator, Told(), Telemetry(clock), clock, kinds)
+
+        def look(generation: int, **spec: Any) -> tuple[float, float]:
+            """Return the capacity and the start-up that decide then."""
+            body = scaler()
+            body["metadata"]["generation"] = generation
+            body["spec"] |= {"capacity": {}} | spec
+            body["spec"]["metrics"] |= {"utilization": {"query": "busy"}}
+            fleet.see_workload("MODIFIED", body)
+            leader.take_in(fleet.take_changed())
+            found = leader.decider.home(WEB)
+            assert found is not None
+            settings = found[0].settings([found[1]])
+            return settings["capacity_per_replica"].item(), settings["startup"].item()
+
+        look(1)
+        (batch,) = leader.decider.memory([WEB])
+        values = {name: np.array([value], np.float32) for name, value in learned.items()}
+        leader.decider.recall(batch._replace(parts={**batch.parts, "learned": values}))
+        assert look(2, maxReplicas=20) == (40.0, 90.0)
+        assert not caplog.messages
+        other = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "other"}
+        assert look(3, scaleTargetRef=other) == pytest.approx((math.nan, 60.0), nan_ok=True)
+        assert len(caplog.messages) == 1
+        assert "spec.scaleTargetRef names another target" in caplog.messages[0]
+        assert leader.notes(WEB)["target"] == "Deployment shop/other"
+        await actuator.drain(0.0)
+
+    asyncio.run(scene())
 
 
 def test_a_resource_that_was_made_anew_starts_without_a_past() -> None:
