@@ -27,6 +27,7 @@ from helm_chart import (
     rendered,
 )
 from rlscaler.crd import crd
+from rlscaler.errors import UserError
 from rlscaler.prometheus_config import SourceConfig
 from rlscaler_operator.commands import run
 from rlscaler_operator.configuration import Configuration, CustomTarget, parse
@@ -525,6 +526,33 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a log level that is none": ({"log": {"level": "loud"}}, "'/log/level'"),
 }  # fmt: skip
+
+
+def _read(field: str, value: str) -> bool:
+    """Tell whether the operator takes a duration there."""
+    what = {"sources": {"default": {"url": "http://p", "timeout": value}}, "history": value,
+            "servers": {"gpu": {"url": "http://s", "timeout": value}}}  # fmt: skip
+    try:
+        parse(yaml.safe_dump({field: what[field]}).encode(), "f")
+    except UserError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("field", "values"), [
+    ("sources", ["99ms", "100ms", "0.1s", "2m", "1m60s", "1.99m30ms", "120.5s", "2m1ms", "5m", "1h"]),
+    ("servers", ["19ms", "20ms", "5s", "5000ms", "5.1s", "1m"]),
+    ("history", ["59m", "1h", "60m", "744h", "743h60m", "745h", "9999999h", "12345678ms"]),
+])  # fmt: skip
+def test_a_duration_that_the_operator_would_refuse_is_refused(field: str, values: list[str]) -> None:
+    """Else helm says that all is well, and the operator does not start."""
+    for value in values:
+        given: Any = value if field == "history" else {"default": {"url": "http://p", "timeout": value}}
+        if _read(field, value):
+            rendered({field: given})
+            continue
+        with pytest.raises(ChartError, match=f"{field}.*(: {value} is not from |does not match pattern)"):
+            rendered({field: given})
 
 
 @pytest.mark.parametrize(("values", "message"), REFUSED.values(), ids=list(REFUSED))

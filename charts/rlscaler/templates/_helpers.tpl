@@ -44,6 +44,22 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 
 {{/*
+Nothing, or a failure where a duration is not one that the operator takes: (list "history" "168h" "1h" 3600000.0 "744h"
+2678400000.0), the bounds in words and in milliseconds. A schema could not tell 1m90s from 90s.
+*/}}
+{{- define "rlscaler.requireDuration" -}}
+{{- $sum := 0.0 -}}
+{{- range regexFindAll "[0-9.]+(ms|h|m|s)" (index . 1) -1 -}}
+  {{- $unit := regexFind "[a-z]+$" . -}}
+  {{- $size := get (dict "ms" 1.0 "s" 1000.0 "m" 60000.0 "h" 3600000.0) $unit -}}
+  {{- $sum = addf $sum (mulf (float64 (trimSuffix $unit .)) $size) -}}
+{{- end -}}
+{{- if or (lt $sum (index . 3)) (gt $sum (index . 5)) -}}
+  {{- fail (printf "%s: %s is not from %s to %s" (index . 0) (index . 1) (index . 2) (index . 4)) -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
 Sources or servers as the operator reads them, of (list "sources" .Values.sources). What a Secret holds stands there as the
 files that it is mounted as.
 */}}
@@ -80,6 +96,10 @@ files that it is mounted as.
   {{- if and $source.tls (hasPrefix "http://" $source.url) -}}
     {{- fail (printf "%s.%s.url: %s has no TLS; write https:// there, or leave ca, certificate, key and tls out" $field $name $source.url) -}}
   {{- end -}}
+  {{- with $source.timeout -}}
+    {{- $bounds := ternary (list "20ms" 20.0 "5s" 5000.0) (list "100ms" 100.0 "2m" 120000.0) (eq $field "servers") -}}
+    {{- include "rlscaler.requireDuration" (concat (list (printf "%s.%s.timeout" $field $name) .) $bounds) -}}
+  {{- end -}}
   {{- $_ := set $found $name $source -}}
 {{- end -}}
 {{- $found | toYaml -}}
@@ -87,6 +107,7 @@ files that it is mounted as.
 
 {{/* The operator's configuration file. */}}
 {{- define "rlscaler.configuration" -}}
+{{- include "rlscaler.requireDuration" (list "history" .Values.history "1h" 3600000.0 "744h" 2678400000.0) -}}
 sources:
   {{- include "rlscaler.withSecrets" (list "sources" .Values.sources) | nindent 2 }}
 {{- with .Values.servers }}
