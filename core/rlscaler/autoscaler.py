@@ -20,7 +20,7 @@ from rlscaler.lean import NUMPY
 from rlscaler.memory import PARTS, adopted, regrid, require_alike
 from rlscaler.panel import Panel as Panel
 from rlscaler.policies import SPARE_RULE, load_policy
-from rlscaler.policy import Policy, Proposal, View
+from rlscaler.policy import Policy, Proposal, Regridded, View
 from rlscaler.rows import put, stacked, taken, widened
 from rlscaler.rules.growth import Growth
 from rlscaler.settings import Settings, compiled
@@ -153,8 +153,13 @@ class Autoscaler:
         """Give the rows new settings; what is remembered of them stays."""
         rows = np.atleast_1d(np.asarray(rows, np.int64))
         arrays = compiled(settings, len(rows))
+        old, new = self._settings["interval"][rows], arrays["interval"]
         if self.remembers:
-            regrid(np, self._history, rows, self._settings["interval"][rows], arrays["interval"])
+            regrid(np, self._history, rows, old, new)
+        other = old != new
+        if isinstance(self.policy, Regridded) and other.any():
+            memory = self.policy.regridded(taken(self._policy, rows[other]), old[other], new[other])
+            put(self._policy, rows[other], memory)
         self._set(rows, arrays)
 
     def learn(self, rows: Any, *, capacity_per_replica: Any = None, startup: Any = None) -> None:

@@ -196,6 +196,21 @@ class Hedge:
             out |= {"kept": np.pad(kept, more, constant_values=-np.inf), "kept_age": np.pad(age, more)}
         return out
 
+    def regridded(self, state: State, old: np.ndarray, new: np.ndarray) -> State:
+        """Return the memory of rows that are decided at another interval from now on. old, new: (N,) seconds.
+
+        Sums are told in intervals, and orders stand an interval apart: both keep the time that they are of. At each
+        moment that order stood which was made then or last before.
+        """
+        scale = old / new
+        out = dict(state)
+        for name in ("cost", "late"):
+            out[name] = (state[name] * scale[:, None]).astype(np.float32)
+        out |= {name: state[name] * scale for name in ("demand", "apart")}
+        age = np.ceil(np.arange(ORDERS) * (new / old)[:, None] - 1e-6).astype(np.int64)
+        out["orders"] = np.take_along_axis(state["orders"], np.minimum(age, ORDERS - 1)[:, None, :], axis=2)
+        return out
+
     def weights(self, xp: Any, state: State, price: Any = PRICES[0]) -> Array:
         """Return (N, K) float64 how much say each candidate has at a price of late requests; each row's sum is 1."""
         score = self.scores(xp, state, price)

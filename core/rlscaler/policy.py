@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from rlscaler.arrays import Array, State
 
 
@@ -66,6 +68,15 @@ class Policy(Protocol):
 
     def propose(self, view: View, state: State) -> tuple[Proposal, State]:
         """Return the proposal and the new state. Pure: the same arguments give the same answer."""
+        ...
+
+
+@runtime_checkable
+class Regridded(Protocol):
+    """A policy whose memory is told in intervals, and is another one where these get longer or shorter."""
+
+    def regridded(self, state: State, old: np.ndarray, new: np.ndarray) -> State:
+        """Return the memory of N rows that are decided at another interval from now on. old, new: (N,) seconds."""
         ...
 
 

@@ -48,6 +48,10 @@ class Tenured:
             return proposal, state
         return self.learned.propose(view, {})[0], state
 
+    def regridded(self, state: State, old: np.ndarray, new: np.ndarray) -> State:
+        """Return the memory of rows at another interval, see `Hedge.regridded`."""
+        return self.tenure.regridded(state, old, new)
+
     def condensed(self, state: State, settings: Mapping[str, Array]) -> State:
         """Return the memory in the form in which it is kept, see `Hedge.condensed`."""
         return self.tenure.hedge.condensed(state, settings)

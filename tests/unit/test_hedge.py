@@ -8,7 +8,7 @@ import pytest
 
 from rlscaler import Autoscaler, Objective, Settings, Snapshot, tuned
 from rlscaler.arrays import State
-from rlscaler.hedge import PRICES, SWAY, Family, Hedge
+from rlscaler.hedge import ORDERS, PRICES, SWAY, Family, Hedge
 from rlscaler.policy import Policy, Proposal, View
 from rlscaler.reasons import Reason
 from rlscaler.rules.hpa import Hpa
@@ -254,3 +254,28 @@ def test_the_replay_tells_what_the_world_does(startup: float, lag: float) -> Non
     assert scores[0].argmin() == real.argmin()
     near = real < 1.3 * real.min()
     np.testing.assert_allclose(scores[0][near], real[near], rtol=0.06)
+
+
+@pytest.mark.parametrize(("before", "after"), [(15.0, 60.0), (60.0, 15.0)])
+def test_what_was_earned_counts_by_its_time_at_another_interval(before: float, after: float) -> None:
+    """In decisions, an hour at 15 s would count for four at 60 s, and an order of a minute ago for one of four minutes."""
+    scaler = Autoscaler("tenure", Settings(capacity_per_replica=10.0, startup=60.0, interval=before), workloads=1)
+    rng = np.random.default_rng(3)
+    for tick in range(120):
+        load = 100.0 + 60.0 * np.sin(tick / 9.0) + 20.0 * rng.random()
+        scaler.decide(Snapshot(time=tick * before, load=load, ready=12.0, starting=0.0, desired=12.0))
+    assert isinstance(scaler.policy, Tenure)
+    hedge, then = scaler.policy.hedge, scaler.memory([0], ("policy",))["policy"]
+    scaler.update([0], Settings(capacity_per_replica=10.0, startup=60.0, interval=after))
+    now = scaler.memory([0], ("policy",))["policy"]
+    for name in ("cost", "late", "demand", "apart"):
+        np.testing.assert_allclose(now[name] * after, then[name] * before, rtol=1e-6, err_msg=name)
+    for name in ("known", "waiting", "kept", "kept_age", "seen_time"):
+        np.testing.assert_array_equal(now[name], then[name], err_msg=name)
+    np.testing.assert_allclose(hedge.weights(np, now), hedge.weights(np, then), rtol=1e-5)
+    ages = np.arange(10)
+    at = np.ceil(ages * after / before).astype(int)  # the order that stood then was made then or before
+    np.testing.assert_array_equal(now["orders"][0][:, ages], then["orders"][0][:, np.minimum(at, ORDERS - 1)])
+    scaler.update([0], Settings(capacity_per_replica=20.0, startup=60.0, interval=after))
+    again = scaler.memory([0], ("policy",))["policy"]
+    assert all(np.array_equal(again[name], now[name]) for name in now), "only the interval matters"

@@ -96,6 +96,10 @@ class Tenure:
         """Return the memory of n workloads, see `Hedge.state`."""
         return self.hedge.state(n)
 
+    def regridded(self, state: State, old: np.ndarray, new: np.ndarray) -> State:
+        """Return the memory of rows at another interval, see `Hedge.regridded`."""
+        return self.hedge.regridded(state, old, new)
+
     def propose(self, view: View, state: State) -> tuple[Proposal, State]:
         """Return the weighted mean of the candidates' orders; NaN where load is unknown."""
         return self.hedge.propose(view, state)
