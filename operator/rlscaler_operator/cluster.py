@@ -148,9 +148,7 @@ class Cluster:
         value: dict[str, Any] = self._read(path, f"read {KIND} {key}", Right("get", GROUP, PLURAL, key.namespace))
         return value
 
-    def patch_status(
-        self, key: Key, status: Mapping[str, Any], uid: str = "", timeout: float | None = None
-    ) -> None:
+    def patch_status(self, key: Key, status: Mapping[str, Any], uid: str = "", timeout: float | None = None) -> None:
         """Merge fields into the status of an RLScaler; a None removes its field.
 
         uid: of the very object that is meant, whose status then becomes just these fields; one that has been made anew

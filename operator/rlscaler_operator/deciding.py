@@ -417,7 +417,7 @@ class Decider:
         return found
 
     def forget_learned(self, key: Key) -> bool:
-        """Forget what was learned of a workload's replicas, and return whether that was a capacity; it is `put` next."""
+        """Forget what was learned of a workload, and return whether that was a capacity; it is `put` next."""
         self._former.pop(key, None)
         return self._estimates.forget(key)
 

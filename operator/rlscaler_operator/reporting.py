@@ -38,9 +38,7 @@ _own_log = logging.getLogger("rlscaler.report")
 class Writable(Protocol):
     """What is needed of `cluster.Cluster`."""
 
-    def patch_status(
-        self, key: Key, status: Mapping[str, Any], uid: str = "", timeout: float | None = None
-    ) -> None:
+    def patch_status(self, key: Key, status: Mapping[str, Any], uid: str = "", timeout: float | None = None) -> None:
         """Merge fields into a status; None removes one."""
         ...
 

@@ -258,7 +258,7 @@ def test_the_replay_tells_what_the_world_does(startup: float, lag: float) -> Non
 
 @pytest.mark.parametrize(("before", "after"), [(15.0, 60.0), (60.0, 15.0)])
 def test_what_was_earned_counts_by_its_time_at_another_interval(before: float, after: float) -> None:
-    """In decisions, an hour at 15 s would count for four at 60 s, and an order of a minute ago for one of four minutes."""
+    """In decisions, an hour at 15 s would count for four at 60 s, and a minute after an order for four."""
     scaler = Autoscaler("tenure", Settings(capacity_per_replica=10.0, startup=60.0, interval=before), workloads=1)
     rng = np.random.default_rng(3)
     for tick in range(120):

@@ -52,9 +52,7 @@ class Server:
         self.at_once = self.most_at_once = 0
         self._lock = threading.Lock()
 
-    def patch_status(
-        self, key: Key, status: Mapping[str, Any], uid: str = "", timeout: float | None = None
-    ) -> None:
+    def patch_status(self, key: Key, status: Mapping[str, Any], uid: str = "", timeout: float | None = None) -> None:
         self.timeouts.add(timeout)
         with self._lock:
             self.at_once += 1
