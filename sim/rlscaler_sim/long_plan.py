@@ -6,6 +6,7 @@ any queue and any replicas. Each part's first start-up is left out of it, as rep
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -25,15 +26,26 @@ PART, BOUNDED = 720, 2880
 """Steps of a part, for the plan and for the bound."""
 AROUND = 120
 """Steps that a part is planned with before and after it."""
+AT_ONCE = 48
+"""Parts that are planned at once: tables have a column for each count that any of them needs."""
 
 
 def plan(
-    load: Load, seed: int, config: world.WorldConfig, settings: Settings, start: np.ndarray | None = None
+    load: Load,
+    seed: int,
+    config: world.WorldConfig,
+    settings: Settings,
+    start: np.ndarray | None = None,
+    *,
+    bounded: bool = True,
 ) -> Limit:
-    """Return the clairvoyant's orders (1, T) and the bound (1,) for one load; start as of `contest.play`."""
+    """Return the clairvoyant's orders (1, T) and the bound (1,) for one load; start as of `contest.play`.
+
+    bounded: false where nobody asks for the bound, which is 0 then.
+    """
     if len(load.rates) // world.compiled(config, 1).ticks < LEAST:
         return clairvoyant_plan([load], [seed], config, settings, start)
-    return _in_parts(known_to_the_end(load, seed, config), config, settings, start)
+    return _in_parts(known_to_the_end(load, seed, config), config, settings, start, bounded)
 
 
 def known_to_the_end(load: Load, seed: int, config: world.WorldConfig) -> Known:
@@ -49,7 +61,9 @@ def known_to_the_end(load: Load, seed: int, config: world.WorldConfig) -> Known:
     return Known(arrivals, weight, needed * float(config.interval) / float(config.capacity_per_replica))
 
 
-def _in_parts(known: Known, config: world.WorldConfig, settings: Settings, start: np.ndarray | None) -> Limit:
+def _in_parts(
+    known: Known, config: world.WorldConfig, settings: Settings, start: np.ndarray | None, bounded: bool
+) -> Limit:
     steps = known.weight.shape[1]
     interval, capacity = float(settings.interval), float(config.capacity_per_replica)
     total = float((known.arrivals[0].sum(axis=1, dtype=np.float64) * known.weight[0]).sum())
@@ -87,11 +101,34 @@ def _in_parts(known: Known, config: world.WorldConfig, settings: Settings, start
     if start is not None:
         guess[begins == 0] = start[0]
     weigh = 0.0 if (known.weight > 0).all() else GAP_WEIGHT
-    orders = clairvoyant.plan(asked(PART, AROUND, weigh, 0, guess)).orders[:, AROUND : AROUND + PART]
+    question = asked(PART, AROUND, weigh, 0, guess)
+    orders = np.empty((len(begins), PART), np.int32)
+    for some in _alike(question):
+        plan = clairvoyant.plan(_only(question, some), bounded=False)
+        orders[some] = plan.orders[:, AROUND : AROUND + PART]
+    orders = orders.reshape(1, -1)[:, :steps]
+    if not bounded:
+        return Limit(orders, np.zeros(1))
 
     peak = np.maximum.reduceat(demand.max(axis=1), np.arange(0, steps, BOUNDED))
     most = np.ceil(1.25 * (peak + 6.0 * np.sqrt(peak / float(config.concurrency)) + 2.0) + 3.0)
     startup = math.ceil(float(config.startup) / interval) + 1
-    bound = clairvoyant.lower_bound(asked(BOUNDED, 0, 0.0, startup, np.clip(most, low, high)))
+    question = asked(BOUNDED, 0, 0.0, startup, np.clip(most, low, high))
+    bound = np.empty(len(peak))
+    for some in _alike(question):
+        bound[some] = clairvoyant.lower_bound(_only(question, some))
     unit = interval / max(float(known.needed[0]), 1e-9)
-    return Limit(orders.reshape(1, -1)[:, :steps], np.array([bound.sum() * unit]))
+    return Limit(orders, np.array([bound.sum() * unit]))
+
+
+def _alike(question: Question) -> list[np.ndarray]:
+    """Return the parts (indices) of a question, those together that need about as many replicas."""
+    most = question.arrivals.max(axis=(1, 2))
+    found: list[np.ndarray] = np.array_split(np.argsort(most, kind="stable"), -(-len(most) // AT_ONCE))
+    return found
+
+
+def _only(question: Question, some: np.ndarray) -> Question:
+    """Return some parts of a question."""
+    mine = {name: getattr(question, name)[some] for name in ("arrivals", "start", "price", "weight", "needed")}
+    return replace(question, **mine)

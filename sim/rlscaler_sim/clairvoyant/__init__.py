@@ -18,7 +18,7 @@ import numpy as np
 
 from rlscaler_sim.clairvoyant import backlog
 from rlscaler_sim.clairvoyant.problem import Problem, Question, compiled
-from rlscaler_sim.clairvoyant.schedules import first_tables, schedules
+from rlscaler_sim.clairvoyant.schedules import empty_table, least_table, schedules
 from rlscaler_sim.clairvoyant.work_bound import work_bound
 
 __all__ = ["Plan", "Question", "lower_bound", "plan"]
@@ -49,8 +49,8 @@ class Plan:
     scores: np.ndarray
 
 
-def plan(asked: Question) -> Plan:
-    """Return the best orders found for the loads, and the bound.
+def plan(asked: Question, *, bounded: bool = True) -> Plan:
+    """Return the best orders found for the loads, and the bound; a rough one where it need not be `bounded`.
 
     Takes O(L T N) time and memory, N about 1.25 times the largest demand in replicas. Raises ValueError where shapes
     do not fit, and for bounds without room.
@@ -58,14 +58,22 @@ def plan(asked: Question) -> Plan:
     problem = compiled(asked)
     wait = problem.patience
     everyone = np.arange(problem.loads)
-    bound, empty = _bounds(problem)
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     loads = everyone[wait <= SHORT]
+    empty = None
     if loads.size:
-        found += [(loads, *one) for one in schedules(problem.only(loads), empty)]
+        part = problem.only(loads)
+        empty = empty_table(part)
+        found += [(loads, *one) for one in schedules(part, empty)]
     best = np.full(problem.loads, np.inf)
     for loads, _, score in found:
         best[loads] = np.minimum(best[loads], score)
+    bound = _rough_bound(problem)
+    unsure = everyone[best > LOOSE * bound]  # others are not above the bound either, which is no lower
+    if bounded:
+        bound = _bound(problem, empty)
+    elif unsure.size:
+        bound[unsure] = _bound(problem.only(unsure))
     for load in everyone[(wait > LONG) | (best > LOOSE * bound)]:
         alone = np.array([load])
         found += [(alone, *one) for one in backlog.schedules(problem.only(alone))]
@@ -85,20 +93,25 @@ def plan(asked: Question) -> Plan:
 
 def lower_bound(asked: Question) -> np.ndarray:
     """Return the bound of `plan` alone, (L,) float64."""
-    return _bounds(compiled(asked))[0]
+    return _bound(compiled(asked))
 
 
-def _bounds(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
-    """Return the bound (L,), and the table of late requests from an empty queue of the loads that wait SHORT."""
+def _bound(problem: Problem, empty: np.ndarray | None = None) -> np.ndarray:
+    """Return the bound (L,). empty: of `empty_table`, of the loads that wait SHORT, where it is there already."""
     wait, everyone = problem.patience, np.arange(problem.loads)
-    bound = np.maximum(work_bound(problem), _idle_bound(problem))
-    tables = np.zeros((0, 0), np.float32)
-    for loads in (everyone[(wait > SHORT) & (wait <= VACUOUS)], everyone[wait <= SHORT]):
+    bound = _rough_bound(problem)
+    for loads, known in ((everyone[(wait > SHORT) & (wait <= VACUOUS)], None), (everyone[wait <= SHORT], empty)):
         if loads.size:
             part = problem.only(loads)
-            tables, least = first_tables(part)
-            bound[loads] = np.maximum(bound[loads], part.programme.value(least) * part.unit)
-    return bound * (1.0 - _SLACK), tables
+            least = part.programme.value(least_table(part, known)) * part.unit * (1.0 - _SLACK)
+            bound[loads] = np.maximum(bound[loads], least)
+    return bound
+
+
+def _rough_bound(problem: Problem) -> np.ndarray:
+    """Return what the bound (L,) is at least, for next to no time."""
+    rough: np.ndarray = np.maximum(work_bound(problem), _idle_bound(problem)) * (1.0 - _SLACK)
+    return rough
 
 
 def _idle_bound(problem: Problem) -> np.ndarray:

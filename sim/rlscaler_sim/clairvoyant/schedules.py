@@ -24,10 +24,11 @@ _NEGLIGIBLE = 1e-7
 
 
 def schedules(problem: Problem, empty: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield orders (L, T) int32 and their J (L,) of one schedule after the other. empty: see `first_tables`."""
+    """Yield orders (L, T) int32 and their J (L,) of one schedule after the other. empty: of `empty_table`."""
+    first = _scored(problem, empty)
     # where start-up ends within a step, orders may as well count on the next one
     for planned in problem.programmes:
-        table = empty
+        table = first
         for left in range(PASSES, -1, -1):
             orders = planned.orders(planned.best(table))
             ready = problem.programme.ready(orders)
@@ -43,11 +44,22 @@ def _table(problem: Problem, below: np.ndarray) -> np.ndarray:
     return np.where(counts <= problem.first[:, None], below[:, None], np.float32(0.0)).astype(np.float32)
 
 
-def first_tables(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
-    """Return two tables of scored late requests, (rows, N): from an empty queue, and at least (see `late_bound`)."""
+def empty_table(problem: Problem) -> np.ndarray:
+    """Return late requests from an empty queue, (rows, N) float32, scored or not."""
+    bottom = int(problem.programme.counts[0])
+    empty = _table(problem, problem.arrivals.sum(axis=0))
+    for rows, counts in pairs(problem, problem.last):
+        empty[rows, counts - bottom] = _from_empty(problem, rows, counts)
+    return empty
+
+
+def least_table(problem: Problem, empty: np.ndarray | None = None) -> np.ndarray:
+    """Return the scored late requests that there are at least (see `late_bound`), (rows, N) float32.
+
+    empty: of `empty_table`, where it is there already.
+    """
     bottom = int(problem.programme.counts[0])
     everyone = problem.arrivals.sum(axis=0)
-    empty = _table(problem, everyone)
     ragged = problem.ragged
     at_most = np.maximum(problem.first, 0).astype(np.float32)
     load = problem.load_of(np.arange(everyone.size))
@@ -60,9 +72,7 @@ def first_tables(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
     )
     least = _table(problem, surely)
     for rows, counts in pairs(problem, problem.last):
-        zero = np.zeros(rows.size, np.float32)
-        late, _ = served(problem, rows, counts, counts, (zero, zero, zero + np.float32(1.0), zero))
-        empty[rows, counts - bottom] = late
+        late = _from_empty(problem, rows, counts) if empty is None else empty[rows, counts - bottom]
         share = late / np.maximum(everyone[rows], 1e-30)
         for chosen, rough in ((share > _HOPELESS, True), ((share > _NEGLIGIBLE) & (share <= _HOPELESS), False)):
             r, n = rows[chosen], counts[chosen]
@@ -78,8 +88,17 @@ def first_tables(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
                 size * problem.work[owner],
                 **options,
             )
-    scored = problem.programme.weight.reshape(-1, 1).astype(np.float32)
-    return empty * scored, least * scored
+    return _scored(problem, least)
+
+
+def _from_empty(problem: Problem, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    zero = np.zeros(rows.size, np.float32)
+    return served(problem, rows, counts, counts, (zero, zero, zero + np.float32(1.0), zero))[0]
+
+
+def _scored(problem: Problem, table: np.ndarray) -> np.ndarray:
+    found: np.ndarray = table * problem.programme.weight.reshape(-1, 1).astype(np.float32)
+    return found
 
 
 def _next_table(problem: Problem, ready: np.ndarray, queue: Queue) -> np.ndarray:
