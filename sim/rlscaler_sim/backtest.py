@@ -92,20 +92,20 @@ def backtest(
             there = there & np.isfinite(seen[0])
         beside, start = [repeated(counts, there, settings)], first_known(counts, settings)
 
-    def outcome(factor: float, quiet: bool, startup: float | None = None) -> Outcome:
-        really = replace(config, capacity_per_replica=factor * float(config.capacity_per_replica),
-                         startup=config.startup if startup is None else startup)  # fmt: skip
-        return dry_run.compared(
-            resource, load, lambda: single(load, seed), settings, really, [*notes, *assumed],
-            policy=policy, compare=compare, scale_to=None, seed=seed, beside=beside, seen=seen,
-            start=start, progress=None if quiet else progress, keep_decisions=keep_decisions and not quiet, clock=clock,
-        )  # fmt: skip
-
-    found = outcome(1.0, quiet=False)
     if not factors and capacity_error > 0.0:
         factors = (1.0 - capacity_error, 1.0 + capacity_error)
-    brackets = [Bracket(factor, outcome(factor, quiet=True)[0].contenders) for factor in factors]
-    return found, brackets + [Bracket(1.0, outcome(1.0, True, each)[0].contenders, each) for each in startups]
+    capacity = float(config.capacity_per_replica)
+    others = [replace(config, capacity_per_replica=factor * capacity) for factor in factors]
+    others += [replace(config, startup=each) for each in startups]
+    found, fared = dry_run.compared(
+        resource, load, lambda: single(load, seed), settings, config, [*notes, *assumed], policy=policy,
+        compare=compare, scale_to=None, seed=seed, beside=beside, seen=seen, start=start, others=others,
+        progress=progress, keep_decisions=keep_decisions, clock=clock,
+    )  # fmt: skip
+    brackets = [Bracket(factor, each) for factor, each in zip(factors, fared, strict=False)]
+    return found, brackets + [
+        Bracket(1.0, each, seconds) for seconds, each in zip(startups, fared[len(factors) :], strict=True)
+    ]
 
 
 def _impossible(load: Load, counts: np.ndarray | None, settings: Settings) -> list[str]:

@@ -20,7 +20,9 @@ from rlscaler.stated import stated
 from rlscaler.tenured import mode
 from rlscaler_sim import contenders, long_plan, scenarios, stretches, world
 from rlscaler_sim.contest import Entrant
+from rlscaler_sim.elsewhere import elsewhere
 from rlscaler_sim.evaluation import (
+    beating,
     figures,
     limit,
     own_constants,
@@ -204,7 +206,7 @@ def dry_run(
     return compared(
         resource, load, own, settings, config, notes, policy=policy, compare=compare, scale_to=scale_to, seed=seed,
         progress=progress, keep_decisions=keep_decisions, clock=clock,
-    )  # fmt: skip
+    )[0]  # fmt: skip
 
 
 def compared(
@@ -222,14 +224,16 @@ def compared(
     beside: Sequence[Entrant] = (),
     seen: np.ndarray | None = None,
     start: np.ndarray | None = None,
+    others: Sequence[world.WorldConfig] = (),
     progress: Progress | None = None,
     keep_decisions: bool = False,
     clock: Callable[[], float] = lambda: 0.0,
-) -> Outcome:
+) -> tuple[Outcome, list[list[Contender]]]:
     """Run the policy under test and everyone whom it is compared with on one load; see `dry_run`.
 
     own: returns the load as `hpa-own` is tuned on it. beside: further entrants. seen: (1, T) requests/s that were
-    read at each step, where that is recorded. start: (1,) replicas at first, where these are.
+    read at each step, where that is recorded. start: (1,) replicas at first, where these are. others: worlds of
+    another capacity or start-up, in each of which everyone's figures are returned too.
     """
     began, notes = clock(), list(notes)
     wanted = resource.spec.policy if resource is not None else None
@@ -242,12 +246,19 @@ def compared(
     tenure = wanted.tenure if policy is None and wanted is not None else None
     entrants = entrants_for(compare, chosen, settings, pinned, tenure)
     tested = entrants[0].name
+    earned = mode(entrants[0].policy)
     told = beforehand(load, config, settings, seed, seen) if worth_it(load, config, settings) else None
+    if told is not None:
+        entrants = stretches.foretold(entrants, load, told, settings, start, unread(resource))
+
+    def tuned(config: world.WorldConfig, progress: Progress | None = None) -> dict[str, float]:
+        if told is None:
+            return own_constants(own(), config, settings, progress)[contenders.OWN][0]
+        progressed = telling(progress, "tuning hpa-own")
+        return stretches.own_constants(load, config, settings, seed, told, start, progressed)
+
     if contenders.OWN in compare:
-        constants = (
-            own_constants(own(), config, settings, progress)[contenders.OWN][0] if told is None
-            else stretches.own_constants(load, config, settings, seed, told, start, telling(progress, "tuning hpa-own"))
-        )  # fmt: skip
+        constants = tuned(config, progress)
         entrants.append(contenders.entrant(contenders.OWN, settings, constants))
         notes.append(f"hpa-own, tuned on this load: target {constants['target']:g}, scale-down window "
                      f"{constants['window']:g} s, tolerance {constants['tolerance']:g}")  # fmt: skip
@@ -280,12 +291,16 @@ def compared(
         series=series(traced, float(settings.capacity_per_replica)),
         log=log(traced),
     )
+    fared = elsewhere(
+        load, entrants, others, settings, seed, told=told, seen=seen, start=start, unread=unread(resource),
+        own=lambda config: contenders.entrant(contenders.OWN, settings, tuned(config)),
+    )  # fmt: skip
     if not keep_decisions:
-        return run, notes, list(traced.decisions)
+        return (run, notes, list(traced.decisions)), fared
     told_by: dict[str, Any] = {"policy": chosen, "settings": stated(compiled(entrants[0].settings, 1))}
-    if earned := mode(entrants[0].policy):
+    if earned:
         told_by["tenure"] = earned
-    return run, notes, [told_by | decision for decision in traced.decisions]
+    return (run, notes, [told_by | decision for decision in traced.decisions]), fared
 
 
 def unread(resource: Resource | None) -> tuple[str, ...]:
@@ -294,13 +309,6 @@ def unread(resource: Resource | None) -> tuple[str, ...]:
         return ()
     metrics = resource.spec.metrics
     return tuple(name for name in ("backlog", "latency", "utilization") if getattr(metrics, name) is None)
-
-
-def beating(found: Sequence[Contender]) -> int | None:
-    """Return the index of the best contender if it scores better than the clairvoyant, the last one; else None."""
-    scores = [c.score if np.isfinite(c.score) else np.inf for c in found]
-    best = int(np.argmin(scores))
-    return best if scores[best] < scores[-1] else None
 
 
 def proven(config: world.WorldConfig) -> bool:

@@ -341,6 +341,13 @@ def figures(name: str, sums: Totals, waits: np.ndarray, index: int, columns: np.
     )
 
 
+def beating(found: Sequence[Contender]) -> int | None:
+    """Return the index of the best contender if it scores better than the clairvoyant, the last one; else None."""
+    scores = [c.score if np.isfinite(c.score) else np.inf for c in found]
+    best = int(np.argmin(scores))
+    return best if scores[best] < scores[-1] else None
+
+
 def summary(scored: Sequence[Scored], seed: int = 0) -> dict[str, dict[str, Any]]:
     """Return, for each contender, its regrets over the headline traces, with intervals over source families."""
     headline = [s for s in scored if s.headline]

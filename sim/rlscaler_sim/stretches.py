@@ -75,7 +75,6 @@ class _Stretches:
     ) -> None:
         self.told, self.cast, self.unread = told, cast, unread
         self.watch, self.observe, self.keep = watch, observe, keep
-        self.config = replace(config, interval=float(settings.interval))
         self.edges = WAIT_EDGES if waits else ()
         self.total = len(told.time)
         self.early = min(round(WARM_UP / float(settings.interval)), self.total // 8)
@@ -84,6 +83,8 @@ class _Stretches:
         self.lanes = -(-self.total // self.steps)
         self.rows = np.arange(cast.count * self.lanes)
         self.who, self.lane = self.rows // self.lanes, self.rows % self.lanes
+        config = replace(config, interval=float(settings.interval))
+        self.params = world.selected(world.compiled(config, cast.count, wait_edges=self.edges), self.who)
         self.scaler = Autoscaler(Panel(cast.members(self.who)), remembers=False)
         self.scaler.reserve(self.rows.size)
         for mine, theirs in cast.settings(self.who):
@@ -137,7 +138,7 @@ class _Stretches:
         return self._found()
 
     def _params(self, rows: np.ndarray) -> world.Params:
-        return world.compiled(self.config, rows.size, wait_edges=self.edges)
+        return world.selected(self.params, rows)
 
     @staticmethod
     def _put(state: State, rows: np.ndarray, new: State) -> None:
@@ -298,25 +299,40 @@ def play(
 ) -> Totals:
     """Return what `contest.play` returns for one load; see there. A short one is played in one piece.
 
-    known: what `beforehand` says of it, if that is there already.
+    config: its capacity and its start-up may differ between the entrants, (E,), where the load is cut. known: what
+    `beforehand` says of it, if that is there already.
     """
-    if not worth_it(load, config, settings):
+    if known is None and not worth_it(load, config, settings):
         return contest.play([load], entrants, config, settings, [seed], watch=watch, traced=traced, seen=seen,
                             start=start, unread=unread, progress=progress)  # fmt: skip
     known = known or beforehand(load, config, settings, seed, seen)
-    first = float((contest.start_replicas([load], settings) if start is None else start)[0])
-    entrants = [_foretold(entrant, known, first, unread) for entrant in entrants]
-    if any(_remembers(entrant.policy) for entrant in entrants):
+    entrants = foretold(entrants, load, known, settings, start, unread)
+    if any(remembers(entrant.policy) for entrant in entrants):
         return contest.play([load], entrants, config, settings, [seed], watch=watch, traced=traced, seen=seen,
                             start=start, unread=unread, progress=progress)  # fmt: skip
-    found = _Stretches(known, Several(entrants), config, settings, first, unread=unread, waits=True, watch=watch,
-                       observe=traced is not None and traced.observe, keep=True).play(progress)  # fmt: skip
+    found = _Stretches(known, Several(entrants), config, settings, _first(load, settings, start), unread=unread,
+                       waits=True, watch=watch, observe=traced is not None and traced.observe,
+                       keep=True).play(progress)  # fmt: skip
     if traced is not None:
         _trace(traced, known, found, watch)
     return _totals(known, found)
 
 
-def _remembers(policy: Policy) -> bool:
+def foretold(
+    entrants: Sequence[Entrant], load: Load, told: Told, settings: Settings, start: np.ndarray | None,
+    unread: Sequence[str],
+) -> list[Entrant]:  # fmt: skip
+    """Return the entrants, with their proposals told beforehand where that is needed to cut the load, and can be."""
+    first = _first(load, settings, start)
+    return [_foretold(entrant, told, first, unread) for entrant in entrants]
+
+
+def _first(load: Load, settings: Settings, start: np.ndarray | None) -> float:
+    """Return the replicas at first."""
+    return float((contest.start_replicas([load], settings) if start is None else start)[0])
+
+
+def remembers(policy: Policy) -> bool:
     """Return whether what a policy decides depends on all of the past, so that no stretch can begin from a guess."""
     return isinstance(policy, Tenure) or (isinstance(policy, Tenured) and not policy.advisory)
 
@@ -324,7 +340,7 @@ def _remembers(policy: Policy) -> bool:
 def _foretold(entrant: Entrant, told: Told, start: float, unread: Sequence[str]) -> Entrant:
     """Return the entrant with its proposals told beforehand, if it remembers all of the past and sees load alone."""
     policy = entrant.policy
-    if not _remembers(policy):
+    if not remembers(policy):
         return entrant
     tenure = policy.tenure if isinstance(policy, Tenured) else policy
     if not isinstance(tenure, Tenure):
@@ -390,9 +406,8 @@ def own_constants(
     The readings are those of `known`, which are the recorded ones where these are known.
     """
     grid = contenders.own_grid()
-    first = float((contest.start_replicas([load], settings) if start is None else start)[0])
-    found = _Stretches(known, Hpas(grid, settings), config, settings, first, unread=(), waits=False, watch=None,
-                       observe=False, keep=False).play(progress)  # fmt: skip
+    found = _Stretches(known, Hpas(grid, settings), config, settings, _first(load, settings, start), unread=(),
+                       waits=False, watch=None, observe=False, keep=False).play(progress)  # fmt: skip
     cost = np.where(found.sums["needed"] > 0, found.sums["billed"] / np.maximum(found.sums["needed"], 1e-300), np.inf)
     late = found.sums["late"] / np.maximum(found.sums["arrivals"], 1e-9)
     best = int((cost + LATE_WEIGHT * late).argmin())

@@ -13,7 +13,7 @@ from rlscaler.policy import View
 from rlscaler.replay import features_over_time
 from rlscaler.settings import compiled
 from rlscaler.snapshot import Snapshot, cleaned
-from rlscaler_sim import contenders, contest, evaluation, long_plan, seams, stretches, told, world
+from rlscaler_sim import contenders, contest, elsewhere, evaluation, long_plan, seams, stretches, told, world
 from rlscaler_sim.contest import Entrant
 from rlscaler_sim.load import Load
 from rlscaler_sim.measure import gridded, measured
@@ -182,6 +182,36 @@ def test_a_plan_in_parts_is_as_good_and_its_bound_holds(monkeypatch: pytest.Monk
     score = contest.play([load], both, config, SETTINGS, [7], waits=False).score[:, 0]
     assert score[1] == pytest.approx(score[0], rel=2e-3)
     assert 0.97 * whole.lower_bound[0] < parts.lower_bound[0] < whole.lower_bound[0] * 1.001 < score.min()
+
+
+def test_worlds_side_by_side_are_as_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Capacity and start-up differ, so that the pods' plans do not even have the same length."""
+    monkeypatch.setattr(told, "LEAST", 100)
+    load, readings = wild(STEPS)
+    config = evaluation.standard_world(SETTINGS)
+    others = [replace(config, capacity_per_replica=9.0), replace(config, startup=20.0), replace(config, startup=90.0)]
+    known = told.beforehand(load, config, SETTINGS, 7, readings)
+    start = contest.start_replicas([load], SETTINGS)
+    who = [contenders.tested("default", SETTINGS), *entrants()]
+    who = stretches.foretold(who, load, known, SETTINGS, start, UNREAD)
+    plans = [evaluation.limit(long_plan.plan(load, 7, each, SETTINGS, start), SETTINGS) for each in others]
+    found = elsewhere.elsewhere(load, [*who, plans[0]], others, SETTINGS, 7, own=lambda _: who[0], told=known,
+                                seen=readings, start=start, unread=UNREAD)  # fmt: skip
+    for each, plan, figures in zip(others, plans, found, strict=True):
+        alone = stretches.play(load, [*who, plan], each, SETTINGS, 7, seen=readings, start=start, unread=UNREAD)
+        assert [c.replica_hours for c in figures[:-1]] == pytest.approx(alone.billed[:-1, 0] / 3600.0, rel=1e-12)
+        assert [c.violation_share for c in figures[:-1]] == pytest.approx(alone.violation_share[:-1, 0], rel=1e-9)
+        assert figures[-1].score <= alone.score[-1, 0] * (1.0 + 1e-9)
+
+
+def test_a_plan_without_its_bound_is_the_same_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    load, _ = wild(1500)
+    config = evaluation.standard_world(SETTINGS)
+    for name, value in (("LEAST", 100), ("PART", 300), ("BOUNDED", 600), ("AT_ONCE", 2)):
+        monkeypatch.setattr(long_plan, name, value)
+    bounded, bare = (long_plan.plan(load, 7, config, SETTINGS, bounded=each) for each in (True, False))
+    np.testing.assert_array_equal(bare.orders, bounded.orders)
+    assert bounded.lower_bound > 0.0
 
 
 def test_what_no_window_holds_any_more_is_no_difference() -> None:
