@@ -23,6 +23,8 @@ DEADLINE = 120.0
 """Seconds for all requests of one series."""
 STAIRS, REGULAR = 20, 0.9
 """Changes of a load at least, and the share of the times between them, that tell how often it is scraped."""
+MOVES, FALLS = 50, 0.02
+"""Changes of a load at least, and the share of them that falls at most, that tell a counter."""
 AT_QUERY = ("BadQuery", "TooLarge", "Timeout")
 """Reasons of a SourceError that lie in the query, of which there are several: it is named then."""
 LOAD = "spec.metrics.load"
@@ -215,6 +217,10 @@ def checked(past: Past, interval: float, use: Use = BACKTEST) -> Past:
                      " hold for these hours alone")  # fmt: skip
     elif seconds < 7 * 86400.0:
         notes.append(f"{seconds / 86400.0:.1f} days of load are known: weekends and weekly patterns cannot be seen")
+    moves = np.diff(past.load[known])
+    moves = moves[moves != 0.0]  # a counter rests while nobody comes, and between two scrapes
+    if len(moves) >= MOVES and (moves < 0.0).mean() < FALLS:
+        notes.append("the load rises nearly all the time, as a counter does: is rate() missing where it was queried?")
     gaps = 1.0 - known.mean()
     if gaps > 0.0:
         notes.append(f"load is unknown for {100.0 * gaps:.2g} % of the time, in one piece for "
@@ -270,10 +276,6 @@ def _odd(load: np.ndarray, query: str, interval: float) -> list[str]:
         notes.append(f"the load changes every {duration_text(round(steady * interval))} only, as where it is scraped "
                      f"that seldom, and is read every {duration_text(interval)}: what happens in between is not in the "
                      "record")  # fmt: skip
-    seen = load[np.isfinite(load)]
-    moves = np.diff(seen)
-    if len(moves) >= 100 and (moves > 0.0).mean() > 0.5 and (moves < 0.0).mean() < 0.02:
-        notes.append("the load rises nearly all the time, as a counter does: is rate() missing in the query?")
     if _COUNTS.search(query):
         notes.append("the query counts requests by increase() or delta(): are they divided by the seconds of its "
                      "window? rate() tells requests/s")  # fmt: skip

@@ -205,6 +205,10 @@ NOTED: dict[str, tuple[Past, list[str]]] = {
         past([1.0] * (7 * DAY), [np.nan] * (7 * DAY)),
         ["the recorded replicas do not overlap"],
     ),
+    "a counter that is scraped every minute, and reset": (
+        past(np.repeat(np.arange(7.0 * DAY / 4.0) % 9000.0, 4)),
+        ["the load rises nearly all the time, as a counter does"],
+    ),
     "replicas with gaps": (
         past([1.0] * (7 * DAY), [3.0] * (6 * DAY) + [np.nan] * DAY),
         ["recorded replicas are missing for 14 % of the time"],
