@@ -19,7 +19,7 @@ from rlscaler_sim import contenders, dry_run
 from rlscaler_sim.contest import Entrant, Schedule
 from rlscaler_sim.dry_run import Outcome, Progress
 from rlscaler_sim.load import Load, Loads, generator, realise
-from rlscaler_sim.recorded import Past, checked, counts_at
+from rlscaler_sim.recorded import Past, checked, counts_at, warnings_of
 from rlscaler_sim.result import RECORDED, Contender, DryRun
 from rlscaler_sim.scenarios import Scenario
 from rlscaler_sim.trace import Trace
@@ -196,7 +196,7 @@ def single(load: Load, seed: int) -> Loads:
 def _known(load: Trace, replicas: Trace | None, times: np.ndarray, interval: float) -> Past:
     """Return what was recorded from each time on, with notes. Raises UserError where it is too little."""
     counts = None if replicas is None else counts_at(replicas, times)
-    return checked(Past(load.name, times, counts_at(load, times), counts, load.warnings), interval)
+    return checked(Past(load.name, times, counts_at(load, times), counts, warnings_of(load, replicas)), interval)
 
 
 def _simulated(trace: Trace, settings: Settings, seed: int) -> Load:

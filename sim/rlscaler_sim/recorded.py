@@ -189,7 +189,12 @@ def from_traces(load: Trace, replicas: Trace | None, interval: float, use: Use =
     rates = np.where(whole, np.diff(np.interp(edges, buckets, events)) / interval, np.nan)
     times = load.start + edges[1:]
     counts = None if replicas is None else counts_at(replicas, times)
-    return checked(Past(load.name, times, rates, counts, load.warnings), interval, use)
+    return checked(Past(load.name, times, rates, counts, warnings_of(load, replicas)), interval, use)
+
+
+def warnings_of(load: Trace, replicas: Trace | None) -> tuple[str, ...]:
+    """Return what reading the two files had to say."""
+    return (*load.warnings, *(f"replicas: {said}" for said in (replicas.warnings if replicas else ())))
 
 
 def counts_at(replicas: Trace, times: np.ndarray) -> np.ndarray:

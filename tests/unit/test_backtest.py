@@ -240,6 +240,18 @@ def test_finer_buckets_are_averaged_over_each_interval() -> None:
     np.testing.assert_array_equal(found.times[:2], [15.0, 30.0])
 
 
+def test_rows_of_replicas_that_are_averaged_are_said() -> None:
+    load = Trace("load", 0.0, INTERVAL, np.full(DAY, 3.0))
+    replicas = Trace("replicas", 0.0, INTERVAL, np.full(DAY, 3.0), ("7 of 99 steps are no multiple of 15 s",))
+    found = from_traces(load, replicas, INTERVAL)
+    assert found is not None
+    assert "replicas: 7 of 99 steps are no multiple of 15 s" in found.notes
+    (resource,) = load_resources(WEB)
+    coarse = Trace("load", 0.0, 60.0, np.full(1500, 300.0))
+    (_, notes, _), _ = backtest.backtest(resource, coarse, replicas, compare=())
+    assert "replicas: 7 of 99 steps are no multiple of 15 s" in notes
+
+
 def test_replicas_that_were_recorded_as_long_as_the_load_are_not_missing() -> None:
     load, replicas = (Trace(name, 0.0, INTERVAL, np.full(DAY, 3.0)) for name in ("load", "replicas"))
     found = from_traces(load, replicas, INTERVAL)
