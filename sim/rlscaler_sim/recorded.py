@@ -146,6 +146,10 @@ def from_prometheus(
     if early > 10.0 * interval:
         notes.append(f"the data begin {_span(early)} later than asked: Prometheus keeps no more, or the workload is "
                      "younger")  # fmt: skip
+    late = end + min(skew, 0.0) - float(times[inside.stop - 1])  # a clock that is behind has not come to the end yet
+    if late > 10.0 * interval:
+        notes.append(f"the data end {_span(late)} earlier than asked: the workload is gone, Prometheus has stopped "
+                     "reading it, or the end is still to come")  # fmt: skip
     asked = replicas or replicas_query(resource)
     counts = None
     if asked is None:

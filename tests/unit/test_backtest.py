@@ -6,7 +6,9 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from command_line import WEB, mistakes, run, stand_in
 from rlscaler.custom_resource import load_resources
 from rlscaler_sim import backtest, dry_run
 from rlscaler_sim.dry_run import found_scenario
-from rlscaler_sim.recorded import Past, _steady, checked, counts_at, from_traces
+from rlscaler_sim.recorded import Past, _steady, checked, counts_at, from_prometheus, from_traces
 from rlscaler_sim.trace import Trace
 
 WEEK = 7 * 86400.0
@@ -250,6 +252,33 @@ def test_rows_of_replicas_that_are_averaged_are_said() -> None:
     coarse = Trace("load", 0.0, 60.0, np.full(1500, 300.0))
     (_, notes, _), _ = backtest.backtest(resource, coarse, replicas, compare=())
     assert "replicas: 7 of 99 steps are no multiple of 15 s" in notes
+
+
+@dataclass
+class Remembering:
+    """A Prometheus that holds one series, from a time to another."""
+
+    begin: float
+    end: float
+    config: Any = None
+
+    def range(self, query: str, start: float, end: float, step: float, *, deadline: float | None = None) -> Any:
+        times = start + step * np.arange(int((end - start) / step) + 1)
+        there = (times >= self.begin) & (times <= self.end)
+        labels = ({"deployment": "web"},)
+        return SimpleNamespace(labels=labels, times=times, values=np.where(there, 5.0, np.nan)[None])
+
+
+@pytest.mark.parametrize(
+    ("ends", "skew", "said"),
+    [(0.0, 0.0, False), (-3600.0, 0.0, True), (-3600.0, -3600.0, False), (-3600.0, 3600.0, True)],
+    ids=["as asked", "an hour early", "as its clock", "an hour early by a clock ahead"],
+)
+def test_data_that_end_early_are_said(ends: float, skew: float, said: bool) -> None:
+    (resource,) = load_resources(WEB)
+    end = 100 * WEEK
+    found = from_prometheus(Remembering(end - WEEK, end + ends), resource, end - 86400.0, end, None, skew)
+    assert any("the data end 1h earlier than asked" in note for note in found.notes) == said
 
 
 def test_replicas_that_were_recorded_as_long_as_the_load_are_not_missing() -> None:
