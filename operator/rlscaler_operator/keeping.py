@@ -9,23 +9,22 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import NamedTuple
 
 import numpy as np
 
-from rlscaler.history import RING
-from rlscaler.resource_objects import Query
 from rlscaler_operator import checkpoint, missed_writes, past
 from rlscaler_operator.api_errors import ClusterError
 from rlscaler_operator.checkpoint import Kept
-from rlscaler_operator.cluster import Cluster
 from rlscaler_operator.conflicts import MANAGER
 from rlscaler_operator.deciding import unlearned
 from rlscaler_operator.leading import FORGOTTEN, Leader
-from rlscaler_operator.model import Key, Note, Readings
+from rlscaler_operator.model import Key, Readings
+from rlscaler_operator.older_past import OlderPast
+from rlscaler_operator.past_loads import SLICE, Loads, PastLoads, alike
 from rlscaler_operator.queries import Group, fingerprint
+from rlscaler_operator.shelf import Shelf
 
 GATHER = 0.2
 """Seconds for which new workloads are gathered before their past is read together."""
@@ -39,93 +38,25 @@ SOON = 1.0
 """Seconds after a change within which others join it in a checkpoint."""
 SAVING = 0.05
 """Share of the time, at most, in which checkpoints are made because of changes."""
-PIECE = 40 * past.HOUR
-"""Seconds of the older past that are read at a time."""
-SLICE = 32
-"""Samples of the past that are taken in at a stretch."""
 TICKS = 8
 """Missed ticks that are decided again at a stretch."""
-DUTY, LONGEST_REST = 4.0, 0.5
-"""Seconds of rest for each second of work on the older past, and at most after one piece of it."""
-LIVED = 0.5 * past.HOUR
-"""Seconds before now that are not read again with the older past: what has been lived through since is known."""
-TRIES = 3
-"""Times at most that reading follows the present, from a source so slow that what was lived through is forgotten."""
 READ_FOR = 30.0
 """Seconds for which a checkpoint that cannot be read is asked for again."""
 READ_AGAIN = 0.5
 """Seconds between two such requests."""
 ROOM = 900 * 2**10
 """Bytes of a chunk that a ConfigMap surely has room for: the API server takes 1 MiB in all."""
-LABEL = "rlscaler.io/state"
-"""Label of the ConfigMaps that hold a checkpoint; its value is the Lease's name."""
 
 log = logging.getLogger("rlscaler.keeping")
-
-
-class Shelf:
-    """The ConfigMaps that hold the checkpoint, one chunk in each."""
-
-    def __init__(
-        self, cluster: Cluster, namespace: str, name: str, valid: Callable[[], bool], timeout: float = 4.0
-    ) -> None:
-        """Take where they lie. name: the Lease's. valid: whether we lead, asked before each write.
-
-        timeout: seconds for a write, as of `writing.Actuator`: one that came late would lie over the next leader's.
-        """
-        self._cluster, self._namespace, self._name = cluster, namespace, name
-        self._valid, self._timeout = valid, timeout
-        self._there: dict[str, int] = {}
-
-    def read(self) -> list[tuple[str, bytes]]:
-        """Return name and content of each chunk. Raises ClusterError."""
-        found = self._cluster.list_config_maps(self._namespace, f"{LABEL}={self._name}")
-        self._there = {each.name: 0 for each in found}
-        return [(f"ConfigMap {each.name}", blob) for each in found for blob in each.binary_data.values()]
-
-    def write(self, blobs: Sequence[bytes]) -> None:
-        """Put the chunks where those before lay; chunks that are as they were are not written.
-
-        Raises ClusterError: the first refusal of a chunk, such as one that is too large, after all others are put; at
-        once where it is no matter of the chunk.
-        """
-        refused: ClusterError | None = None
-        names = [f"{self._name}-state-{number}" for number in range(len(blobs))]
-        for name, blob in zip(names, blobs, strict=True):
-            if self._there.get(name) != hash(blob) and self._valid():
-                try:
-                    self._cluster.put_config_map(
-                        self._namespace, name, {LABEL: self._name}, {"state": blob}, timeout=self._timeout
-                    )
-                except ClusterError as error:
-                    if error.transient:
-                        raise
-                    refused = refused or error
-                else:
-                    self._there[name] = hash(blob)
-        if refused is not None:  # a chunk of former ones may be all that there is of what was refused
-            raise refused
-        for name in sorted(self._there.keys() - set(names)):
-            if self._valid():
-                self._cluster.delete_config_map(self._namespace, name, self._timeout)
-                del self._there[name]
-
-
-class Loads(NamedTuple):
-    """Past load of one workload: times and values, both (T,), ascending."""
-
-    times: np.ndarray
-    values: np.ndarray
 
 
 class Keeper:
     """Gives workloads their memory, and keeps it."""
 
-    def __init__(self, leader: Leader, shelf: Shelf, history: Callable[[], float]) -> None:
-        """Take the leader and where its checkpoint lies. history: seconds of past load to read back."""
-        self._leader, self._shelf, self._history = leader, shelf, history
+    def __init__(self, leader: Leader, shelf: Shelf, loads: PastLoads, older: OlderPast) -> None:
+        """Take the leader, where its checkpoint lies, and who reads the last hour and the rest of the past."""
+        self._leader, self._shelf, self._past, self.older = leader, shelf, loads, older
         self._kept: dict[Key, Kept] = {}
-        self._older: list[Key] = []
         self._saving = asyncio.Lock()
         self._restored = False
 
@@ -223,10 +154,10 @@ class Keeper:
                 loads: dict[Key, Loads] = {}
                 for source in [source for source, (_, task) in reading.items() if task.done()]:
                     asked, task = reading.pop(source)
-                    read += [key for key, load in asked.items() if self._load_of(key) == load]
+                    read += [key for key, load in asked.items() if self._past.asked(key) == load]
                     loads |= task.result()
                 for source, keys in self._unread(reading, set(read)).items():
-                    asked = {key: self._load_of(key) for key in keys}
+                    asked = {key: self._past.asked(key) for key in keys}
                     reading[source] = asked, tasks.create_task(self._recent(keys))
                 await self._remember(read, loads)
 
@@ -246,28 +177,23 @@ class Keeper:
                 groups.setdefault(group, []).append(key)
         return {source: list(chain.from_iterable(groups.values())) for source, groups in found.items() if groups}
 
-    def _load_of(self, key: Key) -> object:
-        """Return which load is decided by, None of a workload that is gone: what is read of another one is no past."""
-        ledger = self._leader.ledgers.get(key)
-        return None if ledger is None else ledger.load
-
     async def _recent(self, keys: Sequence[Key]) -> dict[Key, Loads]:
         now = self._leader.clock.now()
-        return await self._loads(keys, now - past.HOUR, now)
+        return await self._past.between(keys, now - past.HOUR, now)
 
     async def _remember(self, keys: Sequence[Key], found: Mapping[Key, Loads]) -> None:
         leader = self._leader
         for begin in range(0, len(keys), AT_ONCE):
             some = [key for key in keys[begin : begin + AT_ONCE] if key in leader.unread and key in leader.decider]
-            asked = {key: self._load_of(key) for key in some}
+            asked = {key: self._past.asked(key) for key in some}
             await self._give(some, found, leader.clock.now())
             for key in some:  # what is kept of them now is what they remember
                 self._kept.pop(key, None)
-            others = {key for key in some if self._load_of(key) != asked[key]}
+            others = {key for key in some if self._past.asked(key) != asked[key]}
             leader.decider.forget_past(others)  # half of it may be that of the load before, so it is read again
             some = [key for key in some if key not in others]
             leader.begin(some)
-            self._older += some
+            self.older.add(some)
             await asyncio.sleep(0)
 
     async def _give(self, keys: Sequence[Key], loads: Mapping[Key, Loads], now: float) -> None:
@@ -369,116 +295,6 @@ class Keeper:
             if column % TICKS == 0:
                 await asyncio.sleep(0)
 
-    async def _loads(self, keys: Iterable[Key], start: float, end: float) -> dict[Key, Loads]:
-        """Return the loads of workloads in (start, end], without those whose source has no answer."""
-        groups = self._groups(keys).items()
-        found: dict[Key, Loads] = {}
-        for part in await asyncio.gather(*(self._group_loads(group, of, start, end) for group, of in groups)):
-            found |= part
-        return found
-
-    def _groups(self, keys: Iterable[Key]) -> dict[Group, dict[Key, Query]]:
-        groups: dict[Group, dict[Key, Query]] = {}
-        for key in keys:
-            workload = self._leader.fleet.workloads.get(key)
-            if workload is not None and workload.resource is not None and key in self._leader.roster:
-                groups.setdefault(self._leader.roster.group(key), {})[key] = workload.resource.spec.metrics.load
-        return groups
-
-    async def _group_loads(
-        self, group: Group, members: Mapping[Key, Query], start: float, end: float
-    ) -> dict[Key, Loads]:
-        line = self._leader.collector.lines.get(group.load.source)
-        if line is None:
-            return {}
-        offset = await line.offset(line.timeout)
-        pieces: dict[Key, list[np.ndarray]] = {key: [] for key in members}
-        times: list[np.ndarray] = []
-        series = len(members)
-        while start < end:
-            (since, until), *_ = past.spans(group, start, end, series)
-            found = await past.loads(line, group, members, since, until, offset)
-            if isinstance(found, Note):
-                return {}
-            times.append(found[0])
-            for key, values in found[1].items():
-                pieces[key].append(values)
-            start, series = until, max(found[2], 1)
-        grid = np.concatenate(times)
-        return {key: Loads(grid, np.concatenate(values)) for key, values in pieces.items()} if len(grid) else {}
-
-    async def read_older(self) -> None:
-        """Read what lies before the last hour, a few workloads at a time, until cancelled.
-
-        Those whose source does not answer wait until it does, so that its fault costs them no history.
-        """
-        while True:
-            await asyncio.sleep(GATHER)
-            if some := [key for key in self._older if self._has_past(key)][:AT_ONCE]:
-                taken = set(some)
-                self._older = [key for key in self._older if key not in taken]
-                await self._read_older([key for key in some if key in self._leader.decider])
-
-    def _has_past(self, key: Key) -> bool:
-        """Tell whether a workload's source can be asked for the past now; True of one that is not decided any more."""
-        if key not in self._leader.roster:
-            return True
-        line = self._leader.collector.lines.get(self._leader.roster.group(key).load.source)
-        return line is not None and line.has_past
-
-    async def _read_older(self, keys: Sequence[Key]) -> None:
-        leader = self._leader
-        intervals: dict[float, list[Key]] = {}
-        for key in keys:
-            if key in leader.roster:
-                intervals.setdefault(leader.roster.group(key).interval, []).append(key)
-        for members in intervals.values():
-            await self._fill_attic(members)
-
-    async def _fill_attic(self, keys: Sequence[Key]) -> None:
-        """Make the whole history of workloads of one interval, oldest first, and let them have it."""
-        leader = self._leader
-        asked = {key: self._load_of(key) for key in keys}
-        attic = leader.decider.attic(keys, lambda key: self._load_of(key) == asked[key])
-        start, lives = leader.clock.now() - self._history(), RING * leader.roster.group(keys[0]).interval
-        lived = min(LIVED, 0.5 * lives)
-        for _ in range(TRIES):
-            goal = leader.clock.now() - lived
-            while start < goal:
-                end = min(start + PIECE, goal)
-                loads = await self._older_loads(attic.keys, start, end)
-                for members in _alike(loads):
-                    for times, values in _slices([loads[key] for key in members]):
-                        if np.isfinite(values).any():  # else it is unknown either way
-                            async with self._at_leisure():
-                                attic.fill(members, times, values)
-                start = end
-            if start > leader.clock.now() - lives + lived:
-                break  # all since then is remembered
-        while attic.behind > SLICE:
-            async with self._at_leisure():
-                attic.live_through(SLICE)
-        attic.adopt()
-
-    async def _older_loads(self, keys: Iterable[Key], start: float, end: float) -> dict[Key, Loads]:
-        """Return what is known of the loads in (start, end]: most of a week is before a workload was born."""
-        found: dict[Key, Loads] = {}
-        for group, members in self._groups(keys).items():
-            async with self._at_leisure():
-                part = await self._group_loads(group, members, start, end)
-                for key, (times, values) in part.items():
-                    if np.isfinite(values).any():
-                        found[key] = Loads(times, values.astype(np.float32))  # as it is remembered
-        return found
-
-    @contextlib.asynccontextmanager
-    async def _at_leisure(self) -> AsyncIterator[None]:
-        """Rest after a piece of work that nobody waits for."""
-        clock = self._leader.clock
-        began = clock.monotonic()
-        yield
-        await asyncio.sleep(min(DUTY * (clock.monotonic() - began), LONGEST_REST))
-
 
 def _has_capacity(kept: Kept) -> bool:
     """Tell whether what was kept has a learned capacity."""
@@ -486,23 +302,7 @@ def _has_capacity(kept: Kept) -> bool:
     return learned is not None and bool(np.isfinite(learned[kept.row]).all())
 
 
-def _alike(loads: Mapping[Key, Loads]) -> Iterable[list[Key]]:
-    """Return workloads together whose samples are as many at the same interval."""
-    alike: dict[tuple[int, float], list[Key]] = {}
-    for key, (times, _) in loads.items():
-        step = float(times[1] - times[0]) if len(times) > 1 else 0.0
-        alike.setdefault((len(times), round(step, 6)), []).append(key)
-    return alike.values()
-
-
 def _matrices(loads: Mapping[Key, Loads]) -> Iterator[tuple[list[Key], np.ndarray, np.ndarray]]:
     """Yield workloads with times and loads as matrices (N, T): those whose samples are as many at the same interval."""
-    for keys in _alike(loads):
+    for keys in alike(loads):
         yield keys, np.array([loads[key].times for key in keys]), np.array([loads[key].values for key in keys])
-
-
-def _slices(loads: Sequence[Loads]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield times and loads (N, SLICE), oldest first, of samples that are as many: a week of all would be large."""
-    for begin in range(0, len(loads[0].times), SLICE):
-        part = slice(begin, begin + SLICE)
-        yield np.array([each.times[part] for each in loads]), np.array([each.values[part] for each in loads])

@@ -31,13 +31,16 @@ from rlscaler_operator.fleet import Fleet
 from rlscaler_operator.health import HealthServer, loop_check, role_check, watch_checks
 from rlscaler_operator.heartbeat import LONGEST_LIMIT
 from rlscaler_operator.inference import Servers
-from rlscaler_operator.keeping import Keeper, Shelf
+from rlscaler_operator.keeping import Keeper
 from rlscaler_operator.leadership import Elector
 from rlscaler_operator.leading import Leader
 from rlscaler_operator.model import Note
+from rlscaler_operator.older_past import OlderPast
+from rlscaler_operator.past_loads import PastLoads
 from rlscaler_operator.policy_store import PolicyStore
 from rlscaler_operator.recording import Recorder
 from rlscaler_operator.reporting import Reporter
+from rlscaler_operator.shelf import Shelf
 from rlscaler_operator.telemetry import Telemetry
 from rlscaler_operator.watching import Watches
 from rlscaler_operator.writing import Actuator
@@ -242,7 +245,9 @@ class Operator:
             self.fleet, collector, self.store, actuator, reporter, self.telemetry, clock, self.watches.kinds, servers
         )
         shelf = Shelf(self.cluster, options.lease_namespace, options.lease_name, valid, timeout)
-        keeper = Keeper(leader, shelf, lambda: self.configuration.history)
+        loads = PastLoads(leader)
+        older = OlderPast(leader, loads, lambda: self.configuration.history)
+        keeper = Keeper(leader, shelf, loads, older)
         recorder = leader.decider.recorder = self._recorder()
         reign = self._reign = _Reign(leader, keeper, actuator, reporter, recorder)
         try:
@@ -258,7 +263,7 @@ class Operator:
                 parts.create_task(reporter.run())
                 parts.create_task(leader.ticks())
                 parts.create_task(keeper.read_recent())
-                parts.create_task(keeper.read_older())
+                parts.create_task(older.read_on())
                 parts.create_task(keeper.save_regularly())
                 parts.create_task(self._follow_policies(leader))
                 parts.create_task(self._follow_sources(collector))

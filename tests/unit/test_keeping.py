@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,18 +11,22 @@ import numpy as np
 import pytest
 
 from rlscaler.policies import load_policy
+from rlscaler.resource_objects import Query
 from rlscaler_operator import checkpoint, conflicts, keeping
 from rlscaler_operator.api_errors import ClusterError, Failure
 from rlscaler_operator.checkpoint import Batch
 from rlscaler_operator.cluster import Cluster
 from rlscaler_operator.connection import Connection
 from rlscaler_operator.deciding import Decider
-from rlscaler_operator.keeping import Keeper, Loads, Shelf
+from rlscaler_operator.keeping import Keeper
 from rlscaler_operator.leading import Leader
 from rlscaler_operator.ledger import Ledger
 from rlscaler_operator.model import Key, PolicyInUse, Readings
-from rlscaler_operator.queries import Ask, group_of, load_of
+from rlscaler_operator.older_past import OlderPast
+from rlscaler_operator.past_loads import Loads, PastLoads
+from rlscaler_operator.queries import Ask, Group, group_of, load_of
 from rlscaler_operator.roster import Roster
+from rlscaler_operator.shelf import Shelf
 from workload_accounts import resource, target, workload
 
 WEB, GONE, NEW = Key("shop", "web"), Key("shop", "gone"), Key("shop", "new")
@@ -76,8 +80,10 @@ def leader_of(*names: Key, ready: Sequence[Key] = ()) -> Any:
     )
 
 
-def keeper_of(leader: Any, table: Table) -> Keeper:
-    return Keeper(cast(Leader, leader), cast(Shelf, table), lambda: 0.0)
+def keeper_of(leader: Any, table: Table, loads: PastLoads | None = None) -> Keeper:
+    loads = PastLoads(cast(Leader, leader)) if loads is None else loads
+    older = OlderPast(cast(Leader, leader), loads, lambda: 7200.0)
+    return Keeper(cast(Leader, leader), cast(Shelf, table), loads, older)
 
 
 def blob_of(*names: Key) -> bytes:
@@ -391,29 +397,26 @@ def test_a_change_is_kept_soon_and_not_again_without_another() -> None:
     assert table.writes == 2
 
 
-class Changing(Keeper):
-    """A keeper whose source is asked for another load while it answers for the first time: 100, then 7 requests/s."""
+class Changing(PastLoads):
+    """A source that is asked for another load while it answers for the first time: 100, then 7 requests/s."""
 
     def __init__(self, leader: Any, ledger: Ledger) -> None:
-        super().__init__(cast(Leader, leader), cast(Shelf, Table()), lambda: 7200.0)
+        super().__init__(cast(Leader, leader))
         self._ledger, self.reads = ledger, 0
 
-    async def _loads(self, keys: Iterable[Key], start: float, end: float) -> dict[Key, Loads]:
+    async def of_group(self, group: Group, members: Mapping[Key, Query], start: float, end: float) -> dict[Key, Loads]:
         self.reads += 1
         if self.reads == 1:
             self._ledger.load = SUM
         times = np.arange(15.0 * np.ceil(start / 15.0), end, 15.0)
-        return {key: Loads(times, np.full(len(times), 100.0 if self.reads == 1 else 7.0)) for key in keys}
-
-    async def _older_loads(self, keys: Iterable[Key], start: float, end: float) -> dict[Key, Loads]:
-        return await self._loads(keys, start, end)
+        return {key: Loads(times, np.full(len(times), 100.0 if self.reads == 1 else 7.0)) for key in members}
 
 
 UP, SUM = [(Ask("default", query), dict[str, str]()) for query in ("up", "sum(up)")]
 
 
-def changing() -> tuple[Any, Changing]:
-    """Return what a keeper needs of a leader of one new workload, and the keeper."""
+def changing() -> tuple[Any, Keeper]:
+    """Return what a keeper needs of a leader of one new workload whose load is another one soon, and the keeper."""
     leader, its = leader_of(WEB), resource("web")
     leader.ledgers[WEB] = ledger = Ledger(load=UP)
     leader.clock = SimpleNamespace(now=lambda: 50_000.0, monotonic=lambda: 0.0)
@@ -421,7 +424,8 @@ def changing() -> tuple[Any, Changing]:
     leader.unread, leader.begun, leader.roster = {WEB}, [], Roster()
     leader.begin = lambda keys: (leader.begun.extend(keys), leader.unread.difference_update(keys))
     leader.roster.place(WEB, group_of(its.spec), 50_000.0)
-    return leader, Changing(leader, ledger)
+    leader.fleet = SimpleNamespace(workloads={WEB: workload("web", resource=its)})
+    return leader, keeper_of(leader, Table(), Changing(leader, ledger))
 
 
 def known(leader: Any) -> set[float]:
@@ -472,6 +476,6 @@ def test_what_is_learned_is_measured_by_the_past_of_the_new_load(
 
 def test_the_older_past_of_a_load_that_is_not_asked_for_any_more_is_left_out() -> None:
     leader, keeper = changing()
-    asyncio.run(keeper._read_older([WEB]))
-    assert keeper.reads > 0
+    asyncio.run(keeper.older.read([WEB]))
+    assert leader.ledgers[WEB].load == SUM, "it was read"
     assert known(leader) == set()

@@ -9,15 +9,18 @@ import pytest
 
 from rlscaler.policies import load_policy
 from rlscaler.prometheus import SeriesRange
-from rlscaler_operator import keeping, past
+from rlscaler_operator import keeping, older_past, past
 from rlscaler_operator.collecting import Line
 from rlscaler_operator.deciding import Admission, Decider
-from rlscaler_operator.keeping import Keeper, Shelf
+from rlscaler_operator.keeping import Keeper
 from rlscaler_operator.leading import Leader
 from rlscaler_operator.ledger import Ledger
 from rlscaler_operator.model import Key, PolicyInUse
+from rlscaler_operator.older_past import OlderPast
+from rlscaler_operator.past_loads import PastLoads
 from rlscaler_operator.queries import Ask, group_of
 from rlscaler_operator.roster import Roster
+from rlscaler_operator.shelf import Shelf
 from workload_accounts import resource, workload
 
 NOW = 1.75e9
@@ -83,11 +86,13 @@ class Scene:
             collector=SimpleNamespace(lines={"default": cast(Line, self.source)}),
             target=lambda key: key, ledgers={key: Ledger() for key in self.keys},
         )  # fmt: skip
-        self.keeper = Keeper(cast(Leader, self.leader), cast(Shelf, None), lambda: 7.0 * DAY)
+        leader = cast(Leader, self.leader)
+        self.older = OlderPast(leader, PastLoads(leader), lambda: 7.0 * DAY)
+        self.keeper = Keeper(leader, cast(Shelf, None), PastLoads(leader), self.older)
 
     def read(self) -> np.ndarray:
-        """Let the keeper read the older past, and return the seconds of load that are known of each workload."""
-        asyncio.run(asyncio.wait_for(self.keeper._read_older(self.keys), 60.0))
+        """Read the older past, and return the seconds of load that are known of each workload."""
+        asyncio.run(asyncio.wait_for(self.older.read(self.keys), 60.0))
         return self.known()
 
     def known(self) -> np.ndarray:
@@ -98,7 +103,7 @@ class Scene:
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeping, "LONGEST_REST", 0.0)
+    monkeypatch.setattr(older_past, "LONGEST_REST", 0.0)
 
 
 def test_the_past_of_each_is_asked_for_alone_and_only_what_is_found_counts() -> None:
@@ -115,7 +120,7 @@ def test_a_source_that_takes_longer_than_an_interval_is_read_to_the_end(takes: f
     """What was lived through meanwhile is not asked for, so that reading does not run after the time for ever."""
     scene = Scene(2, known=2, takes=takes)
     known = scene.read()
-    assert scene.source.asked <= 2 * (5 + keeping.TRIES)
+    assert scene.source.asked <= 2 * (5 + older_past.TRIES)
     assert (known > 0.97 * DAY).all()
 
 

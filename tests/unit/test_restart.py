@@ -12,13 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlscaler.policies import load_policy
-from rlscaler_operator import checkpoint, keeping
+from rlscaler.resource_objects import Query
+from rlscaler_operator import checkpoint, keeping, past_loads
 from rlscaler_operator.deciding import Decider
-from rlscaler_operator.keeping import Keeper, Loads, Shelf
+from rlscaler_operator.keeping import Keeper
 from rlscaler_operator.leading import Leader
 from rlscaler_operator.model import Decision, Key, PolicyInUse, Readings, Target, TargetKey
-from rlscaler_operator.queries import group_of
+from rlscaler_operator.older_past import OlderPast
+from rlscaler_operator.past_loads import Loads, PastLoads
+from rlscaler_operator.queries import Group, group_of
 from rlscaler_operator.roster import Roster
+from rlscaler_operator.shelf import Shelf
 from rlscaler_operator.timestamps import stamp
 from workload_accounts import resource, workload
 
@@ -128,17 +132,17 @@ class World:
         asyncio.run(_took_over(self, blob, status or {}))
 
 
-class _Restarted(Keeper):
-    """A keeper whose Prometheus is a table."""
+class _Table(PastLoads):
+    """The past loads where Prometheus is a table."""
 
-    def __init__(self, world: World, leader: Leader, shelf: Shelf) -> None:
-        super().__init__(leader, shelf, lambda: 0.0)
+    def __init__(self, world: World, leader: Leader) -> None:
+        super().__init__(leader)
         self._world = world
 
-    async def _loads(self, keys: Iterable[Key], start: float, end: float) -> dict[Key, Loads]:
+    async def of_group(self, group: Group, members: Mapping[Key, Query], start: float, end: float) -> dict[Key, Loads]:
         asked = (self._world.times > start) & (self._world.times <= end)
         return {key: Loads(self._world.times[asked], self._world.loads[self._world.keys.index(key), asked])
-                for key in keys}  # fmt: skip
+                for key in members}  # fmt: skip
 
 
 async def _took_over(world: World, blob: bytes, status: Mapping[str, Any]) -> None:
@@ -160,7 +164,9 @@ async def _took_over(world: World, blob: bytes, status: Mapping[str, Any]) -> No
         begin=begun.extend,
     )
     shelf = SimpleNamespace(read=lambda: [("the checkpoint", blob)])
-    keeper = _Restarted(world, cast(Leader, leader), cast(Shelf, shelf))
+    loads = _Table(world, cast(Leader, leader))
+    older = OlderPast(cast(Leader, leader), loads, lambda: 0.0)
+    keeper = Keeper(cast(Leader, leader), cast(Shelf, shelf), loads, older)
     await keeper.restore()
     reading = asyncio.create_task(keeper.read_recent())
     async with asyncio.timeout(60.0):
@@ -258,7 +264,7 @@ def test_who_takes_over_has_time_to_renew_the_lease_meanwhile(remembers: bool) -
     blob = world.kept()
     world.tick += 200
     world.restart(blob if remembers else checkpoint.packed([], {}))
-    assert world.turns >= 200 / max(keeping.SLICE, keeping.TICKS)
+    assert world.turns >= 200 / max(past_loads.SLICE, keeping.TICKS)
 
 
 @settings(deadline=None, derandomize=True, max_examples=15)
