@@ -39,6 +39,7 @@ _OTHER_UNITS = (
 )
 """Ends of a value's heading that name a unit, which unit that is, and what is expected."""
 _UNKNOWN = frozenset(("", "nan", "null", "none", "na", "n/a"))
+_SEPARATOR = re.compile(r'"?sep=([,;\t|])"?', re.IGNORECASE)  # what Grafana writes above a CSV that Excel shall open
 _ON_GRID = 0.01  # share of a step by which a time may miss its bucket and still count as regular sampling
 
 _FAMILIES = {
@@ -173,9 +174,9 @@ def read_trace(path: str | Path) -> Trace:
 
     Time: seconds, milliseconds (named *_ms, or beyond the year 5000 when read as seconds) or ISO 8601 (UTC
     where no zone is given). Value: a rate per second, or a count per bucket under a name such as count or
-    requests, which is divided by the bucket's length. Two columns need no header. Empty values and missing
-    buckets are gaps. The step is the median difference of the times; other times are averaged onto it, with a
-    warning in the Trace.
+    requests, which is divided by the bucket's length. Two columns need no header, and a line such as sep=; above names
+    what separates them. Empty values and missing buckets are gaps. The step is the median difference of the times;
+    other times are averaged onto it, with a warning in the Trace.
 
     Raises TraceError with the file, the line and the value at fault.
     """
@@ -210,14 +211,17 @@ def _text(path: Path) -> io.TextIOWrapper:
 
 
 def _rows(path: Path, text: io.TextIOWrapper) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number, cells) of every row that is neither blank nor a # comment."""
+    """Yield (line number, cells) of every row that is neither blank, a # comment nor the name of the separator."""
     first = next((line for line in iter(text.readline, "") if line.strip() and line.lstrip()[0] != "#"), "")
     text.seek(0)
-    reader = csv.reader(text, delimiter=max(",;\t", key=first.count))
+    named = _SEPARATOR.fullmatch(first.strip("\r\n"))
+    reader = csv.reader(text, delimiter=named[1] if named else max(",;\t", key=first.count))
+    rows = (row for row in reader if any(cell.strip() for cell in row) and not row[0].lstrip().startswith("#"))
     try:
-        for row in reader:
-            if any(cell.strip() for cell in row) and not row[0].lstrip().startswith("#"):
-                yield reader.line_num, row
+        if named:
+            next(rows)
+        for row in rows:
+            yield reader.line_num, row
     except csv.Error as error:
         raise TraceError(
             f"{path}, line {reader.line_num}: is no CSV row ({error}); expected a time and a value"
