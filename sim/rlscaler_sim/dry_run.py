@@ -190,7 +190,7 @@ def dry_run(
     notes += trace.warnings if trace is not None else ()
     if not load.rates.any():
         scale_to = None  # 0 stays 0 at whatever scale
-        notes.append(f"{load.name} has no load in the span that is run: there is nothing to scale, and no score")
+        notes.append(f"in the span that is run {load.name} has no load: there is nothing to scale, and no score")
     notes += [f"{said}; a smaller --scale-to avoids it" for said in beyond_bounds(load, settings)]
     own = partial(
         realise_many,

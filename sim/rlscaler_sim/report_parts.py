@@ -202,6 +202,7 @@ def score_bars(run: DryRun) -> Iterable[str]:
     shown = [(c, look) for c, look in _ordered(run) if finite(c.score)]
     scores = sorted(c.score for c, _ in shown)
     if not scores:
+        yield '<div role="listitem">No contender has a score.</div>'
         return
     top = min(scores[-1], 2.5 * scores[len(scores) // 2]) or 1.0
     limit = run.limit

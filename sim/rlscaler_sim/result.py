@@ -169,6 +169,11 @@ class DryRun:
         return sorted(rivals, key=lambda c: c.score if math.isfinite(c.score) else math.inf)
 
     @property
+    def loaded(self) -> bool:
+        """Whether any load is known, without which there is nothing to scale and no score."""
+        return bool((self.series.load[self.series.known] > 0.0).any())
+
+    @property
     def reference(self) -> Contender | None:
         """Whom the policy under test is compared with: the tuned HPA, else the best other; None if it ran
         alone.

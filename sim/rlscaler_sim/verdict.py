@@ -131,7 +131,8 @@ def verdict(run: DryRun) -> tuple[str, str]:
     if reference is None:
         return f"{tested.name} ran alone", "There is no rule to compare it with."
     if not math.isfinite(ranked[0].score):
-        return "Nobody wins", "No contender has a score: nothing in the trace could be scored."
+        unscored = "Nothing in the trace could be scored, so no contender has a score."
+        return "Nobody wins", unscored if run.loaded else "There was no load, so nothing to scale and no score."
     best = ranked[0].score
     level = [c for c in ranked if abs(c.score - best) <= LEVEL]
     if len(level) > 1 and tested in level:
@@ -161,7 +162,7 @@ def assumptions(run: DryRun) -> list[str]:
     wait, objective, scale = (run.world.get(key) for key in ("slo_wait", "objective", "scale_to"))
     if isinstance(wait, int | float) and objective:
         found.append(f"late: waited longer than {seconds(float(wait))} (objective: {objective})")
-    served = any(math.isfinite(each.violation_share) for each in run.contenders)
+    served = run.loaded and any(math.isfinite(each.violation_share) for each in run.contenders)
     if isinstance(allowed := run.world.get("late_allowed"), int | float) and served:
         found.append(f"objective: {percent(float(allowed))} may be late; kept by {_keepers(run, float(allowed))}")
     if isinstance(scale, int | float):

@@ -4,6 +4,7 @@ Not a world: pods start after a minute, demand has a daily profile, bursts and n
 a plain formula. The pages and tables under test only show what they are given.
 """
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -144,6 +145,15 @@ def day(
         "log": log_of(time, demand, replicas[names.index(policy)] if policy in names else replicas[0]),
     }
     return DryRun(**(fields | changes))
+
+
+def quiet(run: DryRun) -> DryRun:
+    """Return the run without any load, and so without scores."""
+    none, rows = 0.0 * run.series.load, 0.0 * run.series.ready
+    series = replace(run.series, load=none, demand=none, violations=rows, backlog=rows, cost=rows * math.nan)
+    unscored = [replace(c, cost_ratio=math.nan, violation_share=0.0, score=math.nan, regret=None)
+                for c in run.contenders]  # fmt: skip
+    return replace(run, contenders=unscored, lower_bound=None, series=series)
 
 
 def enlarged(run: DryRun, count: int) -> DryRun:

@@ -233,7 +233,7 @@ def test_no_load_at_all_is_neither_scaled_nor_unknown(tmp_path: Path) -> None:
     assert "scaled to need" not in text
     assert "peak 0 requests/s" in text
     assert "never below the load" in text
-    assert "note: quiet has no load in the span that is run" in text
+    assert "note: in the span that is run quiet has no load" in text
     assert told("--trace", str(path))["world"]["scale_to"] is None
 
 

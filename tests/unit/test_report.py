@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dry_run_example import day
+from dry_run_example import day, quiet
 from rlscaler.errors import UserError
 from rlscaler_sim.chart_data import Thinning, chart_data, decimals_for, gaps, runs, windows
 from rlscaler_sim.decision_rows import changes, decision_rows, most_telling
@@ -142,6 +142,12 @@ def test_figures_that_are_missing_leave_a_dash(run: DryRun) -> None:
     assert re.search(r"growth-quantile</span>.*?</th><td>–</td>", text)
     assert not re.search(r"\bnan\b|\binf\b", text)
     assert "proven" not in text
+
+
+def test_a_run_without_any_load_says_so_where_its_scores_would_be_drawn(run: DryRun) -> None:
+    text = render(quiet(run), "")
+    assert "There was no load, so nothing to scale and no score." in text
+    assert '<div role="listitem">No contender has a score.</div>' in text
 
 
 def test_regret_against_the_own_trace_has_a_column_where_it_is_known(run: DryRun, html: str) -> None:

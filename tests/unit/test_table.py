@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from dry_run_example import day
+from dry_run_example import day, quiet
 from rlscaler_sim.result import Contender, DryRun, plain
 from rlscaler_sim.table import ASCII_BLOCKS, BLOCKS, peaks, print_table, sparkline
 from rlscaler_sim.verdict import assumptions, clock, outcome, percent, seconds, verdict
@@ -212,7 +212,7 @@ def test_a_long_name_is_cut_and_the_figures_stay(run: DryRun) -> None:
         pytest.param(
             dict.fromkeys(("growth_quantile", "hpa_tuned", "hpa_default", "two_thresholds"), (math.nan, 1.0, 0.0)),
             "Nobody wins",
-            "nothing in the trace could be scored",
+            "Nothing in the trace could be scored, so no contender has a score.",
             "even",
             id="nothing-scored",
         ),
@@ -226,6 +226,13 @@ def test_verdict(
     assert found[0] == headline
     assert why in found[1]
     assert outcome(changed) == tone
+
+
+def test_a_run_without_any_load_has_no_winner_and_says_why(run: DryRun) -> None:
+    run = replace(quiet(run), world={**run.world, "late_allowed": 0.001})
+    assert verdict(run) == ("Nobody wins", "There was no load, so nothing to scale and no score.")
+    assert "Nobody wins: there was no load, so nothing to scale and no score." in printed(run)
+    assert not [line for line in assumptions(run) if line.startswith("objective: ")]
 
 
 KEEPERS = {"none": (-1.0, "nobody"), "the limit alone": (0.0, "clairvoyant"), "all": (1.0, "all")}
