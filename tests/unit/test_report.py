@@ -277,6 +277,11 @@ def test_a_single_step_makes_a_page() -> None:
     assert "None of the 1 decisions changed the replica count." in render(one, "")
 
 
+def test_what_was_ready_is_drawn_without_any_load(run: DryRun) -> None:
+    run = replace(quiet(run), world={**run.world, "capacity_per_replica": 50.0})
+    assert chart_data(run)["perReplica"] == 50.0
+
+
 # --- decisions ---
 
 
