@@ -91,6 +91,8 @@ def _paper_note(kept: int, printed: int) -> str:
 
 
 def _note(decisions: int, changed: int, kept: int) -> str:
+    if not changed and decisions == 1:
+        return "The only decision did not change the replica count."
     if not changed:
         return f"None of the {decisions:,} decisions changed the replica count."
     note = f"{changed:,} of {decisions:,} decisions changed the replica count."

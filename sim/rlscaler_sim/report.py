@@ -28,7 +28,7 @@ from rlscaler_sim.report_parts import (
     world_facts,
 )
 from rlscaler_sim.result import DryRun
-from rlscaler_sim.verdict import assumptions, figure, outcome, seconds, sentence, verdict
+from rlscaler_sim.verdict import assumptions, counted, figure, outcome, seconds, sentence, verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def render(
     headline, why = verdict(run)
     log = decision_rows(run)
     scripts = {"plotly": as_read(plotly_js), "script": as_read(packaged("report.js"))}
-    took = f"{run.decisions:,} decisions, simulated in {seconds(run.elapsed_s)}"
+    took = f"{counted(run.decisions)}, simulated in {seconds(run.elapsed_s)}"
     facts = f"Past: {frame.past}. Policy {run.policy}: {took}" if frame.past else (
         f"Policy {run.policy} on {run.trace}: {took}"
     )  # fmt: skip

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlscaler_sim.result import Contender, DryRun
-from rlscaler_sim.verdict import COLUMNS, Column, assumptions, figure, percent, verdict
+from rlscaler_sim.verdict import COLUMNS, Column, assumptions, counted, figure, percent, verdict
 
 Writer = Callable[[str], str]
 
@@ -42,7 +42,7 @@ def summary(run: DryRun, width: int, *, ascii_only: bool = False) -> RenderableT
     """Return the summary for a terminal of `width` columns, in ASCII only where asked."""
     write = writer(ascii_only=ascii_only)
     headline, why = verdict(run)
-    facts = f" on {run.trace}, policy {run.policy}, {run.decisions:,} decisions"
+    facts = f" on {run.trace}, policy {run.policy}, {counted(run.decisions)}"
     columns, left_out = _fitting(run, width, write)
     lines: list[RenderableType] = [
         Text.assemble((write(run.resource), "bold"), (write(facts), "dim")),

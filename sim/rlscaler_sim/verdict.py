@@ -45,6 +45,11 @@ def hours(value: float) -> str:
     return figure(value, ",.0f" if value >= 99.95 else ",.1f")
 
 
+def counted(decisions: int) -> str:
+    """Return a number of decisions with the word: 1 decision, 5,760 decisions."""
+    return f"{decisions:,} decision{'' if decisions == 1 else 's'}"
+
+
 def clock(time: float, start: float, end: float) -> str:
     """Return a moment of the trace: a date in UTC, or the time since the start (with the day if it lasts
     days).

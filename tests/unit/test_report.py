@@ -274,7 +274,9 @@ def test_worst_hour_is_the_one_with_most_late_requests(run: DryRun) -> None:
 def test_a_single_step_makes_a_page() -> None:
     one: DryRun = day(steps=1)
     assert windows(one) == {}
-    assert "None of the 1 decisions changed the replica count." in render(one, "")
+    page = render(one, "")
+    assert "The only decision did not change the replica count." in page
+    assert f"on {one.trace}: 1 decision, simulated" in page
 
 
 def test_what_was_ready_is_drawn_without_any_load(run: DryRun) -> None:

@@ -235,6 +235,10 @@ def test_a_run_without_any_load_has_no_winner_and_says_why(run: DryRun) -> None:
     assert not [line for line in assumptions(run) if line.startswith("objective: ")]
 
 
+def test_one_decision_is_not_told_in_the_plural() -> None:
+    assert ", 1 decision\n" in printed(day(steps=1))
+
+
 KEEPERS = {"none": (-1.0, "nobody"), "the limit alone": (0.0, "clairvoyant"), "all": (1.0, "all")}
 
 
