@@ -16,6 +16,7 @@ from rlscaler import profile as profiles
 from rlscaler.policies import load_policy
 from rlscaler.profile import Estimate, LoadFacts, Profile, Recording, Saturation
 from rlscaler_training import own_past, runs
+from rlscaler_training.own_past_command import said
 
 INTERVAL = 60.0
 DAYS = 1.3
@@ -120,6 +121,19 @@ def test_no_better_is_refused_and_nothing_is_written() -> None:
     report = json.loads(Path("noise/report.json").read_text())
     assert (report["better"], report["artifact"]) == (False, None)
     assert report["scores"]["low"] <= own_past.WORTH
+
+
+@pytest.mark.parametrize(
+    ("gain", "low", "high", "words"),
+    [
+        pytest.param(0.0071, 0.0012, 0.013, "better by 0.0071 (90% interval 0.0012 to 0.0130)", id="better"),
+        pytest.param(-0.0071, -0.013, 0.0012, "worse by 0.0071 (90% interval -0.0012 to 0.0130)", id="worse"),
+        pytest.param(-0.00001, -0.002, 0.002, "better by 0.0000 (90% interval -0.0020 to 0.0020)", id="level"),
+    ],
+)
+def test_a_defeat_is_not_told_as_a_gain(gain: float, low: float, high: float, words: str) -> None:
+    figures = {"score": 1.2, "cost": 1.1, "late": 0.1}
+    assert said(own_past.Verdict(figures, figures, gain, low, high, 4))[-1] == words
 
 
 def test_a_training_repeats_itself() -> None:

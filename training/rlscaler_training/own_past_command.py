@@ -128,8 +128,8 @@ def _finish(
             click.echo(line)
         click.echo(f"run:      {run.folder}")
         if shown is None:
-            click.echo(f"refused: that is not above {own_past.WORTH:g} for certain, so the default policy is the "
-                       "better choice here; no artifact is written")  # fmt: skip
+            click.echo(f"refused: it is not better by more than {own_past.WORTH:g} for certain, so the default "
+                       "policy is the better choice here; no artifact is written")  # fmt: skip
         else:
             click.echo(f"artifact: {shown}")
             click.echo(f"try it:   rlscaler backtest -f FILE --prometheus URL --policy {shlex.quote(shown)}")
@@ -144,11 +144,13 @@ def said(verdict: "Verdict") -> list[str]:
     def line(title: str, figures: dict[str, float]) -> str:
         return f"{title:8} score {figures['score']:.4f} = cost {figures['cost']:.4f} + late {figures['late']:.4f}"
 
-    sure = f"{own_past.CONFIDENCE:.0%} interval {verdict.low:.4f} to {verdict.high:.4f}"
+    lost = round(verdict.gain, 4) < 0.0
+    gain, *ends = (-verdict.gain, -verdict.high, -verdict.low) if lost else (verdict.gain, verdict.low, verdict.high)
+    sure = f"{own_past.CONFIDENCE:.0%} interval {ends[0]:z.4f} to {ends[1]:z.4f}"
     return [
         line("fitted", verdict.fitted),
         line("default", verdict.default),
-        f"better by {verdict.gain:.4f} ({sure})",
+        f"{'worse' if lost else 'better'} by {gain:z.4f} ({sure})",
     ]
 
 
