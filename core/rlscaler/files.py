@@ -92,6 +92,18 @@ def require_apart(written: Mapping[str, str | None], read: Mapping[str, str | No
                             "another name")  # fmt: skip
 
 
+def require_ending(written: Mapping[str, str | None], *endings: str) -> None:
+    """Raise UserError where the name of a file promises something else than is written.
+
+    written: files by the option that names them, None where it does not. endings: those that fit, the usual one first;
+    a name without any promises nothing, and neither does that of a pipe.
+    """
+    for option, path in written.items():
+        ending = Path(path).suffix if path is not None else ""
+        if path is not None and ending and ending.lower() not in endings and not _is_special(Path(path)):
+            raise UserError(f"{option} {path}: ends in {ending}; expected a name that ends in {endings[0]}")
+
+
 def _kept(path: str, *, missing: bool) -> bool:
     """Tell whether the path leads to a file that keeps what is written; missing: whether one that is not there does."""
     try:

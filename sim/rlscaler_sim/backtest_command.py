@@ -68,7 +68,7 @@ def backtest(
       rlscaler backtest -f web.yaml --trace load.csv --replicas replicas.csv
     """
     from rlscaler.custom_resource import load_resources
-    from rlscaler.files import require_apart, require_writable
+    from rlscaler.files import require_apart, require_ending, require_writable
 
     places = sum(given is not None for given in (url, config, trace))
     if places > 1 or not (places or profile):
@@ -83,6 +83,7 @@ def backtest(
     require_apart({"--decisions": decisions, "--report": report},
                   {"-f": file, "--config": config, "--trace": trace, "--replicas": replicas, "--profile": profile,
                    "--policy": policy})  # fmt: skip
+    require_ending({"--report": report}, ".html", ".htm")
     for path in filter(None, (decisions, report)):
         require_writable(path)
     resource = chosen_resource(load_resources(file), file, name)

@@ -61,7 +61,7 @@ def calibrate(
       rlscaler calibrate --load load.csv --utilization use.csv --replicas asked.csv --ready ready.csv
     """
     from rlscaler.custom_resource import load_resources
-    from rlscaler.files import require_apart, require_writable, write_text_atomically
+    from rlscaler.files import require_apart, require_ending, require_writable, write_text_atomically
     from rlscaler_sim.backtest_command import chosen_resource, take_all_of_a_file
 
     if url is not None and config is not None:
@@ -75,6 +75,7 @@ def calibrate(
               "--replicas": replicas, "--ready": ready}  # fmt: skip
     require_apart(outputs, {"-f": file, **inputs})
     require_apart({**outputs, "--manifest": manifest}, inputs)  # a resource may be filled in where it stands
+    require_ending({"--report": report}, ".html", ".htm")
     for path in filter(None, (output, report, manifest)):
         require_writable(path)
     if report:

@@ -142,10 +142,12 @@ def dry_run(
       rlscaler dry-run -f examples/web.yaml --trace working-day/slow-start --policy lcp --json
     """
     from rlscaler.custom_resource import load_resources
-    from rlscaler.files import require_apart, require_writable
+    from rlscaler.files import require_apart, require_ending, require_writable
 
     require_apart({"--decisions": decisions, "--report": report, "--plot": plot},
                   {"-f": file, "--trace": trace, "--profile": profile, "--policy": policy})  # fmt: skip
+    require_ending({"--report": report}, ".html", ".htm")
+    require_ending({"--plot": plot}, ".png")
     for path in filter(None, (decisions, report, plot)):
         require_writable(path)
     resources = load_resources(file)

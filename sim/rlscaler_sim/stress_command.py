@@ -56,11 +56,12 @@ def stress(
       rlscaler stress --budget 0
       rlscaler stress --policy runs/mine/policy.rlz --pattern flash-crowd --plot out/stress.png
     """
-    from rlscaler.files import require_writable, write_bytes_atomically, write_text_atomically
+    from rlscaler.files import require_ending, require_writable, write_bytes_atomically, write_text_atomically
     from rlscaler_sim import adversary, contenders, stress_page, stress_plot
     from rlscaler_sim import stress as known
     from rlscaler_sim.result import CLAIRVOYANT
 
+    require_ending({"--plot": plot}, ".png")
     for path in (output, markdown, plot):
         if path:
             require_writable(path)

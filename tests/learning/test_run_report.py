@@ -339,6 +339,7 @@ def test_the_command_writes_page_and_picture(root: Path, tmp_path: Path) -> None
         pytest.param(("missing",), "missing: is not there; expected the folder of a run", id="missing"),
         pytest.param(("broken",), "cannot be read", id="broken"),
         pytest.param(("q-0", "q-0"), "named twice", id="twice"),
+        pytest.param(("q-0", "--png", "x.gif"), "x.gif: ends in .gif; expected a name that ends in .png", id="gif"),
         pytest.param(("q-0", "--output", "nowhere/x.html"), "does not exist; create it first", id="no folder"),
     ],
 )

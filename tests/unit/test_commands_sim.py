@@ -138,6 +138,8 @@ DRY_RUN: dict[str, tuple[list[str], list[str]]] = {
     "scale of a word": (["--scale-to", "much"], ["--scale-to", "'much' is not a valid float"]),
     "negative seed": (["--seed", "-1"], ["--seed", "-1 is not in the range"]),
     "unknown option": (["--speed", "9"], ["No such option", "--speed"]),
+    "a page called a picture": (["--report", "x.png"], ["--report x.png: ends in .png", "a name that ends in .html"]),
+    "a picture called another": (["--plot", "x.gif"], ["--plot x.gif: ends in .gif", "a name that ends in .png"]),
     "the second of two": (
         ["-f", "two.yaml", "--decisions", "out.jsonl"],
         ["two.yaml: spec.policy of shop/api: policy 'missing' is unknown", "expected"],

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from rlscaler.errors import UserError
-from rlscaler.files import require_apart, require_writable, write_bytes_atomically, write_text_atomically
+from rlscaler.files import (
+    require_apart,
+    require_ending,
+    require_writable,
+    write_bytes_atomically,
+    write_text_atomically,
+)
 
 
 def _missing_folder(folder: Path) -> Path:
@@ -123,6 +129,18 @@ def test_what_is_no_file_is_never_the_same_one(tmp_path: Path) -> None:
     require_apart({"--a": "/dev/null", "--b": "/dev/null", "--c": None}, {"-f": "-", "--d": query, "--e": "x\0"})
     (tmp_path / "file").touch()
     require_apart({"--a": str(tmp_path / "file" / "below")}, {"-f": str(tmp_path / "file")})
+
+
+@pytest.mark.parametrize("path", ["x.png", "out/x.PNG", "x", "run.d/x", ".hidden", "/dev/stdout", None])
+def test_a_name_that_says_what_is_written_or_nothing_is_left_alone(path: str | None) -> None:
+    require_ending({"--png": path}, ".png")
+
+
+@pytest.mark.parametrize(("path", "ending"), [("x.gif", ".gif"), ("x.png.html", ".html"), ("out/X.SVG", ".SVG")])
+def test_a_name_that_says_something_else_than_is_written_is_refused(path: str, ending: str) -> None:
+    with pytest.raises(UserError) as caught:
+        require_ending({"--plot": None, "--png": path}, ".png")
+    assert str(caught.value) == f"--png {path}: ends in {ending}; expected a name that ends in .png"
 
 
 def test_links_to_one_file_are_that_file(tmp_path: Path) -> None:

@@ -49,12 +49,13 @@ def prefer(
       rlscaler prefer slo.jsonl --teacher slo --error 0.1 --pairs 500
       rlscaler train apg --preferences slo.jsonl
     """
-    from rlscaler.files import require_writable
+    from rlscaler.files import require_ending, require_writable
     from rlscaler_training import preference_pairs
     from rlscaler_training.preference_pairs import Source
 
     if error and teacher is None:
         raise UserError("--error is given without --teacher; a person's errors are not chosen")
+    require_ending({"--page": page}, ".html", ".htm")
     for path in (file, page):
         if path is not None:
             require_writable(path)

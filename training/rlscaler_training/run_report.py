@@ -37,10 +37,12 @@ def report(
       rlscaler report runs/ppo-1
       rlscaler report runs/q-learning-* runs/apg-1 --output runs.html --png runs.png
     """
-    from rlscaler.files import require_writable
+    from rlscaler.files import require_ending, require_writable
     from rlscaler_sim.commands import known_policy, progress_bar
     from rlscaler_training import run_record
 
+    require_ending({"--output": output}, ".html", ".htm")
+    require_ending({"--png": png}, ".png")
     runs = [run_record.read(folder) for folder in folders]
     if twice := [str(run.folder) for i, run in enumerate(runs) if run.folder.resolve() in
                  {other.folder.resolve() for other in runs[:i]}]:  # fmt: skip

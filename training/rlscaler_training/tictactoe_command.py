@@ -88,10 +88,11 @@ def tictactoe(
     """
     import torch
 
-    from rlscaler.files import require_writable, write_bytes_atomically, write_text_atomically
+    from rlscaler.files import require_ending, require_writable, write_bytes_atomically, write_text_atomically
     from rlscaler_training import ray_cluster, tictactoe_picture, tictactoe_report
 
     config = hyper.read(Config, config_file, given)
+    require_ending({"--plot": plot}, ".png")
     for path in (output, page, plot):
         if path:
             require_writable(path)
