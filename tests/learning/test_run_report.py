@@ -6,6 +6,7 @@ import shutil
 import struct
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from rlscaler.observation import NAMES, SCHEMA
 from rlscaler.policies import from_artifact, load_policy
 from rlscaler.policy import Proposal, Stateless, View
 from rlscaler_sim.contenders import standard_settings
+from rlscaler_sim.plot import STYLE
 from rlscaler_training import run_record
 from rlscaler_training.run_compare import difference
 from rlscaler_training.run_curves import band, grouped, in_environment_steps, rule
-from rlscaler_training.run_dashboard import png
+from rlscaler_training.run_dashboard import DPI, HEIGHT, WIDTH, _draw, png
 from rlscaler_training.run_page import render
 from rlscaler_training.run_summary import Summary, summarise, verdict
 from rlscaler_training.surfaces import CHANGES, LEVELS, bin_of, surfaces, table_of
@@ -249,6 +251,28 @@ def test_the_dashboard_is_a_picture_with_something_on_it(summary: Summary) -> No
     assert picture.shape[:2] == (1500, 2000)
     thirds = [picture[a:b, :, :3] for a, b in ((150, 480), (600, 950), (1080, 1400))]
     assert all((part.min(axis=2) < 0.9).mean() > 0.01 for part in thirds), "each row has something drawn"
+
+
+def test_no_power_of_ten_is_written_over_a_title_of_the_dashboard(summary: Summary) -> None:
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
+
+    assert summary.replay is not None
+    series = summary.replay.series
+    tiny = replace(series, violations=np.full_like(series.violations, 4e-14))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH / DPI, HEIGHT / DPI), dpi=DPI)
+        FigureCanvasAgg(figure)
+        _draw(figure, replace(summary, replay=replace(summary.replay, series=tiny)))
+        figure.draw_without_rendering()
+    for axes in figure.axes:
+        power = axes.yaxis.get_offset_text()
+        box = power.get_window_extent()
+        for each in axes.findobj(Annotation):
+            assert not (power.get_text() and box.overlaps(each.get_window_extent())), each.get_text()
+    assert figure.axes[-1].get_ylim() == (0.0, 1.0), "a millionth of a per cent is nothing to see"
 
 
 @pytest.fixture(scope="module")

@@ -120,6 +120,7 @@ def _curve(axes: Any, found: Summary, name: str) -> None:
     axes.set_xlabel("% of the training" if far else run_curves.unit_of(scaled), labelpad=2)
     axes.ticklabel_format(axis="x", style="sci", scilimits=(-2, 5), useMathText=False)
     axes.locator_params(nbins=5)
+    axes.yaxis.set_offset_position("right")  # at the left a power of ten would stand on the title
     axes.legend(frameon=False, fontsize=6, loc="best")
 
 
@@ -179,6 +180,7 @@ def _episode(panels: Any, found: Summary) -> None:
         axes.set_xlim(hours[0], max(float(hours[-1]), 1e-6))
         axes.set_ylim(bottom=0)
     panels[0].locator_params(axis="y", nbins=5)
+    panels[1].set_ylim(0.0, max(1.0, panels[1].get_ylim()[1]))  # rounding makes a late share of 1e-14
     panels[1].locator_params(axis="y", nbins=3)
     panels[0].legend(frameon=False, fontsize=6, loc="upper left", ncols=len(rows))
     panels[1].set_xlabel("hours since the start", labelpad=2)
