@@ -186,6 +186,7 @@ def test_a_run_without_a_policy_is_still_held_beside_the_others(root: Path) -> N
         pytest.param(("q-0", "q-0/../q-0"), "is named twice", id="twice"),
         pytest.param(("q-0", "notes"), "no run is here", id="no run"),
         pytest.param(("q-0", "q-1", "--scenario", "stedy"), "'steady'", id="scenario"),
+        pytest.param(("q-0", "q-1", "--scenario", "zero.csv"), "zero.csv has no load within 2h", id="no load"),
         pytest.param(("q-0", "q-1", "--scenario", "crashes"), "variant of the world", id="variant"),
     ],
 )
@@ -193,6 +194,7 @@ def test_mistakes_of_a_comparison_are_named(
     root: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], told: str
 ) -> None:
     monkeypatch.chdir(root)
+    (root / "zero.csv").write_text("t_s,rate\n0,0\n60,0\n7200,0\n")
     assert any(told in line for line in mistakes(run("compare", *arguments)))
 
 

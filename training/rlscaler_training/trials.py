@@ -14,6 +14,7 @@ from rlscaler import Settings
 from rlscaler.artifact import ArtifactError, load
 from rlscaler.errors import UserError
 from rlscaler.policies import PolicyError, load_policy
+from rlscaler.quantities import duration_text
 from rlscaler_sim import contenders
 from rlscaler_sim.contest import Entrant, play
 from rlscaler_sim.evaluation import clairvoyant_plan, figures, limit, standard_world, with_regrets
@@ -163,6 +164,10 @@ def _drawn(found: Sequence[Scenario], draws: int, seconds: float, settings: Sett
                                 duration=min(seconds, each.duration),
                                 capacity=float(settings.capacity_per_replica))  # fmt: skip
             loads += [made.row(row) for row in range(draws)]
+            if not all(load.rates.any() for load in loads[-draws:]):
+                span = duration_text(min(seconds, each.duration))
+                raise UserError(f"{each.name} has no load within {span}, so that there is no score; run for longer, "
+                                "or choose another scenario")  # fmt: skip
     except (TraceError, LoadError, PatternError) as error:
         raise UserError(str(error)) from error
     return loads, seeds * len(found)
