@@ -86,15 +86,12 @@ def chart_data(run: DryRun, max_points: int = MAX_POINTS) -> dict[str, Any]:
         "backlog": series.backlog,
         "cost": series.cost,
     }
-    capacity = series.capacity_per_replica
-    if np.isnan(capacity):  # without any load it cannot be read off the series, and what was ready is drawn all the same
-        capacity = float(run.world.get("capacity_per_replica", np.nan))
     shown = {c.name for c in (run.tested, run.reference, *run.ranked[:1]) if c is not None} | {RECORDED}
     return {
         "start": int(time[0]),
         "steps": runs(np.diff(time), 0) if len(time) > 1 else {"v": [], "n": []},
         "stretch": thin.stretch,
-        "perReplica": plain(capacity),
+        "perReplica": plain(run.capacity_per_replica),
         "load": runs(thin.envelope(series.load), decimals_for(series.load)),
         "demand": runs(thin.envelope(series.demand), max(2, decimals_for(series.demand))),
         "gaps": gaps(series.time, series.known),

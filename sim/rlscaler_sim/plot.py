@@ -128,7 +128,7 @@ def _draw(figure: Any, run: DryRun) -> None:
     panels[2].set_xticks([at for at, _ in ticks], [text for _, text in ticks])
     panels[2].set_xlabel(unit_of_time, labelpad=2)
 
-    each = figure_text(series.capacity_per_replica, ",.4g", " requests/s each")
+    each = figure_text(run.capacity_per_replica, ",.4g", " requests/s each")
     _title(panels[0], "Ready replicas", f"grey: the load, in replicas at full use ({each})")
     _title(panels[1], "Late requests", "% of the requests in a step; at the right, of all")
     _title(panels[2], "Cost so far", "replica-hours billed / needed")

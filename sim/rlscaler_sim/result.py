@@ -169,6 +169,14 @@ class DryRun:
         return sorted(rivals, key=lambda c: c.score if math.isfinite(c.score) else math.inf)
 
     @property
+    def capacity_per_replica(self) -> float:
+        """Requests/s that one replica serves at full use: as the series tell, and without any load as the world does;
+        NaN where neither does.
+        """
+        told = self.series.capacity_per_replica
+        return float(self.world.get("capacity_per_replica", math.nan)) if math.isnan(told) else told
+
+    @property
     def loaded(self) -> bool:
         """Whether any load is known, without which there is nothing to scale and no score."""
         return bool((self.series.load[self.series.known] > 0.0).any())

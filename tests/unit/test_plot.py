@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dry_run_example import day, enlarged
+from dry_run_example import day, enlarged, quiet
 from rlscaler.errors import UserError
 from rlscaler_sim import plot
 from rlscaler_sim.palette import DARK, DASHES, LIGHT, MATPLOTLIB_DASHES, looks
@@ -99,6 +99,13 @@ def test_picture_of_odd_runs(change: dict[str, Any]) -> None:
 def test_picture_of_a_run_in_which_nothing_is_known(run: DryRun) -> None:
     nothing = replace(run.series, known=np.zeros(5760, bool), cost=np.full((5, 5760), np.nan))
     assert png(replace(run, series=nothing)).startswith(b"\x89PNG")
+
+
+def test_the_picture_tells_what_a_replica_serves_without_any_load(run: DryRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(plot, "_title", lambda axes, title, unit: written.append(unit))
+    assert png(replace(quiet(run), world={"capacity_per_replica": 50.0})).startswith(b"\x89PNG")
+    assert written[0] == "grey: the load, in replicas at full use (50 requests/s each)"
 
 
 def test_a_cost_ratio_that_is_none_is_written_as_in_the_table(run: DryRun, monkeypatch: pytest.MonkeyPatch) -> None:
