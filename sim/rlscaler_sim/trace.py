@@ -343,8 +343,10 @@ def _unit(milli: bool | None, first: str) -> Callable[[str], float | None]:
 
 def _bucketed(path: Path, times: np.ndarray, values: np.ndarray, counts: bool) -> Trace:
     """Return the trace of irregular or regular rows, on buckets of the median step."""
-    if times.size == 0 or np.isnan(values).all():
+    if times.size == 0:
         raise TraceError(f"{path}: has no data; expected rows of a time and a value")
+    if np.isnan(values).all():
+        raise TraceError(f"{path}: has no value in any row; expected one at least that is not a gap")
     if times.size == 1:
         raise TraceError(f"{path}: has one row only; expected two or more, so that the step is known")
     steps = np.diff(times)

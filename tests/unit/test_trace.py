@@ -88,7 +88,7 @@ def test_gzip_is_told_by_its_content(tmp_path: Path) -> None:
         pytest.param(" \n\n", "a.csv", ["is empty"], id="blank"),
         pytest.param("# nothing\n", "a.csv", ["no data"], id="comments-only"),
         pytest.param("t_s,rate\n", "a.csv", ["no data"], id="header-only"),
-        pytest.param("t_s,rate\n0,\n60,\n", "a.csv", ["no data"], id="gaps-only"),
+        pytest.param("t_s,rate\n0,\n60,\n", "a.csv", ["no value in any row", "not a gap"], id="gaps-only"),
         pytest.param("sep=,\n", "a.csv", ["no data"], id="separator-only"),
         pytest.param("sep=,\nt_s,rate\n0,much\n", "a.csv", ["line 3", "'much'"], id="line-after-the-separator"),
         pytest.param("t_s,rate\n0,1\n", "a.csv", ["one row only", "two or more"], id="one-row"),
