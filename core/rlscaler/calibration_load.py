@@ -95,7 +95,8 @@ def noise_fit(recording: Recording, window: float | None = None, seed: int = 0) 
     if (good & (level >= FEW)).sum() >= LEAST_READINGS:
         good &= level >= FEW
     if good.sum() < LEAST_READINGS:
-        return unknown(f"{LEAST_READINGS} readings in a row without a gap tell it, and {int(good.sum())} are there")
+        return unknown(f"{LEAST_READINGS} readings in a row above 0 and without a gap tell it, and {int(good.sum())} "
+                       "are there")  # fmt: skip
     piece = np.arange(len(bend))[good] * 24 // len(bend)
     bend, level = bend[good], level[good]
     order = np.argsort(level, kind="stable")

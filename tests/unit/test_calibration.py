@@ -173,6 +173,12 @@ def test_a_load_that_hardly_changes_is_not_said_to_move() -> None:
     assert "the load hardly changes" in found.why
 
 
+def test_the_noise_of_no_load_is_unknown_for_want_of_load_and_not_for_gaps() -> None:
+    found = calibration_load.noise_fit(course(0.0 * WAVE))
+    assert found.value is None
+    assert found.why == "240 readings in a row above 0 and without a gap tell it, and 0 are there"
+
+
 def test_the_noise_of_counts_is_told() -> None:
     rng = np.random.default_rng(3)
     covered = []
