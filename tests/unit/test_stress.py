@@ -200,7 +200,7 @@ def test_mistakes_are_one_sentence(place: Path, arguments: str, sentence: str) -
     told = mistakes(run("stress", "-q", *arguments.split()))
     assert len(told) == 1
     assert sentence in told[0].replace("Invalid value for ", "")
-    assert [path.name for path in place.iterdir()] == ["installed"]
+    assert [path.name for path in place.iterdir()] == []
 
 
 def test_the_command_writes_page_figures_and_picture(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
