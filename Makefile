@@ -71,8 +71,8 @@ TRACES ?= ../shared/traces
 benchmark: ## Compare the learners with the rules, and write docs/benchmark.md (an hour; goes on where it was cut off)
 	@$(test) rlscaler benchmark $(if $(wildcard $(TRACES)),--traces $(TRACES)) --output docs/benchmark.json --markdown docs/benchmark.md $(ARGS)
 
-results: ## Score everyone on the recorded loads of TRACES, and write docs/results.md (an hour)
-	@$(run) rlscaler evaluate --policy default --policy learned --traces $(TRACES) --seeds 10 --for 4d --jobs 2 --output docs/results.json --markdown docs/results.md $(ARGS)
+results: ## Score everyone on the recorded loads of TRACES, and write docs/results.md (two hours)
+	@$(run) rlscaler evaluate --policy default --policy learned --traces $(TRACES) --seeds 5 --for 14d --jobs 2 --output docs/results.json --markdown docs/results.md $(ARGS)
 
 robustness: ## Score the default policy where the world is not as it is told, and write docs/robustness.md
 	@$(run) rlscaler robustness --policy default --policy learned --traces $(TRACES) --for 6h --jobs 2 --output docs/robustness.json --markdown docs/robustness.md $(ARGS)
