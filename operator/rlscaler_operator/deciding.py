@@ -6,6 +6,7 @@ Shadow's comparison beside a decision can fail without harm to it.
 """
 
 import logging
+import math
 import time as clocks
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, replace
@@ -80,6 +81,10 @@ class Decider:
     def has_decided(self, key: Key) -> bool:
         """Tell whether the workload has been decided, here or by whoever left its memory."""
         return key in self._time
+
+    def decided_at(self, key: Key) -> float:
+        """Return when the workload was decided last, here or by whoever left its memory; NaN = never."""
+        return self._time.get(key, math.nan)
 
     def put(self, key: Key, resource: Resource, policy: Policy, in_use: PolicyInUse) -> None:
         """Add a workload, or give it new settings or another policy."""
@@ -335,7 +340,7 @@ class Decider:
         for pool in self._pools:
             if mine := [key for key in pool.rows if key in wanted]:
                 rows = np.array([pool.rows[key] for key in mine], np.int64)
-                time = np.array([self._time.get(key, np.nan) for key in mine])
+                time = np.array([self.decided_at(key) for key in mine])
                 parts = pool.scaler.memory(rows, ("guard", "policy", "rule"))
                 guard = condensed(parts["guard"], pool.scaler.settings(rows), np.nan_to_num(time, nan=-np.inf))
                 kept = {"guard": guard, _LEARNED: self._estimates.memory(mine)}

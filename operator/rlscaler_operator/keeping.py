@@ -201,18 +201,18 @@ class Keeper:
         leader = self._leader
         kept = {key: self._kept[key] for key in keys if key in self._kept and not self._is_of_namesake(key)}
         self._measure(keys, loads)
-        last: dict[Key, float] = {}
         sights = {key: sight for key, one in kept.items() if (sight := self._sight(key, one)) is not None}
         changed = self._changed(kept)
         for batch in checkpoint.joined(kept, now):
             try:
                 batch = unlearned(batch, *changed)
                 leader.decider.recall(missed_writes.counted(batch, sights, now))
-                last |= {key: time for key, time in zip(batch.keys, batch.time.tolist(), strict=True) if time <= now}
             except ValueError as error:
                 log.warning("%d workloads begin with an empty memory: %s", len(batch.keys), error)
         for key, one in kept.items():
             leader.recall_notes(key, one.notes, checkpoint.ahead(one.time, now))
+        # Some were decided by this process, until their spec was of no use for a while.
+        last = {key: time for key in keys if (time := leader.decider.decided_at(key)) <= now}
         for known, times, values in _matrices({key: loads[key] for key in keys if key in loads}):
             fresh = np.array([key not in last for key in known])
             if fresh.any():

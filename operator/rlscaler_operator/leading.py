@@ -184,6 +184,8 @@ class Leader:
 
     def _drop(self, key: Key) -> None:
         self._stop(key)
+        if key in self.decider:
+            self.decider.drop(key)
         ledger = self.ledgers.pop(key, None)
         if ledger is not None and ledger.target is not None:
             self.actuator.withdraw(ledger.target, key)
@@ -191,10 +193,9 @@ class Leader:
         self.telemetry.forget(key)
 
     def _stop(self, key: Key) -> None:
+        """Decide for a workload no more; what is remembered of it stays, as its spec may be of use again soon."""
         self.roster.remove(key)
         self.unread.discard(key)
-        if key in self.decider:
-            self.decider.drop(key)
 
     def _admit(self, admitted: Sequence[tuple[Workload, Ledger]]) -> set[Key]:
         """Let workloads be decided by their resources as they are now, and return those with which that failed.
@@ -228,10 +229,11 @@ class Leader:
             if not known:
                 ledger.learned_by = load_of(each.resource.spec)
             ledger.learned_of = ledger.target
-            if not known or ledger.load != load_of(each.resource.spec):
+            is_other = ledger.load != load_of(each.resource.spec)
+            if not known or is_other or each.key not in self.roster:  # who was stopped has missed some load
                 self.unread.add(each.key)
                 ledger.ready = False
-                others += [each.key] if known else []
+                others += [each.key] if known and is_other else []
         self.decider.put_all(admissions)
         self.decider.forget_past(others)  # it is that of another load, and perhaps in another unit
         for each in admissions:

@@ -1,0 +1,209 @@
+"""A spec that is of no use for a while stops decisions, and costs nothing of what was learned."""
+
+import asyncio
+import math
+import random
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import yaml
+
+from minimal_resource import MINIMAL
+from rlscaler.resource_objects import Query
+from rlscaler_operator import checkpoint
+from rlscaler_operator.cluster import Cluster
+from rlscaler_operator.collecting import Collector
+from rlscaler_operator.fleet import Fleet
+from rlscaler_operator.keeping import Keeper
+from rlscaler_operator.leading import Leader
+from rlscaler_operator.model import Account, Key, Readings
+from rlscaler_operator.older_past import OlderPast
+from rlscaler_operator.past_loads import Loads, PastLoads
+from rlscaler_operator.policy_store import PolicyStore
+from rlscaler_operator.queries import Group
+from rlscaler_operator.reporting import Reporter
+from rlscaler_operator.shelf import Shelf
+from rlscaler_operator.status import status
+from rlscaler_operator.telemetry import Telemetry
+from rlscaler_operator.writing import Actuator
+
+WEB = Key("shop", "web")
+BEGIN, INTERVAL = 1.75e9 - 1.75e9 % 15.0, 15.0
+LEARNED = {"capacity": 40.0, "error": 0.02, "startup": 90.0, "usual": 90.0, "requests": 3.0, "noise": 9.0}
+TYPO: dict[str, Any] = {"minReplicas": 30, "maxReplicas": 20}
+
+
+class Told(Reporter):
+    """Writes nothing, and keeps the newest status."""
+
+    def __init__(self) -> None:
+        self.status: Mapping[str, Any] = {}
+
+    def report(self, account: Account) -> Mapping[str, Any]:
+        self.status = status(account, {})
+        return self.status
+
+    def forget(self, key: Key) -> None:
+        self.status = {}
+
+
+class Time:
+    """A clock that is set."""
+
+    def __init__(self) -> None:
+        self.at = BEGIN
+
+    def now(self) -> float:
+        return self.at
+
+    monotonic = now
+
+
+class Table(PastLoads):
+    """A source whose load is known at every tick."""
+
+    async def of_group(self, group: Group, members: Mapping[Key, Query], start: float, end: float) -> dict[Key, Loads]:
+        times = np.arange(group.interval * math.ceil(start / group.interval), end + 1.0, group.interval)
+        return {key: Loads(times, load_at(times)) for key in members}
+
+
+def load_at(times: np.ndarray) -> np.ndarray:
+    """Return a load of 600 requests/s that is 200 after ten ticks."""
+    return np.where(times < BEGIN + 10.5 * INTERVAL, 600.0, 200.0)
+
+
+class Stage:
+    """A leader of one workload with 16 replicas, whose past is read where it has to be."""
+
+    def __init__(self) -> None:
+        self.clock, self.told, self.fleet = Time(), Told(), Fleet()
+        self.actuator = Actuator(cast(Cluster, None), lambda: True, self.clock, random.Random(1))
+        self.leader = Leader(self.fleet, cast(Collector, None), PolicyStore(None), self.actuator, self.told,
+                             Telemetry(self.clock), self.clock, frozenset({("apps", "Deployment")}))  # fmt: skip
+        self.leader._collect = lambda *_: None  # type: ignore[method-assign]
+        self.leader.decider._timer = lambda: 0.0
+        loads = Table(self.leader)
+        self.keeper = Keeper(self.leader, cast(Shelf, None), loads, OlderPast(self.leader, loads, lambda: 0.0))
+        self.generation = 0
+        for name in ("web", "other"):
+            metadata = {"name": name, "namespace": "shop", "uid": name, "resourceVersion": "1"}
+            spec = {"replicas": 16, "selector": {"matchLabels": {"app": name}}}
+            body = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec}
+            self.fleet.see_target("ADDED", body | {"status": {"replicas": 16, "readyReplicas": 16}})
+
+    def apply(self, **spec: Any) -> None:
+        """Let the operator see a spec, and read the past of who is new by it."""
+        self.generation += 1
+        body: dict[str, Any] = yaml.safe_load(MINIMAL)
+        body["metadata"] = {"name": "web", "namespace": "shop", "uid": "1", "generation": self.generation}
+        body["spec"] |= {"mode": "Active", "maxReplicas": 100, "capacity": {}} | spec
+        body["spec"]["metrics"] = {"utilization": {"query": "busy"}} | body["spec"]["metrics"]
+        self.fleet.see_workload("MODIFIED", body)
+        self.leader.take_in(self.fleet.take_changed())
+
+    async def read(self) -> None:
+        for keys in self.keeper._unread({}, set()).values():
+            await self.keeper._remember(keys, await self.keeper._recent(keys))
+
+    def learn(self) -> None:
+        (batch,) = self.leader.decider.memory([WEB])
+        values = {name: np.array([value], np.float32) for name, value in LEARNED.items()}
+        self.leader.decider.recall(batch._replace(parts={**batch.parts, "learned": values}))
+
+    def tick(self, tick: int) -> int:
+        """Return what is decided at a tick, -1 where nothing is."""
+        self.clock.at = BEGIN + tick * INTERVAL
+        target = self.leader.target(WEB)
+        if target is None or not self.leader._is_decided(WEB):
+            return -1
+        readings = {WEB: Readings(self.clock.at, float(load_at(np.array(self.clock.at))))}
+        return self.leader.decider.decide({WEB: self.clock.at}, readings, {WEB: target})[WEB].replicas
+
+    @property
+    def known(self) -> tuple[float, float, float]:
+        """The capacity, the start-up and the seconds of tenure that decide now."""
+        scaler, row = self.leader.decider.home(WEB) or pytest.fail("nothing is remembered")
+        settings = scaler.settings([row])
+        sure = scaler.memory([row], ("policy",))["policy"]["known"].item()
+        return settings["capacity_per_replica"].item(), settings["startup"].item(), sure
+
+
+def play(change: Callable[[Stage, int], None], ticks: int = 32) -> tuple[list[int], Stage]:
+    """Return what is decided at each tick, where something may change before it."""
+
+    async def scene() -> tuple[list[int], Stage]:
+        stage = Stage()
+        stage.apply()
+        stage.learn()
+        await stage.read()
+        found = []
+        for tick in range(ticks):
+            stage.clock.at = BEGIN + tick * INTERVAL - 1.0
+            change(stage, tick)
+            await stage.read()
+            found.append(stage.tick(tick))
+        await stage.actuator.drain(0.0)
+        return found, stage
+
+    return asyncio.run(asyncio.wait_for(scene(), 60.0))
+
+
+def typo(stage: Stage, tick: int) -> None:
+    """Apply a mistake just after the load has fallen, and mend it two minutes later."""
+    if tick == 12:
+        stage.apply(**TYPO)
+    elif tick == 20:
+        stage.apply()
+
+
+def test_a_mistake_that_is_mended_costs_its_time_and_nothing_else() -> None:
+    expected, undisturbed = play(lambda stage, tick: None)
+    found, stage = play(typo)
+    assert found[12:20] == [-1] * 8
+    assert found[:12] + found[20:] == expected[:12] + expected[20:]
+    assert expected[20] > expected[-1], "the scale-down window ends later, or nothing was shown"
+    assert stage.known == undisturbed.known
+
+
+def test_what_is_learned_is_kept_while_nothing_is_decided() -> None:
+    """Else a restart at that moment would leave nothing of it."""
+    found, stage = play(typo, 15)
+    assert found[-1] == -1
+    assert (stage.told.status["conditions"][0]["reason"]) == "InvalidSpec"
+    kept, note = checkpoint.unpacked(stage.keeper._packed([WEB]), "a blob")
+    assert note is None
+    assert kept[WEB].time == BEGIN + 11 * INTERVAL
+    assert kept[WEB].batch.parts["learned"]["capacity"].tolist() == [40.0]
+    assert kept[WEB].notes["target"] == "Deployment shop/web"
+
+
+@pytest.mark.parametrize(
+    ("mended", "capacity", "startup"),
+    [
+        ({}, 40.0, 90.0),
+        ({"interval": "30s"}, 40.0, 90.0),
+        ({"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "other"}}, math.nan, 60.0),
+        ({"metrics": {"load": {"query": "another"}}}, 40.0, 90.0),
+    ],
+    ids=["as before", "another interval", "another target", "another load of the same size"],
+)
+def test_who_mends_it_with_another_spec_is_treated_as_without_the_mistake(
+    mended: Mapping[str, Any], capacity: float, startup: float
+) -> None:
+    def change(stage: Stage, tick: int) -> None:
+        if tick == 20:
+            stage.apply(**TYPO)
+            stage.apply(**mended)
+
+    _, stage = play(change, 21)
+    assert stage.known[:2] == pytest.approx((capacity, startup), nan_ok=True)
+
+
+def test_one_that_is_deleted_while_nothing_is_decided_leaves_nothing() -> None:
+    _, stage = play(typo, 15)
+    stage.fleet.keep_workloads(None, (), 99)
+    stage.leader.take_in(stage.fleet.take_changed())
+    assert WEB not in stage.leader.decider
+    assert WEB not in stage.leader.ledgers
