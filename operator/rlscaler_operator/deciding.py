@@ -344,7 +344,7 @@ class Decider:
                 parts = pool.scaler.memory(rows, ("guard", "policy", "rule"))
                 guard = condensed(parts["guard"], pool.scaler.settings(rows), np.nan_to_num(time, nan=-np.inf))
                 kept = {"guard": guard, _LEARNED: self._estimates.memory(mine)}
-                own = {"policy": pool.kept(parts["policy"], rows), "rule": parts["rule"]}
+                own = {"policy": pool.kept(parts["policy"], rows), "rule": parts["rule"]} | pool.paced(rows)
                 if isinstance(pool.policy, Tenured):
                     own["leader"] = {"leader": np.array([self._leaders.get(key, -1) for key in mine], np.int64)}
                 kept |= {pool.called(part): state for part, state in own.items() if state}
@@ -365,7 +365,7 @@ class Decider:
                 rows = [pool.rows[key] for key in keys]
                 own = {part: parts[name] for part in ("policy", "rule") if (name := pool.called(part)) in parts}
                 if "policy" in own and (mine := pool.restored(own.pop("policy"), len(rows))) is not None:
-                    own["policy"] = mine
+                    own["policy"] = pool.at_pace(mine, parts.get(pool.called("interval"), {}), rows)
                 pool.scaler.recall(rows, {"guard": parts["guard"], **own})
                 if (led := parts.get(pool.called("leader"))) is not None:
                     self._leaders |= zip(keys, pool.led(led, len(rows)), strict=True)

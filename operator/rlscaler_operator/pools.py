@@ -15,7 +15,7 @@ from rlscaler import Autoscaler, Snapshot, overstated
 from rlscaler.arrays import State
 from rlscaler.decisions import Decisions
 from rlscaler.memory import guard_bytes, require_alike
-from rlscaler.policy import Policy, Proposal, View
+from rlscaler.policy import Policy, Proposal, Regridded, View
 from rlscaler.reasons import Reason
 from rlscaler.settings import Settings
 from rlscaler.tenured import Tenured
@@ -49,7 +49,10 @@ class Pool:
     slowness: str = ""
 
     def called(self, part: str) -> str:
-        """Return what a part of the memory is called where it is kept: "policy", "leader" in it, "rule" beside it."""
+        """Return what a part of the memory is called where it is kept: "policy", "leader" in it, "rule" beside it.
+
+        And "interval", in which that of the policy is told.
+        """
         if part == "rule":
             return f"rule {self.scaler.fallback.name}"
         return f"{part} {self.in_use.name} {self.in_use.digest}"
@@ -68,6 +71,23 @@ class Pool:
             log.warning("policy %s begins with an empty memory: %s", self.in_use.name, problem)
             return None
         return memory
+
+    def paced(self, rows: np.ndarray) -> dict[str, State]:
+        """Return the seconds between decisions of the rows as a part that is kept, where a memory is told in these."""
+        if not isinstance(self.policy, Regridded):
+            return {}
+        return {"interval": {"interval": self.scaler.settings(rows)["interval"]}}
+
+    def at_pace(self, memory: State, kept: State, rows: Sequence[int]) -> State:
+        """Return what the policy remembers of the rows, told in their present intervals. kept: as of `paced`.
+
+        What was kept before that was told is taken to be of the same interval.
+        """
+        new, old = self.scaler.settings(rows)["interval"], kept.get("interval", np.empty(0))
+        sound = old.shape == new.shape and old.dtype == new.dtype and bool(np.all(np.isfinite(old) & (old > 0.0)))
+        if not isinstance(self.policy, Regridded) or not sound or np.array_equal(old, new):
+            return memory
+        return self.policy.regridded(memory, old, new)
 
     def led(self, memory: State, rows: int) -> list[int]:
         """Return who led each of so many rows, by number of the candidate, as was kept; -1: nobody, or not known."""

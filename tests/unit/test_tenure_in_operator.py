@@ -215,6 +215,38 @@ def test_a_restart_keeps_who_leads_where_two_are_close() -> None:
     assert after._leaders == {KEY: close}
 
 
+@pytest.mark.parametrize("interval", ["5s", "60s"])
+def test_a_restart_with_another_interval_is_an_edit_of_the_interval(interval: str) -> None:
+    """What was earned is told in intervals; those of a checkpoint are the ones at which it was kept."""
+    before, after, policy = decider(), decider(), PolicyStore().get("default")
+    lived(before, 120)
+    after.put(KEY, resource(KEY.name, maxReplicas=1000, interval=interval), *policy)
+    handed_over(before, after)
+    before.put(KEY, resource(KEY.name, maxReplicas=1000, interval=interval), *policy)
+    mine, theirs = say(before), say(after)
+    for name in ("cost", "late", "demand", "apart", "known", "waiting", "seen_time"):
+        np.testing.assert_array_equal(theirs[name], mine[name], err_msg=name)
+    np.testing.assert_array_equal(theirs["orders"][..., :2], mine["orders"][..., :2])
+    after.put(KEY, resource(KEY.name, maxReplicas=1000), *policy)
+    handed_over(before, after)
+    before.put(KEY, resource(KEY.name, maxReplicas=1000), *policy)
+    np.testing.assert_allclose(say(after)["demand"], say(before)["demand"], rtol=1e-12)
+
+
+@pytest.mark.parametrize("told", [None, [0.0], [math.nan], [[15.0]], [15]], ids=str)
+def test_an_interval_that_is_none_changes_nothing(told: list[Any] | None) -> None:
+    """A checkpoint of before has none."""
+    before, after = decider(), decider()
+    lived(before, 20)
+    (batch,) = before.memory([KEY])
+    (name,) = [name for name in batch.parts if name.startswith("interval ")]
+    parts = {part: state for part, state in batch.parts.items() if part != name}
+    parts |= {} if told is None else {name: {"interval": np.array(told)}}
+    after.put(KEY, resource(KEY.name, maxReplicas=1000, interval="60s"), *PolicyStore().get("default"))
+    after.recall(batch._replace(parts=parts))
+    np.testing.assert_array_equal(say(after)["demand"], say(before)["demand"])
+
+
 @pytest.mark.parametrize("leader", [[99], [-7], [0.5], [[1]]], ids=str)
 def test_a_leader_that_is_none_is_nobody(leader: list[Any]) -> None:
     before, after = decider(), decider()
