@@ -121,13 +121,17 @@ class Elector:
             tell()
             self._ended.set()
 
+    def rest(self) -> None:
+        """Stop leading now, and end `run`; the Lease stays ours until `release`, or until it runs out."""
+        self._stop.set()
+
     async def release(self) -> bool:
         """Stop leading now, end `run`, and give the Lease away so that another can take it at once.
 
         Ends in under 2 s whatever the API server does. Return whether the Lease is free of us; where it is not, it
         runs out by itself.
         """
-        self._stop.set()
+        self.rest()
         free = False
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(RELEASE):

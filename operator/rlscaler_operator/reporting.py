@@ -19,6 +19,7 @@ from rlscaler_operator.clock import Clock
 from rlscaler_operator.events import Allowance, Budget, Event, differences, rescale
 from rlscaler_operator.model import Account, Key, Workload
 from rlscaler_operator.status import age, changed, status
+from rlscaler_operator.under_way import UnderWay
 
 FIRST_PAUSE: Final = 0.5
 """Seconds after a first failed write; doubled by each further one."""
@@ -94,17 +95,19 @@ class Reporter:
         patience: float = PATIENCE,
         told: Callable[[str, str], None] = lambda *_: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        writes: UnderWay | None = None,
     ) -> None:
         """Take what writes.
 
         valid: whether the lease allows a write now. workers: writes at a time. rate: writes/s of all together.
         timeout: seconds for a write, as of `writing.Actuator`: one that came after those of the next leader would stay.
         patience: seconds that a change waits for company. told: hears of each write ("status" or "event", and "Written"
-        or the reason of the failure).
+        or the reason of the failure). writes: where those under way are counted.
         """
         self._cluster, self._clock, self._valid = cluster, clock, valid
         self._workers, self._gap, self._timeout = workers, 1.0 / rate, timeout
         self._patience, self._told, self._sleep = patience, told, sleep
+        self._writes = writes or UnderWay()
         self._entries: dict[Key, _Entry] = {}
         self._line: asyncio.Queue[Key] = asyncio.Queue()
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="report")
@@ -248,8 +251,9 @@ class Reporter:
 
         def fenced() -> bool:
             """Write if we lead: asked in the thread, since nothing slow may come after the fence."""
-            if may := self._valid():
-                write()
+            with self._writes:
+                if may := self._valid():
+                    write()
             return may
 
         try:

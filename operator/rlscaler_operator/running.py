@@ -42,6 +42,7 @@ from rlscaler_operator.recording import Recorder
 from rlscaler_operator.reporting import Reporter
 from rlscaler_operator.shelf import Shelf
 from rlscaler_operator.telemetry import Telemetry
+from rlscaler_operator.under_way import UnderWay
 from rlscaler_operator.watching import Watches
 from rlscaler_operator.writing import Actuator
 
@@ -53,6 +54,8 @@ RECORD = 0.3
 """Seconds that the decision log has at the end to be written."""
 KEEP = 0.5
 """Seconds that the state has then to be kept."""
+LAST_WRITES = 0.5
+"""Seconds for which writes that are under way after that are waited for before the Lease is given away."""
 BEAT = 1.0
 """Seconds between two beats of a leader that does not decide yet."""
 POLICY_LABEL = "rlscaler.io/policy=true"
@@ -163,6 +166,7 @@ class Operator:
         self._told = ""
         self._noted: list[Note] = []
         self._failed: asyncio.Future[None] | None = None
+        self._writes = UnderWay()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop`; raises what a part failed with."""
@@ -203,8 +207,13 @@ class Operator:
                     await reign.keeper.save()
         if lead is not None:
             lead.cancel()
-        with contextlib.suppress(Exception):
-            await self.elector.release()
+        self.elector.rest()
+        if await asyncio.to_thread(self._writes.ended, LAST_WRITES):
+            with contextlib.suppress(Exception):
+                await self.elector.release()
+        else:
+            log.warning("the Lease is not given away but runs out: a write without an answer could come after those of "
+                        "the next leader")  # fmt: skip
         tasks = [*parts, *helpers, *([lead] if lead is not None else [])]
         for task in tasks:
             task.cancel()
@@ -236,15 +245,16 @@ class Operator:
         """Decide for as long as we lead."""
         options, clock, valid = self._options, self._clock, self.elector.valid
         timeout = options.lease_seconds / 4.0  # less than what lies between our last write and another's first
-        reporter = Reporter(self.cluster, clock, valid, timeout=timeout, told=self.telemetry.reported)
+        reporter = Reporter(self.cluster, clock, valid, timeout=timeout, told=self.telemetry.reported,
+                            writes=self._writes)  # fmt: skip
         collector = Collector(self._lines(), self.telemetry.query)
         self.telemetry.sources(collector.lines)
         servers = Servers(self._server_lines())
-        actuator = Actuator(self.cluster, valid, clock, random.Random(), timeout=timeout)
+        actuator = Actuator(self.cluster, valid, clock, random.Random(), timeout=timeout, writes=self._writes)
         leader = Leader(
             self.fleet, collector, self.store, actuator, reporter, self.telemetry, clock, self.watches.kinds, servers
         )
-        shelf = Shelf(self.cluster, options.lease_namespace, options.lease_name, valid, timeout)
+        shelf = Shelf(self.cluster, options.lease_namespace, options.lease_name, valid, timeout, self._writes)
         loads = PastLoads(leader)
         older = OlderPast(leader, loads, lambda: self.configuration.history)
         keeper = Keeper(leader, shelf, loads, older)

@@ -20,6 +20,7 @@ from rlscaler_operator.backoff import Backoff, Steps
 from rlscaler_operator.clock import Clock
 from rlscaler_operator.cluster import Cluster
 from rlscaler_operator.model import Account, Key, Note, TargetKey
+from rlscaler_operator.under_way import UnderWay
 
 Result = Literal["Written", "Unchanged", "Stale", "Superseded", "Expired", "NotLeading", "Failed", "Stopped"]
 """What became of a decision. Written: the target was changed. Unchanged: nothing was wanted of it. Stale: the target
@@ -111,14 +112,15 @@ class Actuator:
         workers: int = 8,
         timeout: float = 4.0,
         steps: Steps | None = None,
+        writes: UnderWay | None = None,
     ) -> None:
         """Take where to write, the fence, and chance for the jitter.
 
         timeout: seconds for a write. With less than the lease's duration minus its renewal deadline, a write that the
-        fence let pass has ended before another can lead.
+        fence let pass has ended before another can lead. writes: where those under way are counted.
         """
         self._cluster, self._valid, self._clock, self._rng = cluster, valid, clock, rng
-        self._timeout, self._steps = timeout, steps or Steps()
+        self._timeout, self._steps, self._writes = timeout, steps or Steps(), writes or UnderWay()
         self._threads = ThreadPoolExecutor(workers, "write")
         self._slots: dict[TargetKey, _Slot] = {}
         self._stopped = False
@@ -278,10 +280,12 @@ class Actuator:
         # To locate the target may take a request; nothing slow may come after the fence, nor be asked for in vain.
         if (refusal := self._refusal(job)) is None:
             self._cluster.locate(job.namespace, job.ref)
-            refusal = self._refusal(job)
         if refusal is not None:
             return refusal
-        return self._cluster.resize(job.namespace, job.ref, job.seen, job.wanted, self._timeout)
+        with self._writes:
+            if (refusal := self._refusal(job)) is not None:
+                return refusal
+            return self._cluster.resize(job.namespace, job.ref, job.seen, job.wanted, self._timeout)
 
     def _refusal(self, job: _Job) -> Result | None:
         """Return why a decision must not be written at this moment, None if it may be."""
