@@ -22,8 +22,8 @@ class Ledger:
 
     ready: it is decided, since its past has been read. load: whose past that is (`queries.load_of`). learned_by: the
     load, learned_of: the target that what is learned of a replica was learned by and of. in_use: the policy
-    that decided last. server: that is asked first, None where the policy is a local one; server_problem: why its answer
-    was not used at the last decision.
+    that decided last. usable: the last local one that was asked for and could be had. server: that is asked first, None
+    where the policy is a local one; server_problem: why its answer was not used at the last decision.
     """
 
     version: tuple[str, int] = ("", 0)
@@ -37,6 +37,7 @@ class Ledger:
     readings: Readings | None = None
     decision: Decision | None = None
     in_use: PolicyInUse | None = None
+    usable: tuple[Policy, PolicyInUse] | None = None
     policy_problem: Note | None = None
     server: str | None = None
     server_problem: Note | None = None
@@ -83,17 +84,17 @@ def chosen(
             if server is None:
                 raise PolicyRefused(Note("PolicyNotFound", _no_server(wanted.server, servers)))
             ledger.server = wanted.server
-            policy, in_use = store.get(server.fallback)
+            ledger.usable = store.get(server.fallback)
             ledger.policy_problem = store.problem(server.fallback)
-            return policy, in_use
+            return ledger.usable
         ledger.server_problem = None
         name = wanted.name or DEFAULT
-        policy, in_use = store.get(name, wanted.digest, wanted.tenure)
+        ledger.usable = store.get(name, wanted.digest, wanted.tenure)
         ledger.policy_problem = store.problem(name, wanted.digest)
-        return policy, in_use
+        return ledger.usable
     except PolicyRefused as refused:
         ledger.policy_problem = refused.note
-    return load_policy(SPARE_RULE), PolicyInUse(SPARE_RULE)
+    return ledger.usable or (load_policy(SPARE_RULE), PolicyInUse(SPARE_RULE))
 
 
 def _no_server(name: str, servers: Servers | None) -> str:

@@ -1,4 +1,4 @@
-"""A spec that is of no use for a while stops decisions, and costs nothing of what was learned."""
+"""A mistake in a spec that is mended later costs nothing of what was learned."""
 
 import asyncio
 import math
@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from minimal_resource import MINIMAL
+from rlscaler.policies import SPARE_RULE
 from rlscaler.resource_objects import Query
 from rlscaler_operator import checkpoint
 from rlscaler_operator.cluster import Cluster
@@ -18,7 +19,7 @@ from rlscaler_operator.collecting import Collector
 from rlscaler_operator.fleet import Fleet
 from rlscaler_operator.keeping import Keeper
 from rlscaler_operator.leading import Leader
-from rlscaler_operator.model import Account, Key, Readings
+from rlscaler_operator.model import Account, Key, PolicyInUse, Readings
 from rlscaler_operator.older_past import OlderPast
 from rlscaler_operator.past_loads import Loads, PastLoads
 from rlscaler_operator.policy_store import PolicyStore
@@ -207,3 +208,33 @@ def test_one_that_is_deleted_while_nothing_is_decided_leaves_nothing() -> None:
     stage.leader.take_in(stage.fleet.take_changed())
     assert WEB not in stage.leader.decider
     assert WEB not in stage.leader.ledgers
+
+
+@pytest.mark.parametrize(
+    "mistake", [{"name": "defualt"}, {"name": "default", "digest": f"sha256:{'0' * 64}"}, {"server": "gpu"}], ids=str
+)
+def test_the_policy_before_decides_while_the_one_asked_for_is_not_there(mistake: Mapping[str, Any]) -> None:
+    """The rule in its place would have no memory, and the policy none of its own when it is back."""
+
+    def change(stage: Stage, tick: int) -> None:
+        if tick == 12:
+            stage.apply(policy=mistake)
+        elif tick == 20:
+            assert stage.leader.ledgers[WEB].policy_problem is not None
+            stage.apply()
+
+    expected, undisturbed = play(lambda stage, tick: None, 24)
+    found, stage = play(change, 24)
+    assert stage.leader.ledgers[WEB].policy_problem is None
+    assert found == expected
+    assert stage.known == undisturbed.known
+
+
+def test_the_rule_decides_where_nothing_that_was_asked_for_was_ever_there() -> None:
+    def change(stage: Stage, tick: int) -> None:
+        stage.leader.ledgers.clear()
+        stage.leader.decider.drop(WEB)
+        stage.apply(policy={"name": "defualt"})
+
+    _, stage = play(change, 1)
+    assert stage.leader.ledgers[WEB].in_use == PolicyInUse(SPARE_RULE)
