@@ -31,7 +31,7 @@ from rlscaler_operator.fleet import Fleet
 from rlscaler_operator.health import HealthServer, loop_check, role_check, watch_checks
 from rlscaler_operator.heartbeat import LONGEST_LIMIT
 from rlscaler_operator.inference import Servers
-from rlscaler_operator.keeping import Keeper
+from rlscaler_operator.keeping import READ_AGAIN, READ_FOR, Keeper
 from rlscaler_operator.leadership import Elector
 from rlscaler_operator.leading import Leader
 from rlscaler_operator.model import Note
@@ -263,7 +263,7 @@ class Operator:
         try:
             beating = asyncio.create_task(self._beat())
             try:
-                await self._offer_policies()
+                await self._find_policies()
                 await asyncio.to_thread(self.store.refresh)
                 self._tell_of_policies()
                 await keeper.restore()
@@ -365,8 +365,20 @@ class Operator:
                 log.warning(note.message, extra={"context": {"reason": note.reason}})
         self._noted = notes
 
-    async def _offer_policies(self) -> None:
-        """Show the store the ConfigMaps that hold policies; it keeps what it has where they cannot be listed."""
+    async def _find_policies(self) -> None:
+        """Show the store the policies' ConfigMaps for the first time; a busy API server is asked again for a while.
+
+        What was kept of a policy is lost on workloads that it does not decide for when that is read.
+        """
+        until = self._clock.monotonic() + READ_FOR
+        while not await self._offer_policies() and self._clock.monotonic() < until:
+            await asyncio.sleep(READ_AGAIN)
+
+    async def _offer_policies(self) -> bool:
+        """Show the store the ConfigMaps that hold policies; it keeps what it has where they cannot be listed.
+
+        Return False where another try may do.
+        """
         namespace = self._options.lease_namespace
         try:
             found = await asyncio.to_thread(self.cluster.list_config_maps, namespace, POLICY_LABEL)
@@ -374,6 +386,7 @@ class Operator:
             if error.message != self._told:
                 log.warning(error.message)
             self._told = error.message
-            return
+            return not error.transient
         self._told = ""
         self.store.offer(found)
+        return True
