@@ -57,6 +57,11 @@ class Scored:
         """Return the contender of that name."""
         return next(c for c in self.contenders if c.name == name)
 
+    @property
+    def loaded(self) -> bool:
+        """Whether any request arrived in what was run of the trace."""
+        return any(np.isfinite(c.violation_share) for c in self.contenders)
+
 
 def standard_world(settings: Settings) -> world.WorldConfig:
     """Return the standard world for these settings."""
@@ -327,16 +332,17 @@ def regrets_to(scored: Sequence[Scored], reference: str) -> dict[str, np.ndarray
 
 
 def figures(name: str, sums: Totals, waits: np.ndarray, index: int, columns: np.ndarray) -> Contender:
-    """Return a contender's figures as means over the columns (the seeds of one trace)."""
+    """Return a contender's figures as means over the columns (the seeds of one trace); of requests, NaN without any."""
+    come = bool(sums.arrivals[index, columns].any())
     return Contender(
         name=name,
         cost_ratio=float(sums.cost_ratio[index, columns].mean()),
-        violation_share=float(sums.violation_share[index, columns].mean()),
+        violation_share=float(sums.violation_share[index, columns].mean()) if come else np.nan,
         score=float(sums.score[index, columns].mean()),
         regret=None,
         replica_hours=float(sums.billed[index, columns].mean() / 3600.0),
         rescales=round(float(sums.rescales[index, columns].mean())),
-        wait_p95_s=float(waits[index, columns].mean()),
+        wait_p95_s=float(waits[index, columns].mean()) if come else np.nan,
         max_replicas=int(sums.largest[index, columns].max()),
     )
 

@@ -102,6 +102,8 @@ def tiles(run: DryRun) -> Iterable[str]:
     for column in COLUMNS:
         if column.key in _TILES:
             delta, other, tone = _delta(column.key, run.tested, run.reference)
+            if column.key == "violation_share" and not run.loaded:
+                delta, other, tone = "nothing to serve", "", ""
             value = escape(column.text(run.tested))
             yield (
                 f'<div><dt>{escape(column.long)}</dt><dd class="value">{value}</dd>'

@@ -34,8 +34,8 @@ class Contender:
     cost_ratio: billed / needed pod-seconds. violation_share: late / all requests, 0 to 1. score: J. regret,
     regret_own: distance to the clairvoyant in units of the HPA tuned on training load, and of the HPA tuned
     on this very trace; None where it is not defined. replica_hours: billed. rescales: changes of the
-    replica count. wait_p95_s: 95th percentile of the wait, in seconds. max_replicas: most replicas asked
-    for at once.
+    replica count. wait_p95_s: 95th percentile of the wait, in seconds; it and the share are NaN where no
+    request came. max_replicas: most replicas asked for at once.
     """
 
     name: str

@@ -81,10 +81,12 @@ def print_summary(scored: Sequence[Scored], found: Mapping[str, Mapping[str, Any
         )
     console.print(table)
     left_out = [s for s in scored if not s.headline]
-    if left_out:
-        console.print(
-            f"not in the headline (too few events, or the clairvoyant late too): {', '.join(s.trace for s in left_out)}"
-        )
+    for why, those in (
+        ("too few events, or the clairvoyant late too", [s.trace for s in left_out if s.loaded]),
+        ("no load in what was run", [s.trace for s in left_out if not s.loaded]),
+    ):
+        if those:
+            console.print(f"not in the headline ({why}): {', '.join(those)}")
 
 
 def _figure(value: float | None) -> str:

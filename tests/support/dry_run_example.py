@@ -151,8 +151,8 @@ def quiet(run: DryRun) -> DryRun:
     """Return the run without any load, and so without scores."""
     none, rows = 0.0 * run.series.load, 0.0 * run.series.ready
     series = replace(run.series, load=none, demand=none, violations=rows, backlog=rows, cost=rows * math.nan)
-    unscored = [replace(c, cost_ratio=math.nan, violation_share=0.0, score=math.nan, regret=None)
-                for c in run.contenders]  # fmt: skip
+    unscored = [replace(c, cost_ratio=math.nan, violation_share=math.nan, score=math.nan, regret=None,
+                        wait_p95_s=math.nan) for c in run.contenders]  # fmt: skip
     return replace(run, contenders=unscored, lower_bound=None, series=series)
 
 

@@ -23,7 +23,7 @@ from rlscaler_sim.evaluation import Scored, evaluate, regrets_to, summary, with_
 from rlscaler_sim.load import LoadError, realise_many
 from rlscaler_sim.result import CLAIRVOYANT, REFERENCE, Contender
 from rlscaler_sim.score_statistics import interval, iqm
-from rlscaler_sim.summary_table import markdown, to_json
+from rlscaler_sim.summary_table import markdown, print_summary, to_json
 from rlscaler_sim.trace import Trace, family, read_trace, traces_folder
 
 STANDARD = contenders.standard_settings()
@@ -378,10 +378,19 @@ def test_a_policy_that_does_not_exist(traces: list[Trace]) -> None:
         evaluate(traces[:1], ["nobody"], seeds=[0], duration=900.0, settings=STANDARD, rules=(REFERENCE,))
 
 
-def test_a_trace_of_nothing_has_no_score_and_no_bound() -> None:
+def test_a_trace_of_nothing_has_no_score_and_no_bound(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor has the beginning of one whose load comes later; nobody was late and nobody was in time."""
     nothing = Trace("nothing", 0.0, 60.0, np.zeros(30))
-    found = evaluate([nothing], ["default"], seeds=[0], duration=900.0, settings=STANDARD)[0]
+    later = Trace("later", 0.0, 60.0, np.repeat([0.0, 1000.0], [20, 10]))
+    scored = evaluate([nothing, later], ["default"], seeds=[0], duration=900.0, settings=STANDARD)
+    print_summary(scored, summary(scored))
+    said = capsys.readouterr().out
+    assert "0 headline traces of 2" in said
+    assert "not in the headline (no load in what was run): nothing, later" in said
+    assert "too few events" not in said
+    found = scored[0]
     assert not found.headline
+    assert {(math.isnan(c.violation_share), math.isnan(c.wait_p95_s)) for c in found.contenders} == {(True, True)}
     assert {c.regret for c in found.contenders} == {None}
     told = to_json(
         [found], command="rlscaler evaluate", seeds=1, duration=900.0, startup=60.0, scale_to=25.0, elapsed=0.0

@@ -148,6 +148,11 @@ def test_a_run_without_any_load_says_so_where_its_scores_would_be_drawn(run: Dry
     text = render(quiet(run), "")
     assert "There was no load, so nothing to scale and no score." in text
     assert '<div role="listitem">No contender has a score.</div>' in text
+    late = re.search(r"<dt>Late requests</dt>(.*?)</div>", text, re.DOTALL)
+    assert late is not None
+    assert re.sub(r"<[^>]*>", " ", late[1]).split() == ["–", "nothing", "to", "serve"]
+    assert "0.00 %" not in text
+    assert "0 ms" not in text
 
 
 def test_regret_against_the_own_trace_has_a_column_where_it_is_known(run: DryRun, html: str) -> None:
