@@ -15,6 +15,7 @@ from rlscaler_sim.contenders import standard_settings
 from rlscaler_sim.evaluation import Scored
 from rlscaler_sim.result import CLAIRVOYANT, REFERENCE
 from rlscaler_sim.trace import Trace
+from rlscaler_sim.verdict import counted
 from rlscaler_sim.world import WorldConfig
 
 STANDARD = "standard"
@@ -104,7 +105,7 @@ def markdown(found: Mapping[str, Sequence[Scored]], command: str) -> str:
         f"Made by `{command}`.",
         "",
         "Regret, median (mean) over the headline traces: 0 is the clairvoyant, 1 the HPA with target, window and"
-        f" tolerance tuned on other load, each under the same condition; {first[0].seeds} seeds.",
+        f" tolerance tuned on other load, each under the same condition; {counted(first[0].seeds, 'seed')}.",
         "",
         f"| condition | traces | {' | '.join(names)} |",
         "|---|---:" + "|---:" * len(names) + "|",

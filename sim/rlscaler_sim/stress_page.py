@@ -12,6 +12,7 @@ from rlscaler.quantities import whole_text
 from rlscaler_sim import contenders
 from rlscaler_sim.result import CLAIRVOYANT, plain
 from rlscaler_sim.stress import BOUND, LEAST_SPAN, Hard
+from rlscaler_sim.verdict import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,8 @@ def markdown(report: Report, picture: str | None = None) -> str:
         "How much a policy may lose on load that is hard for it, in the standard world, from a cold start and with the"
         " guard on. The loss of a load is (J - J_own) / max(J_own - J\\*, 0.05), J_own the HPA whose target, window and"
         " tolerance were tuned in hindsight on that very load, J\\* the clairvoyant on the same draws: 0 is as good as"
-        f" that HPA, below 0 better. The bound is {BOUND:g}; what is beyond it is **bold**. {seeds} draws of noise that"
-        " no search saw; ± is the standard error.",
+        f" that HPA, below 0 better. The bound is {BOUND:g}; what is beyond it is **bold**. {counted(seeds, 'draw')} of"
+        " noise that no search saw; ± is the standard error.",
         "\n".join(_verdict(report, policy) for policy in report.policies),
     ]
     if report.named:

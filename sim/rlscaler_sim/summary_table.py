@@ -11,7 +11,7 @@ import numpy as np
 from rlscaler_sim.contenders import OWN_TARGET
 from rlscaler_sim.evaluation import Scored, regrets_to, summary
 from rlscaler_sim.result import CLAIRVOYANT, plain
-from rlscaler_sim.verdict import figure
+from rlscaler_sim.verdict import counted, figure
 
 CLOSEST = 8
 """Contenders in the table of regrets to OWN_TARGET."""
@@ -55,7 +55,7 @@ def print_summary(scored: Sequence[Scored], found: Mapping[str, Mapping[str, Any
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
     headline = [s for s in scored if s.headline]
     table = Table(box=None, pad_edge=False, title_justify="left",
-                  title=f"{len(headline)} headline traces of {len(scored)}; regret 0 = clairvoyant, "
+                  title=f"{counted(len(headline), 'headline trace')} of {len(scored)}; regret 0 = clairvoyant, "
                   "1 = the HPA")  # fmt: skip
     table.add_column("contender")
     for heading in (
@@ -99,9 +99,10 @@ def markdown(scored: Sequence[Scored], found: Mapping[str, Mapping[str, Any]], c
     lines = [
         f"Made by `{command}`.",
         "",
-        f"{len(headline)} headline traces of {len(scored)}, {scored[0].seeds} seeds each. Regret is 0 for the"
-        " clairvoyant and 1 for the HPA tuned on training load (`hpa-tuned`); regret_own is 1 for the HPA tuned on the"
-        " very trace (`hpa-own`). IQM: interquartile mean with a 90 % bootstrap interval over source families.",
+        f"{counted(len(headline), 'headline trace')} of {len(scored)}, {counted(scored[0].seeds, 'seed')} each. Regret"
+        " is 0 for the clairvoyant and 1 for the HPA tuned on training load (`hpa-tuned`); regret_own is 1 for the HPA"
+        " tuned on the very trace (`hpa-own`). IQM: interquartile mean with a 90 % bootstrap interval over source"
+        " families.",
         "",
         "| contender | regret median | mean | worst | IQM [90 %] "
         "| regret_own median | mean | worst | worse than hpa-own |",

@@ -45,9 +45,9 @@ def hours(value: float) -> str:
     return figure(value, ",.0f" if value >= 99.95 else ",.1f")
 
 
-def counted(decisions: int) -> str:
-    """Return a number of decisions with the word: 1 decision, 5,760 decisions."""
-    return f"{decisions:,} decision{'' if decisions == 1 else 's'}"
+def counted(number: int, what: str = "decision") -> str:
+    """Return how many there are, with the word: 1 decision, 5,760 decisions, 2 seeds."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def clock(time: float, start: float, end: float) -> str:

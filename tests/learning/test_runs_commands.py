@@ -298,6 +298,7 @@ def test_a_difference_of_one_scenario_alone_is_not_told() -> None:
         (Difference("a", "b", -0.2, -0.3, -0.1, 8, 7, 8), "a", "a is better than b by 0.200 [0.100, 0.300], ahead on"),
         (Difference("a", "b", 0.2, 0.1, 0.3, 8, 1, 8), "b", "b is better than a by 0.200 [0.100, 0.300], ahead on 7"),
         (Difference("a", "b", -0.2, -0.3, -0.1, 4, 2, 2), None, "It cannot be told from 4 draws whether a or b"),
+        (Difference("a", "b", -0.2, -np.inf, np.inf, 1, 1, 1), None, "It cannot be told from 1 draw whether a or b"),
         (Difference("a", "b", 0.0, 0.0, 0.0, 8, 0, 8), None, "a and b decide alike"),
     ],
 )

@@ -388,6 +388,7 @@ def test_a_trace_of_nothing_has_no_score_and_no_bound(capsys: pytest.CaptureFixt
     assert "0 headline traces of 2" in said
     assert "not in the headline (no load in what was run): nothing, later" in said
     assert "too few events" not in said
+    assert "0 headline traces of 2, 1 seed each. Regret is" in markdown(scored, summary(scored), "command")
     found = scored[0]
     assert not found.headline
     assert {(math.isnan(c.violation_share), math.isnan(c.wait_p95_s)) for c in found.contenders} == {(True, True)}

@@ -60,6 +60,7 @@ def test_replicas_that_serve_less_make_requests_late() -> None:
     page = conditions.markdown(found, "the command")
     assert page.count("\n| ") == 1 + len(names)
     assert "a replica serves 0.7 of what is stated" in page
+    assert "each under the same condition; 1 seed." in page
 
 
 def test_what_is_scored_was_not_trained_on_the_load() -> None:

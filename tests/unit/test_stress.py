@@ -239,4 +239,5 @@ def test_a_rule_that_keeps_to_the_bound_where_the_policy_does_not_is_told(place:
     assert result.exit_code == 0, result.output
     assert "- `constant` is beyond the bound on 1 of 1 named loads (flash-crowd: " in result.stdout
     assert "`growth-quantile` keeps to it where `constant` does not: flash-crowd." in result.stdout
+    assert " 1 draw of noise that no search saw" in result.stdout
     assert "found by search" not in result.stdout

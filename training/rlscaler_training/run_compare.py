@@ -22,6 +22,7 @@ import numpy as np
 from rlscaler.errors import UserError
 from rlscaler.ranges import FiniteRange
 from rlscaler_sim.result import CLAIRVOYANT, REFERENCE
+from rlscaler_sim.verdict import counted
 from rlscaler_training.run_curves import asked, differing
 from rlscaler_training.run_record import Record, number
 from rlscaler_training.run_table import WIDE, duration, figure, large, printable
@@ -69,7 +70,7 @@ class Difference:
         if self.low == self.mean == self.high == 0.0:
             return f"{self.one} and {self.other} decide alike: their scores are equal on every draw."
         if self.better is None:
-            why = f" from {self.units} draws" if self.units < FEWEST else ""
+            why = f" from {counted(self.units, 'draw')}" if self.units < FEWEST else ""
             return (
                 f"It cannot be told{why} whether {self.one} or {self.other} is better: {self.one} - {self.other} is "
                 f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]."
@@ -206,7 +207,7 @@ def print_comparison(
     means = trials.scores.mean(axis=2)
     rows = {load: [f"{means[trials.names.index(n), i]:.3f}" for n in order] for i, load in enumerate(trials.loads)}
     rows["mean"] = [f"{trials.mean(name):.3f}" for name in order]
-    what = f"Score on the same {draws} draws of {hours:g} h, none of them seen before (J; lower is better)"
+    what = f"Score on the same {counted(draws, 'draw')} of {hours:g} h, none of them seen before (J; lower is better)"
     table(what, dict(rows), [printable(name) for name in order], marked=len(playing) == len(runs))
     for each in differences:
         console.print(Text(printable(each.words())))
