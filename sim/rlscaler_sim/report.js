@@ -66,7 +66,7 @@
 
   function yRange(panel) {
     let low = Infinity, high = -Infinity;
-    const settled = panel.fromData ? time[0] + 0.02 * (time[last] - time[0]) : -Infinity;
+    const settled = panel.fromData && time.length >= 50 ? time[0] + 0.02 * (time[last] - time[0]) : -Infinity;
     const rows = contenders.filter((_, i) => state.shown[i]).map((c) => c.series[panel.key]);
     if (panel.area) rows.push(panel.area);
     for (let i = 0; i <= last; i++) {

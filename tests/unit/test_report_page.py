@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dry_run_example import day, enlarged
@@ -145,6 +146,19 @@ def test_zoom_buttons_set_the_window_and_fit_the_height(page: Opened) -> None:
     page.page.click("[data-window=all]")
     page.page.wait_for_function(f"{layout}.xaxis.range[1] - {layout}.xaxis.range[0] > 80000000")
     assert page.page.evaluate(f"{layout}.yaxis.range[1]") > narrow
+
+
+@pytest.mark.parametrize("steps", [2, 40])
+def test_a_short_run_shows_its_first_cost_too(browser: Any, steps: int, tmp_path: Path) -> None:
+    """Only of a long one the beginning is left out, in which the cost swings."""
+    run: DryRun = day(steps=steps)
+    cost = np.linspace(3.0, 1.0, steps) + np.zeros_like(run.series.cost)
+    write_report(replace(run, series=replace(run.series, cost=cost)), tmp_path / "short.html")
+    page = opened(browser, tmp_path / "short.html").page
+    low, high = page.evaluate("document.getElementById('plot').layout.yaxis5.range")
+    page.context.close()
+    assert low < 1.0
+    assert high > 3.0
 
 
 def test_dragging_zooms_all_plots(page: Opened) -> None:
