@@ -176,7 +176,7 @@ def write(profile: Profile, recording: Recording, path: str | Path) -> Profile:
     """Write the profile to `path` and the readings beside it; return the profile that names them.
 
     The JSON is written last, so that it always names readings that are there; readings that only the profile it
-    replaces has named are removed. Raises UserError where nothing can be written.
+    replaces has named are removed. Raises UserError where it cannot be written, and leaves no readings that none names.
     """
     path = Path(path)
     data = container.packed({
@@ -190,11 +190,20 @@ def write(profile: Profile, recording: Recording, path: str | Path) -> Profile:
     before = _named_before(path)
     write_bytes_atomically(path.with_name(kept.file), data)
     profile = replace(profile, readings=kept)
-    write_text_atomically(path, json.dumps(to_json(profile), indent=2, allow_nan=False) + "\n")
+    try:
+        write_text_atomically(path, json.dumps(to_json(profile), indent=2, allow_nan=False) + "\n")
+    except BaseException:
+        if before != kept.file:
+            _removed(path.with_name(kept.file))
+        raise
     if before is not None and before != kept.file:
-        with suppress(OSError):
-            path.with_name(before).unlink()
+        _removed(path.with_name(before))
     return profile
+
+
+def _removed(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
 
 
 def _named_before(path: Path) -> str | None:

@@ -96,16 +96,16 @@ def calibrate(
     if resource is not None:
         found = _with_stated(found, resource)
     profile = found.profile
+    if report:  # first, as it is by far the largest, which a full disk refuses before anything else is there
+        from rlscaler_sim.calibration_page import write_page
+
+        write_page(found, report)
     if output:
         from rlscaler import profile as profiles
 
         profile = profiles.write(profile, found.recording, output)
     if manifest is not None and filled is not None:
         write_text_atomically(manifest, filled)
-    if report:
-        from rlscaler_sim.calibration_page import write_page
-
-        write_page(found, report)
     if as_json:
         from rlscaler.profile import to_json
 

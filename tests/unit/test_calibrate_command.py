@@ -1,5 +1,6 @@
 """`rlscaler calibrate` as somebody runs it: from files, with a profile, a page and a manifest that others read."""
 
+import errno
 import json
 import shutil
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 from command_line import WEB, mistakes, run, stand_in
 from rlscaler import profile as profiles
 from rlscaler.custom_resource import load_resources
+from rlscaler.files import unwritable
 from rlscaler.manifest_edit import with_capacity
 from rlscaler_sim import calibrating, profiled
 from rlscaler_sim.trace import Trace
@@ -154,6 +156,17 @@ def test_mistakes_are_named(arguments: list[str], words: list[str]) -> None:
     for word in words:
         assert word in said
     assert not Path("m.yaml").exists()
+
+
+def test_a_disk_without_room_for_the_page_has_no_profile_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: str, _: str) -> None:
+        raise unwritable(path, OSError(errno.ENOSPC, "No space left on device"))
+
+    monkeypatch.setattr("rlscaler_sim.calibration_page.write_text_atomically", full)
+    outputs = ("--output", "full.json", "--report", "full.html", "--manifest", "full.yaml")
+    result = run("calibrate", "-f", WEB, *FILES, *outputs)
+    assert "error: full.html cannot be written: No space left on device" in result.stderr
+    assert not list(Path().glob("full.*"))
 
 
 def test_no_file_of_the_past_is_written_over() -> None:

@@ -1,5 +1,6 @@
 """A profile is written whole, read back as it was, and refused by file and field where anything is wrong with it."""
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 from rlscaler import profile as profiles
+from rlscaler.errors import UserError
+from rlscaler.files import unwritable
 from rlscaler.profile import Estimate, LoadFacts, Profile, ProfileError, Recording, Saturation, unknown
 
 NAN = float("nan")
@@ -63,6 +66,20 @@ def test_a_profile_that_is_written_anew_leaves_no_readings_behind(tmp_path: Path
     kept = profiles.read(path).readings
     assert kept is not None
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["web.json", "web.0123abcd.npz", kept.file])
+
+
+def test_readings_are_not_left_without_the_profile_that_names_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, _: str) -> None:
+        raise unwritable(path, OSError(errno.ENOSPC, "No space left on device"))
+
+    before = sorted(p.name for p in written(tmp_path).parent.iterdir())
+    monkeypatch.setattr(profiles, "write_text_atomically", full)
+    for load in (LOAD, LOAD + 1):
+        with pytest.raises(UserError, match="No space left on device"):
+            profiles.write(PROFILE, replace(RECORDING, load=load), tmp_path / "web.json")
+        assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
