@@ -154,6 +154,13 @@ def take_all_of_a_file() -> None:
             )
 
 
+def require_span(last: float, interval: float) -> None:
+    """Raise UserError where looking back so many seconds meets less than two readings, `interval` seconds apart."""
+    if last < 2.0 * interval:
+        raise UserError(f"--last {duration_text(last)}: readings are {duration_text(interval)} apart; expected a span "
+                        "of many, such as 14d")  # fmt: skip
+
+
 def chosen_resource(resources: "Sequence[Resource]", file: str, name: str | None) -> "Resource":
     """Return the one resource that is meant; raises UserError."""
     keys = ", ".join(resource.key for resource in resources)
@@ -194,13 +201,14 @@ def _asked(
         ) from error
     from rlscaler_sim.recorded import from_prometheus
 
+    require_span(last, resource.spec.interval)
     end = moment(until) if until else time.time()
     source = Source(source_of(resource, url, config))
     try:
         skew = source.server_time() - time.time()
         found = from_prometheus(source, resource, end - last, end, replicas, skew)
     except SourceError as error:
-        raise UserError(str(error)) from error
+        raise UserError(f"{'--config' if url is None else '--prometheus'}: {error}") from error
     finally:
         source.close()
     return found

@@ -123,7 +123,7 @@ def _asked(
 ) -> "Calibration":  # fmt: skip
     """Return what a Prometheus tells; raises UserError."""
     from rlscaler_sim import calibrating
-    from rlscaler_sim.backtest_command import moment, source_of
+    from rlscaler_sim.backtest_command import moment, require_span, source_of
     from rlscaler_sim.recorded import averaged_over
 
     try:
@@ -140,6 +140,7 @@ def _asked(
         resource = calibrating.nameless(queries, interval or 15.0)
     else:
         resource = _with(resource, queries, interval)
+    require_span(last, resource.spec.interval)
     end = moment(until) if until else time.time()
     settings = source_of(resource, url, config)
     source = Source(settings)
@@ -147,7 +148,7 @@ def _asked(
         skew = source.server_time() - time.time()
         past, recording = calibrating.from_prometheus(source, resource, end - last, end, given, skew)
     except SourceError as error:
-        raise UserError(str(error)) from error
+        raise UserError(f"{'--config' if url is None else '--prometheus'}: {error}") from error
     finally:
         source.close()
     window = averaged_over(resource.spec.metrics.load.query)

@@ -169,6 +169,26 @@ def test_a_disk_without_room_for_the_page_has_no_profile_either(monkeypatch: pyt
     assert not list(Path().glob("full.*"))
 
 
+SPANS = [pytest.param("0s", "--last 0s: readings are 15s apart", id="none"),
+         pytest.param("20s", "--last 20s: readings are 15s apart", id="less than two readings")]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["calibrate", "backtest"])
+@pytest.mark.parametrize(("last", "words"), SPANS)
+def test_a_span_without_readings_is_named(command: str, last: str, words: str) -> None:
+    said = mistakes(run(command, "-f", WEB, "--prometheus", "http://127.0.0.1:9", "--last", last))
+    assert words in said[0]
+
+
+@pytest.mark.parametrize("command", ["calibrate", "backtest"])
+@pytest.mark.parametrize("option", ["--prometheus", "--config"])
+def test_a_source_that_does_not_answer_is_told_by_its_option(command: str, option: str) -> None:
+    Path("source.yaml").write_text("sources: {default: {url: 'http://127.0.0.1:9'}}\n")
+    place = "source.yaml" if option == "--config" else "http://127.0.0.1:9"
+    (said,) = mistakes(run(command, "-f", WEB, option, place))
+    assert said.startswith(f"error: {option}: source default (http://127.0.0.1:9) refuses the connection")
+
+
 def test_no_file_of_the_past_is_written_over() -> None:
     before = Path("use.csv").read_text()
     said = " ".join(mistakes(run("calibrate", *FILES, "--output", "use.csv")))
