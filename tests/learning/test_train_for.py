@@ -15,7 +15,7 @@ from rlscaler import artifact
 from rlscaler import profile as profiles
 from rlscaler.policies import load_policy
 from rlscaler.profile import Estimate, LoadFacts, Profile, Recording, Saturation
-from rlscaler_training import own_past, runs
+from rlscaler_training import own_past, run_record, runs
 from rlscaler_training.own_past_command import said
 
 INTERVAL = 60.0
@@ -170,3 +170,53 @@ def test_mistakes_are_named(arguments: list[str], words: list[str]) -> None:
     said = " ".join(mistakes(run("train", *arguments)))
     for word in words:
         assert word in said
+
+
+def parts(lacking: slice, value: float) -> np.ndarray:
+    """Return three days of load, of which a part is something else."""
+    load = rushes(steps(3.0))
+    load[lacking] = value
+    return load
+
+
+LACKING: dict[str, tuple[np.ndarray, list[str]]] = {
+    "no load at all": (np.zeros(steps(1.1)), ["trained on", "there is no load"]),
+    "none to judge by": (parts(slice(2880, None), 0.0), ["24h", "judged by", "there is no load"]),
+    "a gap where the network is chosen": (parts(slice(2300, 2879), np.nan), ["chosen by 1m of load are known"]),
+    "nothing to learn from": (parts(slice(1, 2304), np.nan), ["trained on", "0s of load are known", "1h"]),
+}
+
+
+@pytest.mark.parametrize(("load", "words"), LACKING.values(), ids=LACKING)
+def test_each_part_of_the_past_has_load(load: np.ndarray, words: list[str]) -> None:
+    kept("lacking.json", load)
+    (said,) = mistakes(run("train", "--for", "lacking.json", "--config", "quick.json", "--run", "lacking"))
+    for word in [*words, "calibrate on another span"]:
+        assert word in said
+    assert not Path("lacking").exists()
+
+
+@pytest.mark.parametrize("name", ["over.json", "quick.json"])
+def test_the_artifact_is_not_written_over_what_is_read(name: str) -> None:
+    kept("over.json", noise(steps(1.1)))
+    before = Path(name).read_bytes()
+    (said,) = mistakes(run("train", "--for", "over.json", "--config", "quick.json", "--out", name))
+    assert f"--out {name}: --" in said
+    assert "names the same file" in said
+    assert Path(name).read_bytes() == before
+
+
+def test_a_run_of_it_is_begun_anew_and_not_resumed() -> None:
+    kept("stops.json", noise(steps(1.1)))
+    profile = profiles.read("stops.json")
+    runs.begin("stopped", "for", own_past.Config(), {"profile": "stops.json", "seed": 0, "name": profile.workload})
+    (said,) = mistakes(run("train", "--for", "stops.json", "--config", "quick.json", "--run", "stopped"))
+    assert "--run stopped: holds a run, and one of --for cannot be resumed" in said
+    assert run_record.read("stopped").resumption == "rlscaler train --for stops.json"
+
+
+def test_a_refused_run_is_not_said_to_lack_its_end() -> None:
+    begun = runs.begin("refused", "for", own_past.Config(), {"profile": "stops.json", "seed": 0, "name": "web"})
+    begun.finish({"better": False})
+    (said,) = mistakes(run("inspect", "refused"))
+    assert "refused: the run is complete and made no artifact; 'rlscaler report refused' shows" in said

@@ -73,13 +73,16 @@ def _found(source: str) -> "Found":
     from rlscaler.container import MANIFEST
     from rlscaler.inspecting import find
     from rlscaler.policies import BUILT_IN
-    from rlscaler_training.run_record import CONFIG, POLICY
+    from rlscaler_training.run_record import CONFIG, POLICY, REPORT
 
     path = Path(source)
     if source in BUILT_IN or len(source) > 4096 or not _is_folder(path):
         return find(source)
     if (path / CONFIG).is_file():
         if not (path / POLICY).exists():
+            if (path / REPORT).exists():
+                raise UserError(f"{source}: the run is complete and made no artifact; 'rlscaler report {source}' shows "
+                                "what it came to")  # fmt: skip
             raise UserError(f"{source}: the run has no artifact yet; finish it by --resume, or make one of a "
                             f"checkpoint by 'rlscaler export {source}'")  # fmt: skip
         return find(str(path / POLICY))

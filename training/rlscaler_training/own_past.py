@@ -84,6 +84,11 @@ class OwnPast:
     earlier: int
     notes: tuple[str, ...]
 
+    @property
+    def edge(self) -> int:
+        """Decisions of the earlier part that come before those that the network is chosen by."""
+        return round((1.0 - CHOSEN_BY) * self.earlier)
+
 
 def own_past(profile: Profile, recording: Recording, seed: int = 0) -> OwnPast:
     """Return the past of a profile. Raises UserError where it is too little, or says too little."""
@@ -124,7 +129,25 @@ def own_past(profile: Profile, recording: Recording, seed: int = 0) -> OwnPast:
     load, seen, counts = backtest.arrived(past, settings)
     told = beforehand(load, config, settings, seed, seen)
     start = None if counts is None or not np.isfinite(counts).any() else backtest.first_known(counts, settings)
-    return OwnPast(profile.workload, settings, config, load, told, start, int(EARLIER * len(told.time)), tuple(notes))
+    made = OwnPast(profile.workload, settings, config, load, told, start, int(EARLIER * len(told.time)), tuple(notes))
+    _require_load(made)
+    return made
+
+
+def _require_load(past: OwnPast) -> None:
+    """Raise UserError where a part of the past has nothing to learn from, to choose by, or to judge by."""
+    edges = (0, past.edge, past.earlier, len(past.told.time))
+    for what, begin, end in zip(("trained on", "chosen by", "judged by"), edges, edges[1:], strict=False):
+        known = past.told.known[begin:end]
+        seconds = float(known.sum()) * float(past.settings.interval)
+        lack = f"{duration_text(round(seconds))} of load are known" if seconds < BLOCK else "there is no load"
+        if seconds < BLOCK or not past.told.rates[begin:end][known].any():
+            span = float(past.settings.interval) * (end - begin)
+            raise UserError(
+                f"{past.name}: in the {duration_text(60 * round(span / 60.0))} of its past that the network would be "
+                f"{what} {lack}; expected {duration_text(BLOCK)} that are known, and some load: calibrate on another "
+                "span, by --last and --until"
+            )
 
 
 def pool(past: OwnPast, begin: int, end: int) -> Pool:
@@ -185,9 +208,8 @@ def fitted(
     It is the one that is best on the end of that part, which may be the one that it began as. Raises StoppedError where
     it is stopped.
     """
-    edge = round((1.0 - CHOSEN_BY) * past.earlier)
     train, validation = (
-        apg.material(pool(past, *part), torch.device("cpu")) for part in ((0, edge), (edge, past.earlier))
+        apg.material(pool(past, *part), torch.device("cpu")) for part in ((0, past.edge), (past.edge, past.earlier))
     )
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)

@@ -48,7 +48,7 @@ def fit(
     """
     from rlscaler import profile as profiles
     from rlscaler.container import WORD
-    from rlscaler.files import require_writable
+    from rlscaler.files import require_apart, require_writable
     from rlscaler_training import hyper, own_past
     from rlscaler_training.learner import Progress, StoppedError
     from rlscaler_training.run_record import at_work
@@ -62,6 +62,8 @@ def fit(
             f"--name {name!r}: expected up to 128 letters, digits, '.', '_' or '-', a letter or digit first"
         )
     if out is not None:
+        readings = str(Path(profile).with_name(told.readings.file)) if told.readings is not None else None
+        require_apart({"--out": out}, {"--for": profile, "--for's readings": readings, "--config": config_file})
         require_writable(out)
     config = hyper.read(own_past.Config, config_file, {})
     default, begun = own_past.shipped()
@@ -108,11 +110,7 @@ def _finish(
     from rlscaler.artifact import save
     from rlscaler_training import own_past
 
-    digest = None
-    if verdict.better:
-        digest = save(made, run.policy)
-        if out is not None:
-            save(made, out)
+    digest = save(made, run.policy) if verdict.better else None
     shown = str(out if out is not None else run.policy) if verdict.better else None
     report = {
         "algorithm": run.algorithm, "name": made.manifest["name"], "artifact": str(run.policy) if digest else None,
@@ -121,6 +119,8 @@ def _finish(
         "scores": verdict.told(), "steps": config.steps, "seconds": seconds, "device": "device: cpu",
     }  # fmt: skip
     run.finish(report)
+    if verdict.better and out is not None:
+        save(made, out)
     if as_json:
         click.echo(json.dumps(report | {"run": str(run.folder), "out": shown}, indent=2))
     else:
@@ -158,4 +158,7 @@ def _begun(name: str, config: Any, arguments: dict[str, Any], folder: str | None
     """Return a new run, in the folder or in the first free one of the policy's name."""
     from rlscaler_training import runs
 
+    if folder is not None and (Path(folder) / runs.CONFIG).exists():
+        raise UserError(f"--run {folder}: holds a run, and one of --for cannot be resumed; name another folder, or "
+                        "leave --run out")  # fmt: skip
     return runs.begin(free_folder(name) if folder is None else folder, ALGORITHM, config, arguments, "device: cpu")

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from rlscaler.errors import UserError
+from rlscaler_training.own_past_command import ALGORITHM as OWN_PAST
 
 CONFIG, ENVIRONMENT, METRICS, REPORT, POLICY, LOCK = (
     "config.json", "environment.json", "metrics.jsonl", "report.json", "policy.rlz", "lock"
@@ -162,7 +163,9 @@ class Record:
 
     @property
     def resumption(self) -> str:
-        """The command that goes on with it."""
+        """The command that goes on with it; of one that keeps no checkpoint, the one that begins anew."""
+        if self.learner == OWN_PAST:
+            return shlex.join(["rlscaler", "train", "--for", str(self.arguments.get("profile", "PROFILE"))])
         return shlex.join(["rlscaler", "train", self.learner, "--resume", str(self.folder)])
 
 
