@@ -25,6 +25,8 @@ from rlscaler.stated import restated
 DAY = 86400.0
 SMALLEST_TIME, LARGEST_TIME = -5e10, 1e11
 """Seconds since 1970 that a time may be, from the year 385 to 5138; what is beyond is in milliseconds, or no time."""
+BACK = "time goes back"
+"""What the note begins with that lines before another one are left out."""
 _CLOCK = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])(?::([0-5][0-9]))?")
 
 
@@ -92,7 +94,7 @@ def read(path: str | Path, workload: str | None = None) -> DecisionLog:
     lines = [_line(file, number, row) for file, number, row in rows if str(row.get("workload", "")) == chosen]
     begin = max((i for i in range(1, len(lines)) if lines[i].time <= lines[i - 1].time), default=0)
     if begin:
-        notes.append(f"time goes back at line {lines[begin].number}: the log is read from there on")
+        notes.append(f"{BACK} at line {lines[begin].number}: the log is read from there on")
     return DecisionLog(str(path), chosen, lines[begin:], tuple(notes))
 
 
@@ -128,6 +130,8 @@ def _broken(path: Path, number: int, what: str) -> UserError:
 
 def _chosen(path: Path, there: Sequence[str], wanted: str | None) -> str:
     """Return the workload that is meant."""
+    if wanted is not None and not any(there):
+        raise UserError(f"--workload {shown(wanted)}: {path} names no workload, as a simulator's log; leave it out")
     names = ", ".join(name or "one that it does not name" for name in there[:10])
     names += f" and {len(there) - 10} more" if len(there) > 10 else ""
     if wanted is None:
@@ -204,7 +208,8 @@ def found(log: DecisionLog, at: str) -> int:
     after = int(np.searchsorted(times, wanted))
     near = [when(float(times[i])) for i in (after - 1, after) if 0 <= i < len(times)]
     which = "the nearest ones are at " + " and ".join(near) if len(near) == 2 else f"the nearest one is at {near[0]}"
-    raise UserError(f"--at {shown(at)}: {log.path} has no decision at {when(wanted)}; {which}")
+    left_out = "".join(f"; {note}" for note in log.notes if note.startswith(BACK))
+    raise UserError(f"--at {shown(at)}: {log.path} has no decision at {when(wanted)}; {which}{left_out}")
 
 
 def _moment(at: str, first: float, last: float) -> float:

@@ -92,6 +92,11 @@ def _policy(name: str, tenure: str | None, log: DecisionLog, *, stated: bool) ->
     except (PolicyError, ArtifactError) as error:
         if stated:
             raise UserError(f"--policy {shown(name)}: {error}") from error
+        if isinstance(error, ArtifactError) and Path(name).exists():
+            raise UserError(
+                f"{log.path}: policy {shown(name)} decided, and that artifact cannot be used: {error}; give the one "
+                "that decided by --policy FILE.rlz"
+            ) from error
         raise UserError(
             f"{log.path}: policy {shown(name)} decided, which is none of {', '.join(BUILT_IN)} and no artifact here; "
             "give its artifact by --policy FILE.rlz"
@@ -109,7 +114,7 @@ def _notes(log: DecisionLog, moment: Moment, given: Settings | None) -> list[str
         )
     if replayed.missing:
         notes.append(
-            f"the log begins {duration_text(round(replayed.seconds))} before, and what was known of the time before it "
+            f"the log begins {_before(replayed.seconds)}, and what was known of the time before it "
             f"({len(replayed.missing)} inputs) is taken from what the log says was seen: answers about another load "
             "are estimates"
         )
@@ -125,6 +130,10 @@ def _notes(log: DecisionLog, moment: Moment, given: Settings | None) -> list[str
             "the replayed one"
         )
     return notes
+
+
+def _before(seconds: float) -> str:
+    return f"{duration_text(round(seconds))} before" if seconds >= 0.5 else "with this decision"
 
 
 def exact(moment: Moment) -> bool:

@@ -365,6 +365,12 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str], list[str]]] = {
                                                     path.read_text().splitlines(True)[16:])),
                ["--at", str(BEGIN + 6 * INTERVAL)],
                [f"the nearest ones are at {when(BEGIN + 3 * INTERVAL)} and {when(BEGIN + 8 * INTERVAL)}"]),
+    "before the clock went back": (lambda path: path.write_text(path.read_text() + path.read_text().splitlines()[12]),
+                                   ["--at", str(BEGIN + 2 * INTERVAL)],
+                                   ["has no decision at", "time goes back at line 25", "from there on"]),
+    "a workload of a log that names none": (
+        lambda path: path.write_text(path.read_text().replace('"workload"', '"was"')), [],
+        ["--workload web: ", "names no workload", "leave it out"]),
     "no time": (lambda _: None, ["--at", "noon"], ["--at noon", "14:32", "last"]),
     "milliseconds": (lambda _: None, ["--at", "1777600000000"], ["expected seconds since 1970"]),
     "before all calendars": (lambda _: None, ["--at", "-99999999999"], ["expected seconds since 1970"]),
@@ -410,6 +416,22 @@ def test_a_mistake_gets_one_sentence(
 def test_either_a_name_or_a_log_is_explained(arguments: tuple[str, ...]) -> None:
     (line,) = mistakes(run("explain", *arguments))
     assert "--decision FILE.jsonl" in line
+
+
+def test_the_artifact_of_a_log_that_is_broken_is_not_told_to_be_missing(small: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.rlz").write_bytes(b"PK")
+    path = tmp_path / "log.jsonl"
+    path.write_text(small.read_text().replace('"growth-quantile"', json.dumps(str(tmp_path / "mine.rlz"))))
+    (line,) = mistakes(run("explain", "--decision", str(path), "--workload", "web"))
+    assert "decided, and that artifact cannot be used: " in line
+    assert "not a readable zip" in line
+
+
+def test_a_log_of_a_single_decision_begins_with_it(small: Path, tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text(small.read_text().splitlines(keepends=True)[-2])
+    notes = explanation(path, "last")["notes"]
+    assert any(note.startswith("the log begins with this decision, and what was known") for note in notes)
 
 
 def test_a_log_that_is_not_there() -> None:
