@@ -201,6 +201,20 @@ def test_a_learner_is_swept_and_its_best_is_handed_on(ray_here: None, tmp_path: 
     assert len(lines) == 3
 
 
+def test_layers_are_searched_beside_the_default_ones(ray_here: None, tmp_path: Path) -> None:
+    """As in what is shipped for most learners: a value is a list of widths."""
+    settings = {"steps": 2, "batch": 2, "decisions": 8, "evaluate_every": 1}
+    told = SMALL | {"learner": "apg", "trials": 2, "settings": settings, "search": {"hidden": {"choices": [[4, 4]]}}}
+    found, trials, best = swept(told, tmp_path, [])
+    assert [(each.state, each.drawn) for each in trials] == [
+        ("finished", {"hidden": sweep_trials.defaults(found)["hidden"]}),
+        ("finished", {"hidden": [4, 4]}),
+    ]
+    kept = json.loads(sweep_trials.taken(tmp_path, found, best, None).read_text())
+    assert kept["hidden"] == best.trial.drawn["hidden"]
+    assert sweep_page.render(found, trials, best).count("<polyline") == 2
+
+
 def test_a_rule_is_swept_by_the_same_score_and_the_hopeless_are_stopped(ray_here: None, tmp_path: Path) -> None:
     told = SMALL | {
         "rule": "hpa",

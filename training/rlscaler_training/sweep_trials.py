@@ -116,6 +116,7 @@ def _tuner(sweep: Sweep, folder: Path, tell: Tell) -> Any:
     from ray.tune.search.basic_variant import BasicVariantGenerator
 
     grace = max(1, round(sweep.grace * WHOLE))
+    first = {name: _held(value) for name, value in defaults(sweep).items()}
     return tune.Tuner(
         _trainable(sweep, folder),
         param_space=_drawn(sweep.search),
@@ -125,7 +126,7 @@ def _tuner(sweep: Sweep, folder: Path, tell: Tell) -> Any:
             num_samples=sweep.trials,
             max_concurrent_trials=sweep.parallel,
             scheduler=_scheduler(time_attr=SHARE, max_t=WHOLE, grace_period=grace, reduction_factor=sweep.reduction),
-            search_alg=BasicVariantGenerator(points_to_evaluate=[defaults(sweep)], random_state=sweep.seed),
+            search_alg=BasicVariantGenerator(points_to_evaluate=[first], random_state=sweep.seed),
         ),
         run_config=tune.RunConfig(name=TUNE, storage_path=str(folder.resolve()), verbose=0, callbacks=[_teller(tell)]),
     )
@@ -184,13 +185,24 @@ def _drawn(space: Space) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, each in space.items():
         if isinstance(each, Choices):
-            found[name] = tune.choice(list(each.values))
+            found[name] = tune.choice([_held(value) for value in each.values])
         elif each.whole:
             draw = tune.lograndint if each.log else tune.randint
             found[name] = draw(math.ceil(each.low), math.floor(each.high) + 1)
         else:
             found[name] = (tune.loguniform if each.log else tune.uniform)(each.low, each.high)
     return found
+
+
+def _held(value: Any) -> Any:
+    """Return a value as Ray Tune can hold it: a list as its JSON, for Tune takes lists apart."""
+    return json.dumps(value) if isinstance(value, list | tuple) else value
+
+
+def _meant(held: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that Ray Tune held."""
+    return {name: json.loads(value) if isinstance(value, str) and value.startswith("[") else value
+            for name, value in held.items()}  # fmt: skip
 
 
 def defaults(sweep: Sweep) -> dict[str, Any]:
@@ -202,13 +214,13 @@ def defaults(sweep: Sweep) -> dict[str, Any]:
     return {name: list(values[name]) if isinstance(values[name], tuple) else values[name] for name in sweep.search}
 
 
-def _trial(drawn: dict[str, Any], *, told: dict[str, Any], place: str) -> None:
+def _trial(held: dict[str, Any], *, told: dict[str, Any], place: str) -> None:
     """Train or try one candidate, in a process of Ray's."""
     import torch
     from ray import tune
 
     torch.set_num_threads(1)
-    sweep = _reread(told)
+    sweep, drawn = _reread(told), _meant(held)
     number = _number(tune.get_context().get_trial_id())
     folder = Path(place) / TRIALS / f"{number:03d}"
     measured = _rule(sweep, drawn, tune.report) if sweep.rule else _learned(sweep, drawn, folder, tune.report)
@@ -296,7 +308,7 @@ def _told(result: Any) -> Trial:
         state, why = "finished", ""
     else:
         state, why = ("stopped" if last.get("done") else "unfinished"), ""
-    return Trial(number, dict(result.config or {}), float(share), float(last.get(SCORE, math.nan)), state, why)
+    return Trial(number, _meant(result.config or {}), float(share), float(last.get(SCORE, math.nan)), state, why)
 
 
 def _from_path(path: str) -> int:
