@@ -64,12 +64,13 @@
     const text = colour("--text"), muted = colour("--muted"), grid = colour("--grid");
     const axis = { gridcolor: grid, linecolor: grid, zeroline: false, automargin: true };
     const title = (words) => ({ text: words, font: { size: 11 } });
+    const dates = { type: "date", tickangle: 0, nticks: draw.clientWidth < 420 ? 4 : 8, hoverformat: "%Y-%m-%d %H:%M UTC" };
     return Plotly.react(draw, spec.traces.flatMap(traces), {
       autosize: true, margin: { l: 50, r: 12, t: 8, b: 40 }, showlegend: false, hovermode: "closest", dragmode: spec.wide ? "zoom" : false,
       paper_bgcolor: colour("--card"), plot_bgcolor: colour("--card"), bargap: 0.08,
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: muted },
       hoverlabel: { bgcolor: colour("--card"), bordercolor: colour("--line"), font: { color: text, size: 12 } },
-      xaxis: { ...axis, title: title(spec.x), ...(spec.range ? { range: spec.range } : {}), type: spec.dates ? "date" : "linear", fixedrange: !spec.wide, nticks: 8, ...(spec.dates ? { hoverformat: "%Y-%m-%d %H:%M UTC" } : {}) },
+      xaxis: { ...axis, title: title(spec.x), ...(spec.range ? { range: spec.range } : {}), fixedrange: !spec.wide, ...(spec.dates ? dates : { type: "linear", nticks: 8 }) },
       yaxis: { ...axis, title: title(spec.y), fixedrange: true, nticks: 6, rangemode: spec.near ? "normal" : "tozero" },
     }, config);
   }

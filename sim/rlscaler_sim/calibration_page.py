@@ -72,9 +72,9 @@ def _capacity_note(found: Calibration) -> str:
     if not estimate.known:
         return f"Unknown: {estimate.why}."
     return (
-        "Left: every three minutes of readings as a point, and the line that the capacity makes of them, with its "
-        "interval; where the line reaches 100 %, a replica is full. Right: what each two to three hours tell on their "
-        "own."
+        "By load: every three minutes of readings as a point, and the line that the capacity makes of them, with its "
+        "interval; where the line reaches 100 %, a replica is full. Over time: what each two to three hours tell on "
+        "their own."
     )
 
 

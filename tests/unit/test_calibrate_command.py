@@ -4,6 +4,7 @@ import errno
 import json
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -352,6 +353,30 @@ def test_the_page_shows_what_is_unknown_and_no_start_below_zero() -> None:
     assert [y[edges[0]], y[edges[0] + 1]] == [0, 0]
     assert ranges[0] == 0
     assert ranges[1] > STARTUP
+
+
+def test_on_a_phone_the_times_of_the_page_lie_flat_and_apart() -> None:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium on this machine: the page was not opened in a browser")
+    readings = np.arange(3 * 24 * 240)
+    written("load.csv", 300.0 * (1.0 + 0.3 * np.sin(readings / 80.0)))
+    assert run("calibrate", "--load", "load.csv", "--interval", "15s", "--report", "page.html").exit_code == 0
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 375, "height": 800})
+        page.goto(Path("page.html").resolve().as_uri())
+        page.wait_for_selector("html[data-drawn=true]")
+        boxes = page.evaluate(
+            "[...document.querySelector('#load .draw').querySelectorAll('.xtick text')]"
+            ".map(t => t.getBoundingClientRect()).map(b => [b.left, b.right, b.width, b.height])"
+            ".sort((a, b) => a[0] - b[0])"
+        )
+        browser.close()
+    assert len(boxes) >= 2
+    assert all(width > height for _, _, width, height in boxes), boxes
+    assert all(one[1] < other[0] for one, other in pairwise(boxes)), boxes
 
 
 def test_the_page_draws_all_figures() -> None:
