@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from rlscaler import erlang
 from rlscaler.arrays import Array, State
 from rlscaler.guard import KEPT, in_order, patient, unkept
+from rlscaler.lateness import allowed_wait, late_share
 from rlscaler.lean import is_numpy
 from rlscaler.policy import Policy, Proposal, View
 from rlscaler.rows import Picked
@@ -31,8 +31,6 @@ MOST = 32_000
 """Replicas of a candidate's order at most: orders are kept in 16 bits."""
 PRICES = (20.0, 40.0, 200.0)
 """Prices of late requests at which say is earned: the standard one, of an objective of 99.9 %, and those above it."""
-LEAST_WAIT = 0.1
-"""Share of the objective's latency that a request may always wait, however long it takes itself."""
 SWAY, MOMENT = 2.0, 15.0
 """Most that the late requests of so many seconds change the logarithm of a say by, beside another one's."""
 _BLOCK = 1280
@@ -279,9 +277,8 @@ def _charge(view: View, state: State, half_life: Any) -> None:
     concurrency = settings["concurrency"][:, None]
     before = xp.astype(state["waiting"], xp.float64)
     after = xp.maximum(before + (need - ready) * interval[:, None], 0.0)
-    latency = settings["latency"][:, None]
-    allowed = xp.maximum(latency - concurrency / capacity, LEAST_WAIT * latency)
-    share = _late(xp, before, after, need, ready, concurrency, capacity, allowed, interval[:, None])
+    wait = allowed_wait(xp, settings["latency"][:, None], concurrency, capacity)
+    share = late_share(xp, before, after, need, ready, concurrency, capacity, wait, interval[:, None])
     keep = 2.0 ** (-interval / half_life)
     late = need * share
     between = (xp.max(late, axis=1) - xp.min(late, axis=1)) * (MOMENT / interval)
@@ -320,35 +317,6 @@ def _reach(xp: Any, settings: Mapping[str, Array]) -> tuple[Array, Array]:
     # A reading tells of the interval that ended one lag ago, when the order of its beginning stood.
     first = xp.clip(xp.round(settings["lag"] / interval), 0.0, ORDERS - 1.0)
     return first, xp.clip(xp.ceil(settings["startup"] / interval - 1e-9), 0.0, ORDERS - 1.0 - first)
-
-
-def _late(
-    xp: Any,
-    before: Array,
-    after: Array,
-    need: Array,
-    ready: Array,
-    concurrency: Array,
-    capacity: Array,
-    allowed: Array,
-    interval: Array,
-) -> Array:
-    """Return (N, K) the share of an interval's requests that wait longer than `allowed` seconds.
-
-    before, after: backlog in replica-seconds at its ends, between which it moves evenly. Where there is none, the queue
-    is in its steady state (Erlang C). `need` is a count of Poisson arrivals, and scatters by more than what it counts:
-    that much of a backlog is left out, and the mean of the steady state's exponential is taken without it.
-    """
-    scatter = xp.sqrt(need * interval / capacity)
-    most = xp.maximum(allowed * ready + scatter, 1e-9)
-    low, high = xp.minimum(before, after), xp.maximum(before, after)
-    stuck = xp.clip((high - most) / xp.maximum(high - low, 1e-9), 0.0, 1.0)
-    servers = xp.maximum(ready * concurrency, 1.0) + 0.0 * need
-    counted = xp.maximum(1.0 - 0.5 * allowed / interval, 0.5)
-    offered = xp.minimum(need * counted * concurrency + 0.0 * servers, servers)
-    times = allowed * capacity / concurrency + 0.0 * servers
-    calm = xp.where(offered < servers, erlang.late_share(xp, servers, offered, times), 0.0)
-    return xp.where(high > scatter, stuck, calm)
 
 
 def _kept(xp: Any, state: State, time: Array, asked: Array, hold: Array) -> Array:

@@ -14,6 +14,7 @@ from rlscaler import hedge as _hedge
 from rlscaler.arrays import State
 from rlscaler.guard import in_order
 from rlscaler.hedge import ORDERS, PRICES, Hedge
+from rlscaler.lateness import allowed_wait, late_share
 from rlscaler.network_policy import NetworkPolicy
 from rlscaler.observation import LOAD_FIELDS
 from rlscaler.policy import View
@@ -171,13 +172,13 @@ def _followed(hedge: Hedge, demand: np.ndarray, orders: np.ndarray, known: np.nd
         np.maximum(after[t], 0.0, out=after[t])
         waiting = after[t].astype(np.float32)
     concurrency, latency = float(settings["concurrency"][0]), float(settings["latency"][0])
-    allowed = max(latency - concurrency / capacity, _hedge.LEAST_WAIT * latency)
+    allowed = float(allowed_wait(np, latency, concurrency, capacity))
     missed = np.empty((steps, size))
     one = np.ones((1, 1))
     for begin in range(0, steps, _BLOCK):
         part = slice(begin, begin + _BLOCK)
-        share = _hedge._late(np, before[part], after[part], need[part], ready[part], concurrency * one,
-                             capacity * one, allowed * one, interval * one)  # fmt: skip
+        share = late_share(np, before[part], after[part], need[part], ready[part], concurrency * one,
+                           capacity * one, allowed * one, interval * one)  # fmt: skip
         missed[part] = need[part] * share
 
     keep = float(2.0 ** (-settings["interval"] / hedge.half_life)[0])
