@@ -11,7 +11,6 @@ On the draws of an evaluation, and beside its references, are scored
 """
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,17 +23,16 @@ import numpy as np
 from rlscaler import Settings
 from rlscaler.errors import UserError
 from rlscaler.policies import load_policy
-from rlscaler_sim import contenders, evaluation
-from rlscaler_sim.contest import Entrant, Schedule, play
-from rlscaler_sim.load import Load, LoadError, realise_many
+from rlscaler_sim import contenders
+from rlscaler_sim.again import Evaluation, evaluation_of
+from rlscaler_sim.contest import Entrant, Schedule
+from rlscaler_sim.load import Load, LoadError
 from rlscaler_sim.measure import gridded
 from rlscaler_sim.result import CLAIRVOYANT, REFERENCE
-from rlscaler_sim.trace import Trace, TraceError, read_trace, since_first_load, trace_files
+from rlscaler_sim.trace import TraceError
 
 SPARES = tuple((share, root) for share in (0.0, 0.03, 0.06) for root in (0.2, 0.3, 0.4, 0.5))
 """Replicas above the peak of the coming rate, as a share of it and in its square roots, of which the best is taken."""
-AT_ONCE = 12
-"""Traces, of about one length, that are played at once."""
 KNOWN = "the coming rate known, the noise not"
 """The name of who knows it."""
 
@@ -68,32 +66,22 @@ def foreseeing(loads: Sequence[Load], settings: Settings, per_step: int) -> list
     ]
 
 
-def scores(traces: Sequence[Trace], seeds: int, seconds: float, scale_to: float, startup: float) -> dict[str, Any]:
-    """Return the score of each who knows more on each trace, name -> (traces,), a mean over the seeds.
+def scores(draws: Evaluation) -> dict[str, np.ndarray]:
+    """Return the score of each who knows more on each trace, name -> (traces,), a mean over the seeds."""
+    per_step = round(float(contenders.standard_settings(draws.startup).interval) / 3.0)
 
-    The arguments are those of the evaluation that it is to stand beside.
-    """
-    settings = contenders.standard_settings(startup)
-    config = evaluation.standard_world(settings)
-    per_step = round(float(settings.interval) / 3.0)
-    order = sorted(range(len(traces)), key=lambda i: min(traces[i].duration, seconds))
-    found: dict[str, np.ndarray] = {}
-    for begin in range(0, len(order), AT_ONCE):
-        part = order[begin : begin + AT_ONCE]
-        loads = realise_many(
-            [traces[i] for i in part], range(seeds), interval=float(settings.interval), duration=seconds,
-            scale_to=scale_to, capacity=float(settings.capacity_per_replica),
-        )  # fmt: skip
-        rows = [loads.row(r) for r in range(len(loads.names))]
-        who = foreseeing(rows, settings, per_step)
-        who += [
+    def entrants(loads: Sequence[Load], settings: Settings) -> list[Entrant]:
+        met = [
             Entrant(f"`{name}`, has met the very traces", load_policy(name), settings) for name in contenders.SHIPPED
         ]
-        sums = play(rows, who, config, settings, [int(seed) for seed in loads.seeds], waits=False)
+        return [*foreseeing(loads, settings, per_step), *met]
+
+    found: dict[str, np.ndarray] = {}
+    for who, sums, places in draws.play(entrants):
         for entrant, score in zip(who, sums.score, strict=True):
-            mine = found.setdefault(entrant.name, np.zeros(len(traces)))
-            for source, trace in enumerate(part):
-                mine[trace] = score[loads.source == source].mean()
+            mine = found.setdefault(entrant.name, np.zeros(len(draws.traces)))
+            for trace, columns in places:
+                mine[trace] = score[columns].mean()
     return found
 
 
@@ -137,22 +125,11 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True, help="what `rlscaler evaluate --output` wrote of it")
     asked = parser.parse_args()
     try:
-        results = json.loads(asked.results.read_text(encoding="utf-8"))
-        traces = [since_first_load(read_trace(file)) for file in trace_files(asked.traces)]
-        by_name = {trace.name: trace for trace in traces}
-        told = [each for each in results["traces"] if each["headline"]]
-        if missing := [each["trace"] for each in told if each["trace"] not in by_name]:
-            raise UserError(f"{asked.traces}: there is no {missing[0]}, which {asked.results} tells of")
-        world = results["world"]
-        found = scores(
-            [by_name[each["trace"]] for each in told], int(world["seeds"]), float(world["seconds"]),
-            float(world["scale_to"]), float(world["startup"]),
-        )  # fmt: skip
+        draws = evaluation_of(asked.traces, asked.results)
+        found = scores(draws)
     except (UserError, TraceError, LoadError, OSError) as error:
         sys.exit(f"foresight: {error}")
-    except (ValueError, KeyError, TypeError) as error:
-        sys.exit(f"foresight: {asked.results} is not what `rlscaler evaluate --output FILE.json` writes: {error!r}")
-    print(table(regrets(found, told)))
+    print(table(regrets(found, draws.told)))
 
 
 if __name__ == "__main__":
