@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rlscaler import archive, behavior, blocks, growth, guard, history, overstated
+from rlscaler import archive, behavior, blocks, growth, guard, history
 from rlscaler.arrays import Array, State
 from rlscaler.decisions import Decisions as Decisions
 from rlscaler.lean import NUMPY
@@ -377,7 +377,7 @@ class Autoscaler:
         scaler._present = {key for key in scaler.keys if key is not None}
         for part, state in parts.items():
             scaler._parts()[part].update(state)
-        scaler._guard = guard.unkept(len(scaler.keys)) | overstated.state(len(scaler.keys)) | scaler._guard
+        scaler._guard = guard.added_since(len(scaler.keys)) | scaler._guard
         for part, kept in (("policy", scaler.policy.state(1)), ("rule", scaler.fallback.state(1))):
             try:
                 require_alike(part, scaler._parts()[part], kept, len(scaler.keys))

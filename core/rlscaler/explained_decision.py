@@ -72,6 +72,7 @@ def explanation(
         },
         "bounds": [int(moment.settings.min_replicas), int(moment.settings.max_replicas)],
         "overstated": _plain(moment.overstated()),
+        "missed": dict(zip(("late", "spare"), map(_plain, moment.missed()), strict=True)),
         "replay": _replay(moment),
         "wish": wish(line.proposal, moment.settings),
         "asked": [_answered(each, answers) for each in answers.asked],
@@ -208,7 +209,7 @@ def told(value: Mapping[str, Any]) -> list[str]:
              f"(line {value['log']['line']:,}).", ""]  # fmt: skip
     lines += _labelled("Seen", _reading(value))
     lines += _labelled("Wanted", _wish(value))
-    lines += _labelled("Guard", *_guard(recorded["reasons"], value["overstated"]))
+    lines += _labelled("Guard", *_guard(recorded["reasons"], value["overstated"], value["missed"]))
     lines += _labelled("Replay", _replayed(value["replay"]))
     lines += _table(value)
     lines += _inputs(value)
@@ -265,12 +266,18 @@ def _wish(value: Mapping[str, Any]) -> str:
     return text + "."
 
 
-def _guard(reasons: Sequence[str], overstated: float | None) -> list[str]:
+def _guard(reasons: Sequence[str], overstated: float | None, missed: Mapping[str, float | None]) -> list[str]:
     meanings = dict(_MEANINGS)
     if overstated is not None and overstated > 1.0:
         meanings[str(Reason.CapacityOverstated.name)] = (
             f"By their utilization replicas carry {1.0 / overstated:.2f} of the stated capacity, so "
             f"{overstated:.2f} times as many are asked for."
+        )
+    late, spare = missed["late"], missed["spare"]
+    if late is not None and spare is not None and spare > 1.0:
+        meanings[str(Reason.ObjectiveMissed.name)] = (
+            f"{100.0 * late:.2g} % of the requests within the objective's window were late, by the load and the ready "
+            f"replicas, so {spare:.2f} times the headroom is held."
         )
     found = [f"{name}: {meanings.get(name, 'A reason that this version does not know.')}"
              for name in reasons if name != "DesiredWithinRange"]  # fmt: skip

@@ -1,16 +1,16 @@
 """What stands between any proposal and the cluster, the same in training, dry-run, backtest and cluster.
 
 In this order: a proposal that is no number, or whose input lies outside the training range, gives way to the rule; a
-stated capacity that is too high; the reactive floor; patience; unknown metrics hold, then the stated fallback;
-tolerance; the flap budget; then `behavior` (stabilisation, policies) and the bounds as in autoscaling/v2. Every change
-it makes is a reason.
+stated capacity that is too high; an objective that is not kept; the reactive floor; patience; unknown metrics hold,
+then the stated fallback; tolerance; the flap budget; then `behavior` (stabilisation, policies) and the bounds as in
+autoscaling/v2. Every change it makes is a reason.
 """
 
 from typing import Any
 
 import numpy as np
 
-from rlscaler import behavior, overstated
+from rlscaler import behavior, budget, overstated
 from rlscaler.arrays import Array, State
 from rlscaler.policy import Proposal, View
 from rlscaler.reasons import Reason
@@ -34,7 +34,12 @@ def state(settings: State, n: int) -> State:
         "flaps": np.zeros(n),
         "flaps_time": np.full(n, np.nan),
     }
-    return own | unkept(n) | overstated.state(n) | behavior.state(settings, n)
+    return own | added_since(n) | behavior.state(settings, n)
+
+
+def added_since(n: int) -> State:
+    """Return those parts of the memory of n workloads that a memory kept by an older version may lack."""
+    return unkept(n) | overstated.state(n) | budget.state(n)
 
 
 def unkept(n: int, *more: int, dtype: Any = np.float64) -> State:
@@ -130,6 +135,13 @@ def settle(xp: Any, view: View, state: State, proposal: Proposal, recommendation
     scaled = answered & xp.isfinite(view.demand)
     scaled = scaled if proposal.relative is None else scaled & (failed | ~proposal.relative)
     wanted = xp.where(scaled, overstated.corrected(xp, wanted, view.demand, factor), wanted)
+
+    budget.recorded(xp, view, state, factor)
+    multiple = budget.multiple(xp, state, settings)
+    if multiple is not None:
+        bits = flag(known & (multiple > 1.0), Reason.ObjectiveMissed)
+        raised = budget.raised(xp, wanted, factor * recommendation, factor * view.demand, multiple)
+        wanted = xp.where(scaled, raised, wanted)
 
     floor, saturated = _floor(xp, view, factor)
     bits = flag(saturated & known, Reason.LoadSaturated)

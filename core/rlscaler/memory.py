@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rlscaler import behavior, history, overstated
+from rlscaler import behavior, budget, history, overstated
 from rlscaler.arrays import Array, State
 from rlscaler.behavior import Behavior
 
@@ -73,9 +73,11 @@ def condensed(guard: State, settings: Mapping[str, Array], time: Array) -> State
 def adopted(guard: State, own: Mapping[str, Array], every: Mapping[str, Array]) -> State:
     """Return the guard's memory of rows with the compiled settings `own`, as wide as those of `every` row ask for.
 
-    A memory that was kept before stated capacities were doubted doubts none.
+    A memory that was kept before stated capacities were doubted doubts none, and one from before objectives were kept
+    has seen nothing late.
     """
-    guard = overstated.state(len(own["interval"])) | dict(guard)
+    n = len(own["interval"])
+    guard = overstated.state(n) | budget.state(n) | dict(guard)
     joined = {}
     for name in ("interval", "up_window", "down_window", "up_period", "down_period"):
         joined[name] = np.concatenate([own[name], every[name]])

@@ -30,6 +30,7 @@ class Reason(IntFlag):
     ReplicasUnknown = 1 << 16
     Patience = 1 << 17
     CapacityOverstated = 1 << 18
+    ObjectiveMissed = 1 << 19
 
 
 SENTENCES: dict[Reason, str] = {
@@ -52,6 +53,7 @@ SENTENCES: dict[Reason, str] = {
     Reason.ReplicasUnknown: "The present replica count of the target is unknown, so nothing is decided.",
     Reason.Patience: "The policy keeps replicas for its patience before it lowers them.",
     Reason.CapacityOverstated: "Replicas carry less than the stated capacity, so more are asked for by that factor.",
+    Reason.ObjectiveMissed: "More requests were late within the objective's window than it allows: more is kept spare.",
 }
 """One sentence for each reason."""
 

@@ -11,7 +11,7 @@ from itertools import groupby
 
 import numpy as np
 
-from rlscaler import overstated
+from rlscaler import budget, overstated
 from rlscaler.arrays import Array, State
 from rlscaler.autoscaler import Autoscaler
 from rlscaler.decision_log import DecisionLog, Line
@@ -84,6 +84,14 @@ class Moment:
         scaler.decide_on(self.view(scaler, [self.reading]))
         return float(overstated.factor(np, scaler.memory(scaler.rows, ("guard",))["guard"])[0])
 
+    def missed(self) -> tuple[float, float]:
+        """Return the share that was late in the objective's window (NaN: no window), and the headroom's multiple."""
+        scaler = self.scaler([self.settings])
+        scaler.decide_on(self.view(scaler, [self.reading]))
+        state = scaler.memory(scaler.rows, ("guard",))["guard"]
+        spare = budget.multiple(np, state, scaler.settings(scaler.rows))
+        return (float("nan"), 1.0) if spare is None else (float(budget.late_of(np, state)[0]), float(spare[0]))
+
     def view(self, scaler: Autoscaler, readings: Sequence[Mapping[str, float]]) -> View:
         """Return what a policy sees in each row for its reading."""
         view = scaler.view(Snapshot(**{name: np.array([each[name] for each in readings]) for name in self.reading}))
@@ -119,7 +127,8 @@ def rebuilt(
     if not policy.state(1):
         times = [line.time for line in lines]
         first = int(np.searchsorted(times, lines[-1].time - REMEMBERED))
-        if "CapacityOverstated" in lines[first].reasons:  # which is remembered for as long as nothing speaks against it
+        # The one is remembered for as long as nothing speaks against it, the other over its window.
+        if "CapacityOverstated" in lines[first].reasons or np.isfinite(settings[-1].objective.window):
             first = 0
         compared = int(np.searchsorted(times, lines[-1].time - REMEMBERED + BEGINNING)) if first else 0
     decider = Autoscaler(policy, settings[first], 1, remembers=False)

@@ -258,6 +258,10 @@ def _latency_feasible(values: Mapping[str, Any]) -> str | None:
     )
 
 
+def _objective(*, latency: float, target: float, window: float | None) -> Objective:
+    return Objective(latency=latency, target=target, window=math.inf if window is None else window)
+
+
 SPEC = Block(
     (
         Field(
@@ -323,8 +327,15 @@ SPEC = Block(
                         "request: a higher target never lowers replicas.",
                         default="99.9",
                     ),
+                    Field(
+                        "window",
+                        Amount(DURATION, 3600, 7776000),
+                        "Time over which the target is to be kept, such as 168h: while it is not, by what is reckoned "
+                        "from load and ready replicas, up to twice the headroom is held. Left out: the target "
+                        "sets a price alone.",
+                    ),
                 ),
-                Objective,
+                _objective,
             ),
             "What users of the workload should get.",
             default={},

@@ -15,6 +15,8 @@ from rlscaler.arrays import State, column
 from rlscaler.behavior import Behavior
 
 LossAction = Literal["Hold", "Replicas", "ReplicasIfHigher", "ReplicasIfLower"]
+PRICED = 0.02
+"""Price of late requests times the share of requests that may be late."""
 LOSS_ACTIONS: tuple[LossAction, ...] = ("Hold", "Replicas", "ReplicasIfHigher", "ReplicasIfLower")
 
 
@@ -22,20 +24,22 @@ LOSS_ACTIONS: tuple[LossAction, ...] = ("Hold", "Replicas", "ReplicasIfHigher", 
 class Objective:
     """Share of requests that should be answered within a latency.
 
-    latency: seconds from arrival to answer. target: percent of requests within it, below 100.
+    latency: seconds from arrival to answer. target: percent of requests within it, below 100. window: seconds over
+    which the target is to be kept; while it is not, more headroom is held (infinite: the target sets a price alone).
     """
 
     latency: Any = 0.5
     target: Any = 99.9
+    window: Any = float("inf")
 
     @property
     def price(self) -> np.ndarray:
         """Price of the share of late requests, in multiples of the cost of the needed replicas.
 
-        0.02 / (1 - target): 20 at 99.9 %, the price of the standard score, and rising with the target.
+        PRICED / (1 - target): 20 at 99.9 %, the price of the standard score, and rising with the target.
         """
         share = 1.0 - np.asarray(self.target, np.float64) / 100.0
-        return np.clip(0.02 / np.maximum(share, 1e-9), 0.2, 2000.0)
+        return np.clip(PRICED / np.maximum(share, 1e-9), 0.2, 2000.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +115,7 @@ def compiled(settings: Settings, n: int) -> State:
         out[name] = column(getattr(settings, name), n)
     out["price"] = column(settings.objective.price, n)
     out["latency"] = column(settings.objective.latency, n)
+    out["objective_window"] = column(settings.objective.window, n)
     for name in ("floor", "holds", "fallback"):
         out[name] = column(getattr(settings, name), n, bool)
     counts = np.broadcast_to(np.asarray(settings.load_counts, dtype=object), (n,))
@@ -138,6 +143,7 @@ def compiled(settings: Settings, n: int) -> State:
              "requests/s above 0, or NaN where it is unknown")  # fmt: skip
     _require(out["concurrency"] >= 1, "concurrency", out["concurrency"], "1 or more")
     _require(out["latency"] > 0, "objective.latency", out["latency"], "seconds above 0")
+    _require(out["objective_window"] > 0, "objective.window", out["objective_window"], "seconds above 0")
     target = column(settings.objective.target, n)
     _require((target > 0) & (target < 100), "objective.target", target, "a percentage above 0 and below 100")
     behaviors = settings.behavior if isinstance(settings.behavior, Sequence) else [settings.behavior] * n

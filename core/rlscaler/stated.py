@@ -7,16 +7,15 @@ import numpy as np
 
 from rlscaler.arrays import Array
 from rlscaler.behavior import POLICY_TYPES, SELECT_POLICIES, Behavior, ScalingPolicy, ScalingRules
-from rlscaler.settings import LOSS_ACTIONS, MetricLoss, Objective, Settings, compiled
+from rlscaler.settings import LOSS_ACTIONS, PRICED, MetricLoss, Objective, Settings, compiled
 
 _NUMBERS = ("min_replicas", "max_replicas", "interval", "lag", "startup", "capacity_per_replica", "concurrency",
-            "drain_time", "flap_budget", "price", "latency", "loss_after", "loss_replicas")  # fmt: skip
+            "drain_time", "flap_budget", "price", "latency", "objective_window", "loss_after",
+            "loss_replicas")  # fmt: skip
 _FLAGS = ("floor", "holds", "fallback", "completions")
 _DIRECTIONS = (("up", 1.0), ("down", -1.0))
 _ALWAYS = frozenset({"min_replicas", "max_replicas", "interval", "lag", "startup", "capacity_per_replica"})
 _USUAL = compiled(Settings(), 1)
-_PRICED = 0.02
-"""Price of violations times the share of requests that may be late, see `Objective.price`."""
 
 
 def stated(settings: Mapping[str, Array], row: int = 0) -> dict[str, Any]:
@@ -69,9 +68,13 @@ def restated(value: Mapping[str, Any]) -> Settings:
         plain["flap_budget"] = np.inf
     objective, loss = Objective(), MetricLoss()
     price = plain.pop("price", float(_USUAL["price"][0]))
-    target = 100.0 * (1.0 - _PRICED / price) if price != float(_USUAL["price"][0]) else objective.target
+    target = 100.0 * (1.0 - PRICED / price) if price != float(_USUAL["price"][0]) else objective.target
     made = Settings(
-        objective=Objective(latency=plain.pop("latency", objective.latency), target=max(target, 1e-6)),
+        objective=Objective(
+            latency=plain.pop("latency", objective.latency),
+            target=max(target, 1e-6),
+            window=plain.pop("objective_window", objective.window),
+        ),
         loss=MetricLoss(
             after=plain.pop("loss_after", loss.after),
             action=value.get("loss_action", loss.action),

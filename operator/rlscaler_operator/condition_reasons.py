@@ -51,7 +51,7 @@ _OWNERS = (
     ("Yielding", "Somebody else changed spec.replicas again and again; rlscaler gives way until the time stated."),
 )
 
-NOTED: Final = frozenset({"MetricMissing", "CapacityOverstated"})
+NOTED: Final = frozenset({"MetricMissing", "CapacityOverstated", "ObjectiveMissed"})
 """Reasons of conditions that are fine, which somebody should hear of all the same."""
 
 MEANINGS: tuple[Meaning, ...] = (
@@ -68,6 +68,9 @@ MEANINGS: tuple[Meaning, ...] = (
     Meaning("ScalingActive", "True", "ValidMetricFound", "The load is known and a count can be computed."),
     Meaning("ScalingActive", "True", "MetricMissing", "The load is known, another metric of the spec is not."),
     Meaning("ScalingActive", "True", "CapacityOverstated", "Replicas carry less than spec.capacity.perReplica says."),
+    Meaning(
+        "ScalingActive", "True", "ObjectiveMissed", "More was late within spec.objective.window than the target allows."
+    ),
     Meaning("ScalingActive", "Unknown", "Pending", "Nothing has been read or decided yet."),
     Meaning("ScalingActive", "Unknown", "InvalidSpec", "Nothing is read, since the spec cannot be used."),
     Meaning("ScalingActive", "False", "ScalingDisabled", "The target stands at 0 and minReplicas is above 0."),

@@ -29,6 +29,8 @@ _OTHER_UNIT: Final = "is one of the two in another unit?"
 
 FAR_ABOVE: Final = 10.0
 """Multiples of maxReplicas above which a demand is doubted."""
+NOTEWORTHY: Final = 1.1
+"""Multiple of the headroom from which on an objective that is not kept is worth a word."""
 FAR_BELOW: Final = 0.001
 """Part of minReplicas below which it is."""
 
@@ -201,6 +203,8 @@ def _active(account: Account) -> Finding | None:
         return Finding("True", "MetricMissing", _joined("The load is known.", problems))
     if bits & Reason.CapacityOverstated.value:
         return Finding("True", "CapacityOverstated", _overstated(account.decision, spec))
+    if bits & Reason.ObjectiveMissed.value and account.decision.spare >= NOTEWORTHY:
+        return Finding("True", "ObjectiveMissed", _missed(account.decision, spec))
     return Finding("True", "ValidMetricFound", "The load is known and a count can be computed from it.")
 
 
@@ -214,6 +218,16 @@ def _overstated(decision: Decision, spec: Spec) -> str:
     return (
         f"{text}spec.capacity.perReplica, which is {spec.capacity.per_replica:g}, so {more} are asked for; "
         f"state {carried * spec.capacity.per_replica:.3g}, or leave it out to have it learned."
+    )
+
+
+def _missed(decision: Decision, spec: Spec) -> str:
+    # Coarse, as above.
+    late, spare = 100.0 * decision.late, max(1.1, round(5.0 * decision.spare) / 5.0)
+    return (
+        f"The load is known. By the load and the ready replicas some {late:.1g} % of the requests of the last "
+        f"{duration_text(float(spec.objective.window))} were late, and spec.objective.target allows "
+        f"{100.0 - float(spec.objective.target):.3g} %, so {spare:.2g} times the headroom is held."
     )
 
 

@@ -285,7 +285,7 @@ class Decider:
         settings, coverage = pool.scaler.settings(rows), pool.scaler.known_seconds(rows)
         learning = self._estimates.sentences(keys, settings["interval"])
         standing = self._standings(pool, keys, rows, settings["price"])
-        factor = pool.overstated(rows, made)
+        factor, (late, spare) = pool.overstated(rows, made), pool.missed(rows, made)
         reasons = made.reasons
         if isinstance(pool.policy, Tenured):
             reasons = np.where(elsewhere, reasons, with_bounds(made, settings))
@@ -304,6 +304,8 @@ class Decider:
                 learning=learning[i],
                 standing=None if elsewhere[i] else standing[i],
                 overstated=float(factor[i]),
+                late=float(late[i]),
+                spare=float(spare[i]),
             )
             for i, key in enumerate(keys)
         }

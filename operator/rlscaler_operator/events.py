@@ -49,6 +49,7 @@ REASONS: Final = (
     ("Warning", "FailedGetMetrics", "The load is unknown; the message begins with the reason of ScalingActive."),
     ("Warning", "MetricMissing", "The load is known, another metric is not."),
     ("Warning", "CapacityOverstated", "Replicas carry less than spec.capacity.perReplica says; more are asked for."),
+    ("Warning", "ObjectiveMissed", "More was late within spec.objective.window than allowed; more headroom is held."),
     ("Warning", "FallbackActive", "Something else than what the spec asks for decides."),
     ("Warning", "Conflict", "Somebody else scales the target; the message begins with the reason of Conflict."),
     ("Warning", "Forced", "rlscaler.io/force-replicas is obeyed from now on."),

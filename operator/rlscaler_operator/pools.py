@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rlscaler import Autoscaler, Snapshot, overstated
+from rlscaler import Autoscaler, Snapshot, budget, overstated
 from rlscaler.arrays import State
 from rlscaler.decisions import Decisions
 from rlscaler.memory import guard_bytes, require_alike
@@ -153,6 +153,16 @@ class Pool:
             return np.ones(len(rows))
         found = overstated.factor(np, self.scaler.memory(rows, ("guard",))["guard"])
         return np.asarray(np.where(doubted, found, 1.0))
+
+    def missed(self, rows: np.ndarray, made: Decisions) -> tuple[np.ndarray, np.ndarray]:
+        """Return the share that was late (0: the objective is kept) and the headroom's multiple, (N,) float64."""
+        missed = (made.reasons & int(Reason.ObjectiveMissed)) != 0
+        if not missed.any():
+            return np.zeros(len(rows)), np.ones(len(rows))
+        state = self.scaler.memory(rows, ("guard",))["guard"]
+        found = budget.multiple(np, state, self.scaler.settings(rows))
+        spare = np.ones(len(rows)) if found is None else np.where(missed, found, 1.0)
+        return np.where(missed, budget.late_of(np, state), 0.0), spare
 
     def earned(self, rows: Sequence[int], which: np.ndarray) -> State:
         """Return what the policy remembers of some of these rows, where say is earned in it; else nothing."""

@@ -42,9 +42,10 @@ class Told:
 
 
 def worth_it(load: Load, config: world.WorldConfig, settings: Settings) -> bool:
-    """Return whether a load is cut: it is long, and what is read of it does not depend on what is decided."""
+    """Return whether a load is cut: it is long, and neither its readings nor an objective's window hang on orders."""
     ticks = world.compiled(replace(config, interval=float(settings.interval)), 1).ticks
-    return not config.completions and len(load.rates) // ticks >= LEAST
+    free = not config.completions and not np.isfinite(settings.objective.window).any()
+    return free and len(load.rates) // ticks >= LEAST
 
 
 def beforehand(

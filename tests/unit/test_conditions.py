@@ -186,6 +186,23 @@ CASES = (
         "ScalingActive", "True", "CapacityOverstated", ("some 50 % of what was learned", "so 2 times as many"),
     ),
     Case(
+        "an objective that is not kept",
+        account(
+            workload=workload(spec={"objective": {"target": "99.9", "window": "168h"}}),
+            decision=decision(bits=int(Reason.ObjectiveMissed), late=0.0034, spare=1.83),
+        ),
+        "ScalingActive", "True", "ObjectiveMissed",
+        ("some 0.3 % of the requests of the last 168h were late", "allows 0.1 %", "so 1.8 times the headroom is held"),
+    ),
+    Case(
+        "an objective that is hardly missed",
+        account(
+            workload=workload(spec={"objective": {"target": "99.9", "window": "168h"}}),
+            decision=decision(bits=int(Reason.ObjectiveMissed), late=0.0009, spare=1.05),
+        ),
+        "ScalingActive", "True", "ValidMetricFound", (),
+    ),
+    Case(
         "an unknown load without a cause", of_bits(Reason.MetricsUnknown), "ScalingActive", "False", "MetricsUnknown",
         (LOAD, "held at 4"),
     ),

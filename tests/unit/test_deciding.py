@@ -81,6 +81,18 @@ def test_a_capacity_that_is_stated_too_high_is_told_with_the_factor() -> None:
     assert last.capacity == 57.0
 
 
+def test_an_objective_that_is_not_kept_is_told_with_what_is_held_for_it() -> None:
+    decider = Decider()
+    stated = resource(capacity={"perReplica": "30", "startup": "60s"}, objective={"target": "99.9", "window": "24h"})
+    decider.put(KEY, stated, load_policy("growth-quantile"), IN_USE)
+    first, *_, last = day(decider, 2.0)
+    assert not first.bits & Reason.ObjectiveMissed
+    assert first.late == 0.0
+    assert last.bits & Reason.ObjectiveMissed
+    assert last.late > 0.001
+    assert 1.0 < last.spare <= 2.0
+
+
 def test_new_settings_keep_what_is_learned() -> None:
     """Editing a resource does not send it back to CapacityUnknown; stating the capacity ends the learning."""
     decider = Decider()

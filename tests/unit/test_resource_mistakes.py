@@ -62,7 +62,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "unknown-case": ("MaxReplicas: 2", "8: spec.MaxReplicas: unknown field; did you mean maxReplicas?"),
     "unknown-far": (
         "objective: {zzz: 2}",
-        "8: spec.objective.zzz: unknown field; expected one of latency, target",
+        "8: spec.objective.zzz: unknown field; expected one of latency, target, window",
     ),
     "twice": ("mode: Active\nmode: Active", "9: spec.mode: written twice, first on line 8; keep one"),
     "mode": ("mode: active", "8: spec.mode: active is not known; expected one of Shadow, Active, Paused"),
@@ -91,6 +91,10 @@ MISTAKES: dict[str, tuple[str, str]] = {
         "objective:\n  latency: 0s",
         "9: spec.objective.latency: 0s is out of bounds; expected above 0s and at most 1h",
     ),
+    "window-short": (
+        "objective:\n  window: 5m",
+        "9: spec.objective.window: 5m is out of bounds; expected at least 1h and at most 2160h",
+    ),
     "target-100": (
         "objective: {target: 100}",
         "8: spec.objective.target: 100 is out of bounds; expected above 0 and below 100",
@@ -102,7 +106,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "target-sign": ('objective: {target: "99%"}', '8: spec.objective.target: 99% has a % sign; write "99"'),
     "objective-text": (
         "objective: fast",
-        "8: spec.objective: fast is text; expected a mapping with latency, target",
+        "8: spec.objective: fast is text; expected a mapping with latency, target, window",
     ),
     "capacity-zero": (
         "capacity: {perReplica: 0}",

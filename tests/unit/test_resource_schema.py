@@ -39,7 +39,7 @@ FULL: dict[str, Any] = {
         "minReplicas": 2,
         "maxReplicas": 10,
         "interval": "15s",
-        "objective": {"latency": "500ms", "target": "99.9"},
+        "objective": {"latency": "500ms", "target": "99.9", "window": "168h"},
         "capacity": {"perReplica": "50", "startup": "60s", "concurrency": 4},
         "metrics": {
             "source": "default",
@@ -204,6 +204,7 @@ BROKEN_RULES: dict[str, list[tuple[tuple[Any, ...], Any]]] = {
     seconds("1s", "5m"): [(("spec", "interval"), "5m1s")],
     r"!string(self).matches(r'^[0-9]+(\.[0-9]+)?$')": [(("spec", "interval"), 15)],
     seconds("0s", "1h", ">"): [(("spec", "objective", "latency"), "2h")],
+    seconds("1h", "2160h"): [(("spec", "objective", "window"), "30m")],
     amount(NUMBER, "double(self) > 0.0 && double(self) < 100.0"): [(("spec", "objective", "target"), 100)],
     amount(
         QUANTITY,

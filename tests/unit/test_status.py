@@ -402,6 +402,16 @@ EVENTS: tuple[tuple[str, dict[str, Any], str, str, str], ...] = (
         "an overstated capacity", {"decision": decision(bits=int(Reason.CapacityOverstated), overstated=1.43)},
         "Warning", "CapacityOverstated", "carry some 70 %",
     ),
+    (
+        "a missed objective",
+        {
+            "workload": workload(spec={"objective": {"window": "24h"}}),
+            "decision": decision(bits=int(Reason.ObjectiveMissed), late=0.002, spare=2.0),
+        },
+        "Warning",
+        "ObjectiveMissed",
+        "0.2 % of the requests of the last 24h were late",
+    ),
     ("fallback", {"decision": decision(bits=int(Reason.PolicyFailed))}, "Warning", "FallbackActive", "PolicyFailed: "),
     (
         "a refused policy", {"policy_problem": Note("PolicyRefused", "spec.policy: cut")},
@@ -427,6 +437,7 @@ ENDS = {
     "no data": "ValidMetricFound",
     "switched off": "ValidMetricFound",
     "an overstated capacity": "ValidMetricFound",
+    "a missed objective": "ValidMetricFound",
     "fallback": "FallbackEnded",
     "a refused policy": "FallbackEnded",
     "conflict": "ConflictEnded",

@@ -1,0 +1,77 @@
+"""Who keeps an objective: what stands beside an evaluation is of its own draws, and the table tells it as it is."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlscaler_sim import contenders, evaluation, kept_objectives
+from rlscaler_sim.again import evaluation_of
+from rlscaler_sim.kept_objectives import BESIDE, WITH
+from rlscaler_sim.summary_table import to_json
+from rlscaler_sim.trace import Trace, read_trace
+
+
+@pytest.fixture
+def traces(tmp_path: Path) -> list[Trace]:
+    """Return recorded loads of an hour, one that is calm and one that jumps, written into a folder."""
+    (tmp_path / "traces").mkdir()
+    found = []
+    for name, jump in (("calm_60s", 1.0), ("jumping_60s", 1.5)):
+        path = tmp_path / "traces" / f"{name}.csv"
+        rates = [100.0 * (jump if minute % 10 in (4, 5) else 1.0) for minute in range(60)]
+        path.write_text("t_s,rate\n" + "".join(f"{60 * k},{rate}\n" for k, rate in enumerate(rates)))
+        found.append(read_trace(path))
+    return found
+
+
+@pytest.fixture
+def results(traces: list[Trace], tmp_path: Path) -> Path:
+    """Return what an evaluation wrote of them."""
+    rules = tuple(name for name in BESIDE if name != "default")
+    scored = evaluation.evaluate(
+        traces, ["default"], seeds=range(2), duration=3600.0, settings=contenders.standard_settings(), rules=rules
+    )
+    path = tmp_path / "results.json"
+    value = to_json(scored, command="", seeds=2, duration=3600.0, startup=60.0, scale_to=25.0, elapsed=1.0)
+    path.write_text(json.dumps(value))
+    return path
+
+
+def test_without_a_window_it_fares_as_in_the_evaluation(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draws = evaluation_of(tmp_path / "traces", results)
+    monkeypatch.setattr(kept_objectives, "WINDOW", float("inf"))
+    found = kept_objectives.fared(draws)
+    for mine, theirs in zip(found[WITH], found["`default`"], strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-9)
+
+
+def test_a_window_has_fewer_late_and_more_pods_where_load_jumps(results: Path, tmp_path: Path) -> None:
+    found = kept_objectives.fared(evaluation_of(tmp_path / "traces", results))
+    (late, pods), (late_without, pods_without) = found[WITH], found["`default`"]
+    assert late[1] < late_without[1]
+    assert pods[1] > pods_without[1]
+    assert set(found) == {WITH, *(f"`{name}`" for name in BESIDE)}
+
+
+def test_the_table_counts_who_keeps_it() -> None:
+    found = {
+        WITH: (np.array([0.0005, 0.001, 0.01]), np.array([1.2, 1.3, 1.5])),
+        "`hpa`": (np.array([0.0, 0.0012, 0.2]), np.array([1.6, 1.6, 1.6])),
+    }
+    lines = kept_objectives.table(found).splitlines()
+    assert lines[2] == f"| {WITH} | 2 | 2 | 0.10 % | 1.30 |  |  |"
+    assert lines[3] == "| `hpa` | 1 | 2 | 0.12 % | 1.60 | 1 | +25 % |"
+
+
+def test_a_mistake_is_one_sentence(traces: list[Trace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "results.json").write_text("{}")
+    arguments = ["--traces", str(tmp_path / "traces"), "--results", str(tmp_path / "results.json")]
+    monkeypatch.setattr(sys, "argv", ["kept_objectives", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        kept_objectives.main()
+    assert "is not what `rlscaler evaluate --output FILE.json` writes" in str(ended.value)
