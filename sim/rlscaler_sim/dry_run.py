@@ -319,11 +319,12 @@ def proven(config: world.WorldConfig) -> bool:
 
 def described(config: world.WorldConfig, settings: Settings, scale_to: float | None, seed: int) -> dict[str, Any]:
     """Return the world's parameters and what of the run matters for making it again, as plain values."""
-    facts = asdict(config)
+    facts, window = asdict(config), float(settings.objective.window)
+    over = f" over {duration_text(window)}" if np.isfinite(window) else ""
     facts |= {"min_replicas": int(settings.min_replicas), "max_replicas": int(settings.max_replicas),
               "scale_to": scale_to, "seed": seed, "price": float(settings.objective.price),
               "objective": f"{float(settings.objective.target):g} % within "
-              f"{seconds(float(settings.objective.latency))}",
+              f"{seconds(float(settings.objective.latency))}{over}",
               "late_allowed": 1.0 - float(settings.objective.target) / 100.0}  # fmt: skip
     return facts
 

@@ -20,6 +20,7 @@ from rlscaler_operator.model import Key, PolicyInUse
 from rlscaler_operator.recording import Batch, Lines
 from rlscaler_sim.contenders import standard_settings
 from rlscaler_sim.contest import Entrant, play
+from rlscaler_sim.dry_run import described
 from rlscaler_sim.evaluation import standard_world
 from rlscaler_sim.load import realise_many
 from rlscaler_sim.patterns import parse
@@ -51,6 +52,7 @@ def asked(window: float = DAY, target: Any = 99.9, **more: Any) -> Settings:
 
 def decided(scaler: Autoscaler, hours: float, load: float, ready: float, begin: float = 0.0, **more: Any) -> Any:
     """Return the last decision after so many hours of the same reading."""
+    found = None
     for step in range(round(hours * 240.0)):
         found = scaler.decide(Snapshot(time=begin + 15.0 * step, load=load, ready=ready, desired=ready, **more))
     return found
@@ -209,6 +211,11 @@ def test_a_memory_from_before_objectives_were_kept_has_seen_nothing_late() -> No
     again = Autoscaler(Headroom(1.2), asked(), 1)
     again.recall([0], {"guard": kept})
     assert multiple(again) == 1.0
+
+
+def test_a_dry_run_says_over_which_time() -> None:
+    told = [described(standard_world(asked()), asked(window), 25.0, 0)["objective"] for window in (DAY, float("inf"))]
+    assert told == ["99.9 % within 500 ms over 24h", "99.9 % within 500 ms"]
 
 
 @pytest.mark.parametrize("window", [0.0, -1.0, NAN])
