@@ -58,11 +58,10 @@ def fared(draws: Evaluation) -> Fared:
 
 def table(found: Fared) -> str:
     """Return a Markdown table: how often an objective was kept, what was late, and pods where both keep it."""
-    lines = [
-        "| | kept | nearly | late, median | pods, median | both keep it | and then fewer pods with a window |",
-        "|---|" + "---:|" * 6,
-    ]
     mine, my_pods = found[WITH]
+    heads = ("", f"kept, of {len(mine)}", "nearly", "late, median", "pods, median", "both keep it",
+             "and then fewer pods with a window")  # fmt: skip
+    lines = [f"| {' | '.join(heads)} |", "|---|" + "---:|" * 6]
     for name, (late, pods) in found.items():
         both = (late <= ALLOWED) & (mine <= ALLOWED)
         fewer = f"{100.0 * (1.0 - (my_pods[both] / pods[both]).mean()):+.0f} %" if both.any() and name != WITH else ""
