@@ -23,6 +23,8 @@ from rlscaler.lateness import allowed_wait, late_share
 from rlscaler.policy import View
 from rlscaler.settings import PRICED
 
+WINDOW = "objective_window"
+"""The setting, in seconds; infinite, or not there at all, where no objective is to be kept."""
 RESERVE = 0.8
 """Share of what may be late from which on more headroom is held."""
 GAIN, LARGEST = 2.0, 2.0
@@ -55,7 +57,7 @@ def recorded(xp: Any, view: View, state: State, correction: Array) -> None:
     """
     settings = view.settings
     windowed = _windowed(xp, settings)
-    if not bool(xp.any(windowed)):
+    if windowed is None:
         return
     interval, concurrency = settings["interval"], settings["concurrency"]
     capacity = settings["capacity_per_replica"] / correction
@@ -85,7 +87,7 @@ def late_of(xp: Any, state: State) -> Array:
 def multiple(xp: Any, state: State, settings: Mapping[str, Array]) -> Array | None:
     """Return by how much headroom is multiplied, (N,) float64 from 1 to LARGEST; None where no window is stated."""
     windowed = _windowed(xp, settings)
-    if not bool(xp.any(windowed)):
+    if windowed is None:
         return None
     late = late_of(xp, state)
     burnt = xp.where(xp.isfinite(late), late, 0.0) * settings["price"] / PRICED
@@ -106,14 +108,17 @@ def raised(xp: Any, wanted: Array, recommendation: Array, demand: Array, multipl
     return xp.where(multiple > 1.0, xp.maximum(wanted, xp.maximum(basis, more)), wanted)
 
 
-def _windowed(xp: Any, settings: Mapping[str, Array]) -> Array:
-    """Return whose objective is to be kept; that of references without a floor never is."""
-    return xp.isfinite(settings["objective_window"]) & settings["floor"]
+def _windowed(xp: Any, settings: Mapping[str, Array]) -> Array | None:
+    """Return whose objective is to be kept, (N,) bool, None if nobody's; a reference without a floor keeps none."""
+    if WINDOW not in settings:
+        return None
+    windowed = xp.isfinite(settings[WINDOW]) & settings["floor"]
+    return windowed if bool(xp.any(windowed)) else None
 
 
 def _memory(settings: Mapping[str, Array]) -> Array:
     """Return the seconds after which a share 1/e still counts: half the window, the mean age in a rolling one."""
-    return 0.5 * settings["objective_window"]
+    return 0.5 * settings[WINDOW]
 
 
 def _ready(xp: Any, view: View, state: State) -> Array:

@@ -10,6 +10,7 @@ import numpy as np
 
 from rlscaler import Settings, Snapshot, behavior, guard
 from rlscaler.arrays import Array, State, namespace
+from rlscaler.budget import WINDOW
 from rlscaler.decisions import Decisions
 from rlscaler.policy import Proposal, View
 from rlscaler.settings import compiled
@@ -27,6 +28,8 @@ class DeviceScaler:
         """
         self._xp, self._n, self._like = namespace(like), n, like
         about = compiled(settings, kinds or n)
+        if not np.isfinite(about[WINDOW]).any():  # else each decision would ask the device for it, and wait
+            del about[WINDOW]
         self._kinds = self._moved(about) if kinds else {}
         about = {name: array[np.zeros(n, np.int64)] for name, array in about.items()} if kinds else about
         fresh = behavior.resized(guard.state(about, n), about)
