@@ -80,17 +80,19 @@ class Moment:
 
     def overstated(self) -> float:
         """Return by how much the decision takes the stated capacity to be too high, 1 = not at all."""
-        scaler = self.scaler([self.settings])
-        scaler.decide_on(self.view(scaler, [self.reading]))
-        return float(overstated.factor(np, scaler.memory(scaler.rows, ("guard",))["guard"])[0])
+        return float(overstated.factor(np, self._guard_after()[0])[0])
 
     def missed(self) -> tuple[float, float]:
         """Return the share that was late in the objective's window (NaN: no window), and the headroom's multiple."""
+        state, settings = self._guard_after()
+        spare = budget.multiple(np, state, settings)
+        return (float("nan"), 1.0) if spare is None else (float(budget.late_of(np, state)[0]), float(spare[0]))
+
+    def _guard_after(self) -> tuple[State, State]:
+        """Return what the guard remembers after the decision, and the compiled settings."""
         scaler = self.scaler([self.settings])
         scaler.decide_on(self.view(scaler, [self.reading]))
-        state = scaler.memory(scaler.rows, ("guard",))["guard"]
-        spare = budget.multiple(np, state, scaler.settings(scaler.rows))
-        return (float("nan"), 1.0) if spare is None else (float(budget.late_of(np, state)[0]), float(spare[0]))
+        return scaler.memory(scaler.rows, ("guard",))["guard"], scaler.settings(scaler.rows)
 
     def view(self, scaler: Autoscaler, readings: Sequence[Mapping[str, float]]) -> View:
         """Return what a policy sees in each row for its reading."""

@@ -1,6 +1,8 @@
 """The draws of an evaluation once more, for what is to stand beside its results."""
 
+import argparse
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +14,9 @@ from rlscaler import Settings
 from rlscaler.errors import UserError
 from rlscaler_sim import contenders, evaluation
 from rlscaler_sim.contest import Entrant, play
-from rlscaler_sim.load import Load, realise_many
+from rlscaler_sim.load import Load, LoadError, realise_many
 from rlscaler_sim.totals import Totals
-from rlscaler_sim.trace import Trace, read_trace, since_first_load, trace_files
+from rlscaler_sim.trace import Trace, TraceError, read_trace, since_first_load, trace_files
 
 AT_ONCE = 12
 """Traces, of about one length, that are played at once."""
@@ -75,3 +77,19 @@ def evaluation_of(traces: Path, results: Path) -> Evaluation:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{results} is not what `rlscaler evaluate --output FILE.json` writes: {error!r}") from None
+
+
+def told_beside(name: str, purpose: str, tell: Callable[[Evaluation], str]) -> None:
+    """Run a module's command line: `tell` of the evaluation that is named, and print it.
+
+    name: of the module. purpose: its docstring, whose first line is shown. Exits with one sentence on a user's mistake.
+    """
+    parser = argparse.ArgumentParser(description=purpose.splitlines()[0])
+    parser.add_argument("--traces", type=Path, required=True, help="folder of recorded load")
+    parser.add_argument("--results", type=Path, required=True, help="what `rlscaler evaluate --output` wrote of it")
+    asked = parser.parse_args()
+    try:
+        text = tell(evaluation_of(asked.traces, asked.results))
+    except (UserError, TraceError, LoadError, OSError) as error:
+        sys.exit(f"{name}: {error}")
+    print(text)

@@ -10,26 +10,21 @@ On the draws of an evaluation, and beside its references, are scored
   that has met the load before, so that unseen load is not what it lacks.
 """
 
-import argparse
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rlscaler import Settings
-from rlscaler.errors import UserError
 from rlscaler.policies import load_policy
 from rlscaler_sim import contenders
-from rlscaler_sim.again import Evaluation, evaluation_of
+from rlscaler_sim.again import Evaluation, told_beside
 from rlscaler_sim.contest import Entrant, Schedule
-from rlscaler_sim.load import Load, LoadError
+from rlscaler_sim.load import Load
 from rlscaler_sim.measure import gridded
 from rlscaler_sim.result import CLAIRVOYANT, REFERENCE
-from rlscaler_sim.trace import TraceError
 
 SPARES = tuple((share, root) for share in (0.0, 0.03, 0.06) for root in (0.2, 0.3, 0.4, 0.5))
 """Replicas above the peak of the coming rate, as a share of it and in its square roots, of which the best is taken."""
@@ -120,16 +115,7 @@ def table(found: Mapping[str, Mapping[str, np.ndarray]]) -> str:
 
 def main() -> None:
     """Score, and print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--traces", type=Path, required=True, help="folder of recorded load")
-    parser.add_argument("--results", type=Path, required=True, help="what `rlscaler evaluate --output` wrote of it")
-    asked = parser.parse_args()
-    try:
-        draws = evaluation_of(asked.traces, asked.results)
-        found = scores(draws)
-    except (UserError, TraceError, LoadError, OSError) as error:
-        sys.exit(f"foresight: {error}")
-    print(table(regrets(found, draws.told)))
+    told_beside("foresight", __doc__ or "", lambda draws: table(regrets(scores(draws), draws.told)))
 
 
 if __name__ == "__main__":

@@ -7,22 +7,18 @@ On the draws of an evaluation the policy `default` is played with `objective.win
 be kept, and stands beside those of the evaluation. Weights and constants are of other sources than the trace, as there.
 """
 
-import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
 from rlscaler import Settings
-from rlscaler.errors import UserError
 from rlscaler_sim import contenders
-from rlscaler_sim.again import Evaluation, evaluation_of
+from rlscaler_sim.again import Evaluation, told_beside
 from rlscaler_sim.contest import Entrant
-from rlscaler_sim.load import Load, LoadError
+from rlscaler_sim.load import Load
 from rlscaler_sim.result import CLAIRVOYANT, REFERENCE
-from rlscaler_sim.trace import TraceError, family
+from rlscaler_sim.trace import family
 
 WINDOW = 7 * 86_400.0
 """Seconds over which the objective is to be kept."""
@@ -74,15 +70,7 @@ def table(found: Fared) -> str:
 
 def main() -> None:
     """Score, and print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--traces", type=Path, required=True, help="folder of recorded load")
-    parser.add_argument("--results", type=Path, required=True, help="what `rlscaler evaluate --output` wrote of it")
-    asked = parser.parse_args()
-    try:
-        found = fared(evaluation_of(asked.traces, asked.results))
-    except (UserError, TraceError, LoadError, OSError) as error:
-        sys.exit(f"kept_objectives: {error}")
-    print(table(found))
+    told_beside("kept_objectives", __doc__ or "", lambda draws: table(fared(draws)))
 
 
 if __name__ == "__main__":

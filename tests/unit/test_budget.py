@@ -9,15 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from explained_log import explained
 from rlscaler import Autoscaler, Objective, Settings, Snapshot, budget
 from rlscaler.arrays import State
-from rlscaler.explained_decision import explanation, told
+from rlscaler.explained_decision import told
 from rlscaler.memory import adopted
 from rlscaler.policy import Proposal, View
 from rlscaler.reasons import Reason
 from rlscaler.settings import SettingsError, compiled
-from rlscaler_operator.model import Key, PolicyInUse
-from rlscaler_operator.recording import Batch, Lines
 from rlscaler_sim.contenders import standard_settings
 from rlscaler_sim.contest import Entrant, play
 from rlscaler_sim.dry_run import described
@@ -241,19 +240,12 @@ def test_an_objective_is_kept_where_a_policy_alone_would_miss_it() -> None:
 
 
 def test_a_log_of_it_is_replayed_and_explained(tmp_path: Path) -> None:
-    scaler, lines = Autoscaler("growth-quantile", asked(7200.0, max_replicas=12), 1), Lines()
-    texts: list[str] = []
-    replicas, rng = 12, np.random.default_rng(3)
-    for step in range(400):
-        load = 90.0 * np.exp(0.03 * rng.standard_normal()) * (1.5 if step % 100 < 6 else 1.0)
-        view = scaler.view(Snapshot(time=1.7e9 + 15.0 * step, load=load, ready=replicas, starting=0, desired=replicas))
-        made = scaler.decide_on(view)
-        texts += lines.made(Batch([Key("shop", "web")], PolicyInUse("growth-quantile"), view, made))
-        replicas = int(made.replicas[0])
-    path = tmp_path / "log.jsonl"
-    path.write_text("".join([*texts, *lines.rest()]))
-    value = explanation(path, "last")
-    assert value["replay"]["exact"]
-    assert value["replay"]["alike"] == value["replay"]["decisions"] > 200
+    scaler = Autoscaler("growth-quantile", asked(7200.0, max_replicas=12), 1)
+    rng = np.random.default_rng(3)
+
+    def reading(step: int, replicas: int) -> dict[str, float]:
+        return {"load": 90.0 * np.exp(0.03 * rng.standard_normal()) * (1.5 if step % 100 < 6 else 1.0)}
+
+    value = explained(scaler, "growth-quantile", reading, tmp_path / "log.jsonl")
     assert value["missed"]["spare"] == pytest.approx(multiple(scaler), rel=1e-6)
     assert "times the headroom is held" in "\n".join(told(value))

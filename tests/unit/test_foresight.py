@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recorded_minutes import written
 from rlscaler_sim import contenders, evaluation, foresight
 from rlscaler_sim.contest import play
 from rlscaler_sim.load import Load, generator, realise
 from rlscaler_sim.summary_table import to_json
-from rlscaler_sim.trace import Trace, read_trace
+from rlscaler_sim.trace import Trace
 
 STANDARD = contenders.standard_settings()
 TICKS = 5
@@ -22,14 +23,7 @@ TICKS = 5
 @pytest.fixture
 def traces(tmp_path: Path) -> list[Trace]:
     """Return two recorded loads of forty minutes, one that is calm and one that jumps, written into a folder."""
-    (tmp_path / "traces").mkdir()
-    found = []
-    for name, jump in (("calm_60s", 1.0), ("jumping_60s", 4.0)):
-        path = tmp_path / "traces" / f"{name}.csv"
-        rates = [100.0 * (jump if minute % 10 in (4, 5) else 1.0) for minute in range(40)]
-        path.write_text("t_s,rate\n" + "".join(f"{60 * k},{rate}\n" for k, rate in enumerate(rates)))
-        found.append(read_trace(path))
-    return found
+    return written(tmp_path / "traces", 40, 4.0)
 
 
 def load_of(trace: Trace, seed: int) -> Load:

@@ -7,24 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recorded_minutes import written
 from rlscaler_sim import contenders, evaluation, kept_objectives
 from rlscaler_sim.again import evaluation_of
 from rlscaler_sim.kept_objectives import BESIDE, WITH
 from rlscaler_sim.summary_table import to_json
-from rlscaler_sim.trace import Trace, read_trace
+from rlscaler_sim.trace import Trace
 
 
 @pytest.fixture
 def traces(tmp_path: Path) -> list[Trace]:
     """Return recorded loads of an hour, one that is calm and one that jumps, written into a folder."""
-    (tmp_path / "traces").mkdir()
-    found = []
-    for name, jump in (("calm_60s", 1.0), ("jumping_60s", 1.5)):
-        path = tmp_path / "traces" / f"{name}.csv"
-        rates = [100.0 * (jump if minute % 10 in (4, 5) else 1.0) for minute in range(60)]
-        path.write_text("t_s,rate\n" + "".join(f"{60 * k},{rate}\n" for k, rate in enumerate(rates)))
-        found.append(read_trace(path))
-    return found
+    return written(tmp_path / "traces", 60, 1.5)
 
 
 @pytest.fixture

@@ -9,15 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from explained_log import explained
 from rlscaler import Autoscaler, Snapshot, overstated
-from rlscaler.explained_decision import explanation, told
+from rlscaler.explained_decision import told
 from rlscaler.memory import condensed
 from rlscaler.policy import Policy
 from rlscaler.reasons import Reason
 from rlscaler.rules.hpa import Hpa
 from rlscaler.rules.simple import Static
-from rlscaler_operator.model import Key, PolicyInUse
-from rlscaler_operator.recording import Batch, Lines
 from rlscaler_sim import contenders, robustness, stretches
 from rlscaler_sim.contenders import standard_settings
 from rlscaler_sim.evaluation import standard_world
@@ -240,22 +239,12 @@ def test_stretches_are_as_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("policy", ["growth-quantile", "default"])
 def test_a_log_of_it_is_replayed_and_explained(policy: str, tmp_path: Path) -> None:
-    stated = standard_settings()
-    scaler, lines = Autoscaler(policy, stated, 1), Lines()
-    texts: list[str] = []
-    replicas, rng = 12, np.random.default_rng(3)
-    for step in range(400):
+    rng = np.random.default_rng(3)
+
+    def reading(step: int, replicas: int) -> dict[str, float]:
         load = 80.0 * np.exp(0.03 * rng.standard_normal()) * (1.5 if step % 100 < 6 else 1.0)
-        use = min(1.0, load / (CARRIED * replicas))
-        view = scaler.view(Snapshot(time=1.7e9 + 15.0 * step, load=load, utilization=use, ready=replicas, starting=0,
-                                    desired=replicas))  # fmt: skip
-        made = scaler.decide_on(view)
-        texts += lines.made(Batch([Key("shop", "web")], PolicyInUse(policy), view, made))
-        replicas = int(made.replicas[0])
-    path = tmp_path / "log.jsonl"
-    path.write_text("".join([*texts, *lines.rest()]))
-    value = explanation(path, "last")
-    assert value["replay"]["exact"]
-    assert value["replay"]["alike"] == value["replay"]["decisions"] > 200
+        return {"load": load, "utilization": min(1.0, load / (CARRIED * replicas))}
+
+    value = explained(Autoscaler(policy, standard_settings(), 1), policy, reading, tmp_path / "log.jsonl")
     assert value["overstated"] == pytest.approx(TRUE, abs=0.03)
     assert "CapacityOverstated: By their utilization replicas carry 0.7" in "\n".join(told(value))
