@@ -29,6 +29,7 @@ from rlscaler_operator.shelf import Shelf
 from rlscaler_operator.status import status
 from rlscaler_operator.telemetry import Telemetry
 from rlscaler_operator.writing import Actuator
+from set_clock import SetClock
 
 WEB = Key("shop", "web")
 BEGIN, INTERVAL = 1.75e9 - 1.75e9 % 15.0, 15.0
@@ -50,18 +51,6 @@ class Told(Reporter):
         self.status = {}
 
 
-class Time:
-    """A clock that is set."""
-
-    def __init__(self) -> None:
-        self.at = BEGIN
-
-    def now(self) -> float:
-        return self.at
-
-    monotonic = now
-
-
 class Table(PastLoads):
     """A source whose load is known at every tick."""
 
@@ -79,7 +68,7 @@ class Stage:
     """A leader of one workload with 16 replicas, whose past is read where it has to be."""
 
     def __init__(self) -> None:
-        self.clock, self.told, self.fleet = Time(), Told(), Fleet()
+        self.clock, self.told, self.fleet = SetClock(BEGIN), Told(), Fleet()
         self.actuator = Actuator(cast(Cluster, None), lambda: True, self.clock, random.Random(1))
         self.leader = Leader(self.fleet, cast(Collector, None), PolicyStore(None), self.actuator, self.told,
                              Telemetry(self.clock), self.clock, frozenset({("apps", "Deployment")}))  # fmt: skip

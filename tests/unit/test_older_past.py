@@ -21,6 +21,7 @@ from rlscaler_operator.past_loads import PastLoads
 from rlscaler_operator.queries import Ask, group_of
 from rlscaler_operator.roster import Roster
 from rlscaler_operator.shelf import Shelf
+from set_clock import SetClock
 from workload_accounts import resource, workload
 
 NOW = 1.75e9
@@ -32,7 +33,7 @@ IN_USE = PolicyInUse("growth-quantile")
 class Source:
     """A source that knows a day of each of some queries. takes: seconds that an answer does."""
 
-    def __init__(self, clock: "Time", known: set[str], takes: float) -> None:
+    def __init__(self, clock: SetClock, known: set[str], takes: float) -> None:
         self.clock, self.known, self.takes = clock, known, takes
         self.timeout, self.has_past = 10.0, True
         self.asked, self.under_way, self.most = 0, 0, 0
@@ -52,23 +53,11 @@ class Source:
         return SeriesRange(({},), times, np.where(times > NOW - DAY, 100.0 + times % 7.0, np.nan)[None, :])
 
 
-class Time:
-    """A clock that goes on as the source takes its time."""
-
-    def __init__(self) -> None:
-        self.at = NOW
-
-    def now(self) -> float:
-        return self.at
-
-    monotonic = now
-
-
 class Scene:
     """Workloads with a query each, of which `known` have a past, and their last hour."""
 
     def __init__(self, count: int, known: int, takes: float = 0.0) -> None:
-        self.clock, self.decider, self.roster = Time(), Decider(), Roster()
+        self.clock, self.decider, self.roster = SetClock(NOW), Decider(), Roster()
         self.keys = [Key("shop", f"w{number}") for number in range(count)]
         resources = {
             key: resource(key.name, interval=INTERVAL, metrics={"load": {"query": key.name}}) for key in self.keys
