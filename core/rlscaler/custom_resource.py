@@ -10,11 +10,13 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rlscaler.behavior import Behavior
 from rlscaler.errors import UserError
+from rlscaler.policies import HPA
 from rlscaler.quantities import shown
 from rlscaler.resource_fields import API_VERSION, KIND, RESOURCE
 from rlscaler.resource_objects import Manifest, Spec
@@ -117,10 +119,22 @@ def to_settings(resource: Resource) -> Settings:
         concurrency=spec.capacity.concurrency,
         load_counts=spec.metrics.load.counts,
         objective=spec.objective,
-        behavior=spec.behavior,
+        behavior=_behavior(spec),
         loss=spec.on_metric_loss,
         **{name: value for name, value in known.items() if value is not None},
     )
+
+
+def _behavior(spec: Spec) -> Behavior | None:
+    """Return the behaviour with what it leaves out of tolerance towards more replicas: none, unless an HPA decides.
+
+    An HPA's tenth lies beside a target that keeps the headroom. Other policies propose the headroom itself, so that a
+    tenth less of it would be late requests that nobody asked for, where only a scale-down window was.
+    """
+    behavior = spec.behavior
+    if behavior is None or behavior.up.tolerance is not None or spec.policy.name == HPA:
+        return behavior
+    return replace(behavior, up=replace(behavior.up, tolerance=0.0))
 
 
 def openapi_schema() -> dict[str, Any]:

@@ -28,10 +28,12 @@ from rlscaler.tenured import ADVISORY, MODES, OFF, Tenured, from_network, tenure
 from rlscaler.tenured import KIND as TENURE
 from rlscaler.tuned import constants
 
+HPA = "hpa"
+"""The rule by which a HorizontalPodAutoscaler decides."""
 RULES: dict[str, type[Rule]] = {
     "static": Static,
     "threshold": Threshold,
-    "hpa": Hpa,
+    HPA: Hpa,
     "keda": Keda,
     "erlang": Erlang,
     "growth-quantile": Growth,

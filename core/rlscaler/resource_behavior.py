@@ -1,7 +1,8 @@
 """The fields of `behavior`: exactly autoscaling/v2 HorizontalPodAutoscalerBehavior.
 
 Bounds are those of the API server (kubernetes/pkg/apis/autoscaling/validation); what is left out gets the
-defaults of Kubernetes for that direction, which `behavior.DEFAULT` states.
+defaults of Kubernetes for that direction, which `behavior.DEFAULT` states, but for a tolerance towards more
+replicas (`custom_resource.to_settings`).
 """
 
 from typing import Any
@@ -12,6 +13,7 @@ from rlscaler.behavior import (
     LONGEST_WINDOW,
     POLICY_TYPES,
     SELECT_POLICIES,
+    TOLERANCE,
     Behavior,
     ScalingPolicy,
     ScalingRules,
@@ -52,8 +54,11 @@ SCALING_POLICIES = Items(
 )
 
 
-def _scaling_rules_block(rules: ScalingRules) -> Block:
-    """Return one half of `behavior`, with the defaults of Kubernetes for that direction."""
+def _scaling_rules_block(rules: ScalingRules, tolerated: str) -> Block:
+    """Return one half of `behavior`, with the defaults of Kubernetes for that direction.
+
+    tolerated: what a tolerance that is left out is taken for.
+    """
     policies = [{"type": p.type, "value": p.value, "periodSeconds": int(p.period)} for p in rules.policies]
     return Block(
         (
@@ -73,8 +78,8 @@ def _scaling_rules_block(rules: ScalingRules) -> Block:
             Field(
                 "tolerance",
                 Amount(QUANTITY, 0),
-                'Share by which the recommendation may be off before anything changes, such as "0.05"; 0.1 where left '
-                "out.",
+                'Share by which the recommendation may be off before anything changes, such as "0.05". Left out: '
+                f"{tolerated}.",
             ),
         ),
         _scaling_rules,
@@ -85,13 +90,15 @@ BEHAVIOR = Block(
     (
         Field(
             "scaleUp",
-            _scaling_rules_block(DEFAULT.up),
+            _scaling_rules_block(
+                DEFAULT.up, "0, as policies ask for no more than they need; 0.1 where policy is hpa"
+            ),
             "Scaling up; HPA's defaults where left out.",
             default={},
         ),
         Field(
             "scaleDown",
-            _scaling_rules_block(DEFAULT.down),
+            _scaling_rules_block(DEFAULT.down, f"{TOLERANCE:g}"),
             "Scaling down; HPA's defaults where left out.",
             default={},
         ),

@@ -372,8 +372,8 @@ SPEC = Block(
         Field(
             "behavior",
             BEHAVIOR,
-            "Exactly autoscaling/v2 HorizontalPodAutoscalerBehavior, with its defaults once written. Left out: the "
-            "policy itself decides how long to keep replicas.",
+            "As autoscaling/v2 HorizontalPodAutoscalerBehavior, with its defaults once written, but for scaleUp's "
+            "tolerance. Left out: the policy itself decides how long to keep replicas.",
         ),
         Field("onMetricLoss", METRIC_LOSS, "What happens when the load is unknown for long.", default={}),
     ),

@@ -6,6 +6,7 @@ import math
 import sys
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -146,7 +147,7 @@ def test_settings_take_what_is_written_and_keep_their_defaults_for_what_is_learn
             interval: 20s
             objective: {latency: 2s, target: "99"}
             capacity: {perReplica: "2.5", startup: 0s, concurrency: 3}
-            behavior: {}
+            behavior: {scaleUp: {tolerance: "0.1"}}
             onMetricLoss: {after: 1m, action: Replicas, replicas: 4}
             """)
     )
@@ -159,9 +160,26 @@ def test_settings_take_what_is_written_and_keep_their_defaults_for_what_is_learn
         concurrency=3,
         load_counts="Arrivals",
         objective=Objective(latency=2.0, target=99.0),
-        behavior=DEFAULT,
+        behavior=replace(DEFAULT, up=replace(DEFAULT.up, tolerance=0.1)),
         loss=MetricLoss(after=60.0, action="Replicas", replicas=4),
     )
+
+
+@pytest.mark.parametrize(
+    ("written", "up", "down"),
+    [
+        ("behavior: {}", 0.0, 0.1),
+        ("behavior: {scaleDown: {stabilizationWindowSeconds: 60}}", 0.0, 0.1),
+        ("behavior: {scaleUp: {stabilizationWindowSeconds: 60}}", 0.0, 0.1),
+        ('behavior: {scaleUp: {tolerance: "0.05"}, scaleDown: {tolerance: "0"}}', 0.05, 0.0),
+        ("policy: {name: keda}\nbehavior: {}", 0.0, 0.1),
+        ("policy: {name: hpa}\nbehavior: {}", 0.1, 0.1),
+        ("policy: {name: hpa}", 0.0, 0.0),
+    ],
+)
+def test_a_tolerance_that_is_left_out_takes_no_headroom_from_a_policy(written: str, up: float, down: float) -> None:
+    found = compiled(to_settings(resource(written)), 1)
+    assert (found["up_tolerance"][0], found["down_tolerance"][0]) == (up, down)
 
 
 def test_several_documents_know_where_they_stand() -> None:
