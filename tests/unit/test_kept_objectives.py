@@ -1,6 +1,5 @@
 """Who keeps an objective: what stands beside an evaluation is of its own draws, and the table tells it as it is."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -8,11 +7,11 @@ import numpy as np
 import pytest
 
 from recorded_minutes import written
-from rlscaler_sim import contenders, evaluation, kept_objectives
+from rlscaler_sim import kept_objectives
 from rlscaler_sim.again import evaluation_of
 from rlscaler_sim.kept_objectives import BESIDE, WITH
-from rlscaler_sim.summary_table import to_json
 from rlscaler_sim.trace import Trace
+from small_evaluation import evaluated
 
 
 @pytest.fixture
@@ -24,14 +23,7 @@ def traces(tmp_path: Path) -> list[Trace]:
 @pytest.fixture
 def results(traces: list[Trace], tmp_path: Path) -> Path:
     """Return what an evaluation wrote of them."""
-    rules = tuple(name for name in BESIDE if name != "default")
-    scored = evaluation.evaluate(
-        traces, ["default"], seeds=range(2), duration=3600.0, settings=contenders.standard_settings(), rules=rules
-    )
-    path = tmp_path / "results.json"
-    value = to_json(scored, command="", seeds=2, duration=3600.0, startup=60.0, scale_to=25.0, elapsed=1.0)
-    path.write_text(json.dumps(value))
-    return path
+    return evaluated(traces, BESIDE, tmp_path / "results.json")
 
 
 def test_without_a_window_it_fares_as_in_the_evaluation(
