@@ -7,6 +7,7 @@ recorded: measured and predicted are never compared with each other.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,7 @@ def backtest(
     others = [replace(config, capacity_per_replica=factor * capacity) for factor in factors]
     others += [replace(config, startup=each) for each in startups]
     found, fared = dry_run.compared(
-        resource, load, lambda: single(load, seed), settings, config, [*notes, *assumed], policy=policy,
+        resource, load, partial(single, load, seed), settings, config, [*notes, *assumed], policy=policy,
         compare=compare, scale_to=None, seed=seed, beside=beside, seen=seen, start=start, others=others,
         progress=progress, keep_decisions=keep_decisions, clock=clock,
     )  # fmt: skip

@@ -19,6 +19,7 @@ from rlscaler.settings import compiled
 from rlscaler.stated import stated
 from rlscaler.tenured import mode
 from rlscaler_sim import contenders, long_plan, scenarios, stretches, world
+from rlscaler_sim.aside import aside
 from rlscaler_sim.contest import Entrant
 from rlscaler_sim.elsewhere import elsewhere
 from rlscaler_sim.evaluation import (
@@ -35,11 +36,13 @@ from rlscaler_sim.patterns import PatternError
 from rlscaler_sim.result import CLAIRVOYANT, REFERENCE, Contender, DecisionLog, DryRun, Series
 from rlscaler_sim.scenario_file import SUFFIXES
 from rlscaler_sim.scenarios import Scenario, ScenarioError
-from rlscaler_sim.told import beforehand, worth_it
+from rlscaler_sim.told import Told, beforehand, worth_it
 from rlscaler_sim.totals import Traced
 from rlscaler_sim.trace import Trace, TraceError, trace_name
 from rlscaler_sim.verdict import seconds
 
+LONG = 40_000
+"""Steps in worlds besides the one that is told of from which on these are played in a process of their own."""
 DEFAULT_CAPACITY = 10.0
 """Requests/s of a replica where the resource leaves it to be learned."""
 Progress = Callable[[str, int, int], None]
@@ -251,56 +254,78 @@ def compared(
     if told is not None:
         entrants = stretches.foretold(entrants, load, told, settings, start, unread(resource))
 
-    def tuned(config: world.WorldConfig, progress: Progress | None = None) -> dict[str, float]:
-        if told is None:
-            return own_constants(own(), config, settings, progress)[contenders.OWN][0]
-        progressed = telling(progress, "tuning hpa-own")
-        return stretches.own_constants(load, config, settings, seed, told, start, progressed)
-
+    tuned = partial(_own_constants, load, own, settings, seed, told, start)
     if contenders.OWN in compare:
         constants = tuned(config, progress)
         entrants.append(contenders.entrant(contenders.OWN, settings, constants))
         notes.append(f"hpa-own, tuned on this load: target {constants['target']:g}, scale-down window "
                      f"{constants['window']:g} s, tolerance {constants['tolerance']:g}")  # fmt: skip
     entrants += beside
-    plan = long_plan.plan(load, seed, config, settings, start)
-    entrants.append(limit(plan, settings))
-    traced = Traced(observe=keep_decisions)
-    sums = stretches.play(load, entrants, config, settings, seed, watch=0, traced=traced, seen=seen, start=start,
-                          unread=unread(resource), known=told, progress=telling(progress, "running"))  # fmt: skip
-    waits, column = sums.wait_quantile(), np.array([0])
-    found = [figures(entrant.name, sums, waits, i, column) for i, entrant in enumerate(entrants)]
-    certain = proven(config)
-    if not certain:
-        notes.append("pods start or fail by chance in this world, and the clairvoyant plans as if they did not: it is "
-                     "the best that was found, and no limit is proven")  # fmt: skip
-    if (best := beating(found)) is not None:
-        # draws are paired, so the same orders have the same outcome
-        traced.repeat(len(found) - 1, best)
-        found[-1] = replace(found[best], name=CLAIRVOYANT)
-        notes.append(f"the clairvoyant found no plan as good as the decisions of {found[best].name}, and repeats them")
-    run = DryRun(
-        resource=resource.key if resource is not None else "",
-        trace=load.name,
-        world=described(config, settings, scale_to, seed),
-        policy=tested,
-        contenders=with_regrets(found),
-        lower_bound=float(plan.lower_bound[0]) if certain and sums.needed[0, 0] > 0.0 else None,
-        decisions=len(traced.decisions),
-        elapsed_s=round(clock() - began, 3),
-        series=series(traced, float(settings.capacity_per_replica)),
-        log=log(traced),
-    )
-    fared = elsewhere(
-        load, entrants, others, settings, seed, told=told, seen=seen, start=start, unread=unread(resource),
-        own=lambda config: contenders.entrant(contenders.OWN, settings, tuned(config)),
+    asked = partial(
+        elsewhere, load, list(entrants), others, settings, seed, own=partial(_own, settings, tuned), told=told,
+        seen=seen, start=start, unread=unread(resource),
     )  # fmt: skip
+    with aside(asked, long=told is not None and len(others) * len(told.time) >= LONG) as answer:
+        plan = long_plan.plan(load, seed, config, settings, start)
+        entrants.append(limit(plan, settings))
+        traced = Traced(observe=keep_decisions)
+        sums = stretches.play(load, entrants, config, settings, seed, watch=0, traced=traced, seen=seen, start=start,
+                              unread=unread(resource), known=told, progress=telling(progress, "running"))  # fmt: skip
+        waits, column = sums.wait_quantile(), np.array([0])
+        found = [figures(entrant.name, sums, waits, i, column) for i, entrant in enumerate(entrants)]
+        certain = proven(config)
+        if not certain:
+            notes.append("pods start or fail by chance in this world, and the clairvoyant plans as if they did not: it "
+                         "is the best that was found, and no limit is proven")  # fmt: skip
+        if (best := beating(found)) is not None:
+            # draws are paired, so the same orders have the same outcome
+            traced.repeat(len(found) - 1, best)
+            found[-1] = replace(found[best], name=CLAIRVOYANT)
+            notes.append(
+                f"the clairvoyant found no plan as good as the decisions of {found[best].name}, and repeats them"
+            )
+        run = DryRun(
+            resource=resource.key if resource is not None else "",
+            trace=load.name,
+            world=described(config, settings, scale_to, seed),
+            policy=tested,
+            contenders=with_regrets(found),
+            lower_bound=float(plan.lower_bound[0]) if certain and sums.needed[0, 0] > 0.0 else None,
+            decisions=len(traced.decisions),
+            elapsed_s=round(clock() - began, 3),
+            series=series(traced, float(settings.capacity_per_replica)),
+            log=log(traced),
+        )
+        fared = answer()
     if not keep_decisions:
         return (run, notes, list(traced.decisions)), fared
     told_by: dict[str, Any] = {"policy": chosen, "settings": stated(compiled(entrants[0].settings, 1))}
     if earned:
         told_by["tenure"] = earned
     return (run, notes, [told_by | decision for decision in traced.decisions]), fared
+
+
+def _own_constants(
+    load: Load,
+    own: Callable[[], Loads],
+    settings: Settings,
+    seed: int,
+    told: Told | None,
+    start: np.ndarray | None,
+    config: world.WorldConfig,
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """Return the constants of `hpa-own` in a world. told: what is known of the load beforehand."""
+    if told is None:
+        return own_constants(own(), config, settings, progress)[contenders.OWN][0]
+    return stretches.own_constants(load, config, settings, seed, told, start, telling(progress, "tuning hpa-own"))
+
+
+def _own(
+    settings: Settings, constants: Callable[[world.WorldConfig], dict[str, float]], config: world.WorldConfig
+) -> Entrant:
+    """Return `hpa-own` of a world."""
+    return contenders.entrant(contenders.OWN, settings, constants(config))
 
 
 def unread(resource: Resource | None) -> tuple[str, ...]:

@@ -33,22 +33,23 @@ def elsewhere(
 ) -> list[list[Contender]]:
     """Return everyone's figures in each world, without regrets.
 
-    entrants: the last is the clairvoyant, who plans for each world, as `hpa-own` is tuned on it. configs: differ in
-    capacity and start-up. own: returns `hpa-own` of a world. told, seen, start, unread: see `stretches.play`.
+    entrants: beside whom the clairvoyant plans for each world, as `hpa-own` is tuned on it; in the figures it is the
+    last. configs: differ in capacity and start-up. own: returns `hpa-own` of a world. told, seen, start, unread: see
+    `stretches.play`.
     """
-    casts = []
+    casts, many = [], len(entrants) + 1
     for config in configs:
         plan = long_plan.plan(load, seed, config, settings, start, bounded=False)
-        there = [own(config) if each.name == contenders.OWN else each for each in entrants[:-1]]
+        there = [own(config) if each.name == contenders.OWN else each for each in entrants]
         casts.append([*there, limit(plan, settings)])
     found: list[list[Contender]] = []
     for some in _side_by_side(configs, told, entrants):
         cast = [entrant for index in some for entrant in casts[index]]
-        sums = stretches.play(load, cast, _merged([configs[index] for index in some], len(entrants)), settings, seed,
+        sums = stretches.play(load, cast, _merged([configs[index] for index in some], many), settings, seed,
                               seen=seen, start=start, unread=unread, known=told)  # fmt: skip
         waits, column = sums.wait_quantile(), np.array([0])
         fared = [figures(entrant.name, sums, waits, i, column) for i, entrant in enumerate(cast)]
-        found += [fared[begin : begin + len(entrants)] for begin in range(0, len(fared), len(entrants))]
+        found += [fared[begin : begin + many] for begin in range(0, len(fared), many)]
     for each in found:
         if (best := beating(each)) is not None:
             each[-1] = replace(each[best], name=CLAIRVOYANT)

@@ -67,6 +67,20 @@ def test_what_rlscaler_did_itself_is_decided_again_exactly() -> None:
     assert {time: (count, then[time]) for time, count in again.items() if count != then[time]} == {}
 
 
+@pytest.mark.parametrize("policy", ["default", "keda"])
+def test_worlds_that_are_played_in_a_process_of_their_own_come_out_the_same(
+    policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, asked = written("load.csv", wave(1200)), ("--capacity-error", "0.2", "--compare", "hpa-own,keda")
+    here = told("--trace", load, "--policy", policy, *asked)
+    monkeypatch.setattr(dry_run, "LONG", 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    there = told("--trace", load, "--policy", policy, *asked)
+    assert [each["factor"] for each in here["capacity"]] == [0.8, 1.2]
+    assert there["capacity"] == here["capacity"]
+    assert there["contenders"] == here["contenders"]
+
+
 def test_recorded_replicas_are_a_contender_like_any_other() -> None:
     load = written("load.csv", wave(1000))
     found = told("--trace", load, "--replicas", written("replicas.csv", [40] * 1000), "--price", "0.5")

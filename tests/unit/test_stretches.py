@@ -195,7 +195,7 @@ def test_worlds_side_by_side_are_as_each_alone(monkeypatch: pytest.MonkeyPatch) 
     who = [contenders.tested("default", SETTINGS), *entrants()]
     who = stretches.foretold(who, load, known, SETTINGS, start, UNREAD)
     plans = [evaluation.limit(long_plan.plan(load, 7, each, SETTINGS, start), SETTINGS) for each in others]
-    found = elsewhere.elsewhere(load, [*who, plans[0]], others, SETTINGS, 7, own=lambda _: who[0], told=known,
+    found = elsewhere.elsewhere(load, who, others, SETTINGS, 7, own=lambda _: who[0], told=known,
                                 seen=readings, start=start, unread=UNREAD)  # fmt: skip
     for each, plan, figures in zip(others, plans, found, strict=True):
         alone = stretches.play(load, [*who, plan], each, SETTINGS, 7, seen=readings, start=start, unread=UNREAD)

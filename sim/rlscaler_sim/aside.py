@@ -1,0 +1,23 @@
+"""Work that is done in a process of its own meanwhile, where there is a core for it."""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@contextmanager
+def aside(work: Callable[[], T], *, long: bool) -> Iterator[Callable[[], T]]:
+    """Yield what returns the answer of `work`, which can be pickled: awaited, or worked out when it is asked for.
+
+    long: whether it is work of several seconds, as it takes one to begin a process. The answer raises what work raised.
+    """
+    if not long or (os.cpu_count() or 1) < 2:
+        yield work
+        return
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        yield pool.submit(work).result

@@ -1,0 +1,29 @@
+"""Work in a process of its own: the same answer, the same error, and none where it is not worth one."""
+
+import os
+from functools import partial
+
+import pytest
+
+from rlscaler_sim.aside import aside
+
+
+def test_long_work_is_done_elsewhere_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with aside(os.getpid, long=True) as answer:
+        pass
+    assert answer() != os.getpid()
+    assert answer() == answer()
+
+
+def test_what_it_raises_is_raised_where_the_answer_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with aside(partial(int, "x"), long=True) as answer, pytest.raises(ValueError, match="invalid literal"):
+        answer()
+
+
+@pytest.mark.parametrize(("long", "cores"), [(False, 2), (True, 1)])
+def test_short_work_and_a_single_core_begin_no_process(long: bool, cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    with aside(os.getpid, long=long) as answer:
+        assert answer() == os.getpid()
