@@ -107,7 +107,8 @@ def backtest(
         source = str(source_of(resource, url, config).url)
     from rlscaler_sim import backtest as driver
     from rlscaler_sim import backtest_words as words
-    from rlscaler_sim import contenders, dry_run
+    from rlscaler_sim import contenders
+    from rlscaler_sim.run_record import write_decisions
 
     names = contenders.NAMES if compare.strip() == "all" else tuple(n.strip() for n in compare.split(",") if n.strip())
     with progress_bar(quiet) as progress, known_policy(policy, file, resource):
@@ -119,7 +120,7 @@ def backtest(
     run, notes, made = outcome
     origin = words.origin(past, resource.spec.interval, source, asked=bool(url or config))
     if decisions:
-        dry_run.write_decisions(decisions, made)
+        write_decisions(decisions, made)
     if report:
         from rlscaler_sim.report import write_report
 

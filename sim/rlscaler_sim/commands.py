@@ -156,6 +156,7 @@ def dry_run(
             require_writable(_each(path, resources, index))
     from rlscaler_sim import contenders
     from rlscaler_sim import dry_run as driver
+    from rlscaler_sim.run_record import write_decisions
 
     names = contenders.NAMES if compare.strip() == "all" else tuple(n.strip() for n in compare.split(",") if n.strip())
     named = click.get_current_context().get_parameter_source("trace") is not ParameterSource.DEFAULT
@@ -183,7 +184,7 @@ def dry_run(
         found.append((run, notes, made))
     for index, (run, notes, made) in enumerate(found):  # after all have run, so that a mistake leaves no file behind
         if decisions:
-            driver.write_decisions(_each(decisions, resources, index), made)
+            write_decisions(_each(decisions, resources, index), made)
         if report:
             from rlscaler_sim.report import write_report
 

@@ -1,9 +1,8 @@
 """A dry-run: what an RLScaler resource would have done on a load, beside the rules an SRE would use instead."""
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import numpy as np
 from rlscaler import Settings
 from rlscaler.custom_resource import Resource, to_settings
 from rlscaler.errors import UserError
-from rlscaler.files import write_text_atomically
 from rlscaler.quantities import duration_text
 from rlscaler.settings import compiled
 from rlscaler.stated import stated
@@ -33,14 +31,16 @@ from rlscaler_sim.evaluation import (
 )
 from rlscaler_sim.load import Load, LoadError, Loads, generator, realise, realise_many
 from rlscaler_sim.patterns import PatternError
-from rlscaler_sim.result import CLAIRVOYANT, REFERENCE, Contender, DecisionLog, DryRun, Series
+from rlscaler_sim.result import CLAIRVOYANT, REFERENCE, Contender, DryRun
+from rlscaler_sim.run_record import described, log, proven, series
 from rlscaler_sim.scenario_file import SUFFIXES
 from rlscaler_sim.scenarios import Scenario, ScenarioError
 from rlscaler_sim.told import Told, beforehand, worth_it
 from rlscaler_sim.totals import Traced
 from rlscaler_sim.trace import Trace, TraceError, trace_name
-from rlscaler_sim.verdict import seconds
 
+OFTEN = 5.0
+"""Times as many rescales as the tuned HPA's from which on a note tells how to have fewer."""
 LONG = 40_000
 """Steps in worlds besides the one that is told of from which on these are played in a process of their own."""
 DEFAULT_CAPACITY = 10.0
@@ -273,6 +273,7 @@ def compared(
                               unread=unread(resource), known=told, progress=telling(progress, "running"))  # fmt: skip
         waits, column = sums.wait_quantile(), np.array([0])
         found = [figures(entrant.name, sums, waits, i, column) for i, entrant in enumerate(entrants)]
+        notes += _restless(resource, found, tested)
         certain = proven(config)
         if not certain:
             notes.append("pods start or fail by chance in this world, and the clairvoyant plans as if they did not: it "
@@ -328,75 +329,20 @@ def _own(
     return contenders.entrant(contenders.OWN, settings, constants(config))
 
 
+def _restless(resource: Resource | None, found: Sequence[Contender], tested: str) -> list[str]:
+    """Return a note where the count changes far more often than a tuned HPA's, and no `behavior` says how it may."""
+    by_name = {each.name: each for each in found}
+    often, usual = by_name[tested].rescales, by_name[REFERENCE].rescales
+    if resource is None or resource.spec.behavior is not None or often <= OFTEN * max(usual, 1):
+        return []
+    return [f"{tested} changes the count {often:,} times, {REFERENCE} {usual:,}; where a change costs something of its "
+            'own, spec.behavior.scaleDown {stabilizationWindowSeconds: 0, tolerance: "0.1"} leaves out most of them '
+            "for a slightly higher score"]  # fmt: skip
+
+
 def unread(resource: Resource | None) -> tuple[str, ...]:
     """Return the fields of a snapshot that the resource has no query for; a cluster would not tell them either."""
     if resource is None:
         return ()
     metrics = resource.spec.metrics
     return tuple(name for name in ("backlog", "latency", "utilization") if getattr(metrics, name) is None)
-
-
-def proven(config: world.WorldConfig) -> bool:
-    """Return whether the bound holds in this world: it takes start-up for certain and pods for immortal."""
-    return not any(np.any(np.asarray(getattr(config, name)) > 0)
-                   for name in ("startup_spread", "startup_jitter", "crash_rate", "node_pods"))  # fmt: skip
-
-
-def described(config: world.WorldConfig, settings: Settings, scale_to: float | None, seed: int) -> dict[str, Any]:
-    """Return the world's parameters and what of the run matters for making it again, as plain values."""
-    facts, window = asdict(config), float(settings.objective.window)
-    over = f" over {duration_text(window)}" if np.isfinite(window) else ""
-    facts |= {"min_replicas": int(settings.min_replicas), "max_replicas": int(settings.max_replicas),
-              "scale_to": scale_to, "seed": seed, "price": float(settings.objective.price),
-              "objective": f"{float(settings.objective.target):g} % within "
-              f"{seconds(float(settings.objective.latency))}{over}",
-              "late_allowed": 1.0 - float(settings.objective.target) / 100.0}  # fmt: skip
-    return facts
-
-
-def series(traced: Traced, capacity: float) -> Series:
-    """Return what happened step by step."""
-    load = np.array(traced.load)
-    # as the score counts them: nothing in a gap, and no ratio to needs that there were none of yet
-    billed, needed = (
-        np.cumsum(np.where(traced.known, traced.array(name), 0.0), axis=1, dtype=np.float64)
-        for name in ("billed", "needed")
-    )
-    cost = np.full(billed.shape, np.nan)
-    np.divide(billed, needed, out=cost, where=needed > 0.0)
-    return Series(
-        time=np.array(traced.time),
-        load=load,
-        demand=load / capacity,
-        known=np.array(traced.known),
-        replicas=traced.array("replicas"),
-        ready=traced.array("ready"),
-        violations=traced.array("violations"),
-        backlog=traced.array("backlog"),
-        cost=cost,
-    )
-
-
-def log(traced: Traced) -> DecisionLog:
-    """Return the decisions of the policy under test as columns."""
-
-    def column(key: str) -> np.ndarray:
-        return np.array([np.nan if d[key] is None else d[key] for d in traced.decisions], np.float64)
-
-    return DecisionLog(
-        time=column("time"),
-        demand=column("demand"),
-        recommendation=column("recommendation"),
-        proposal=column("proposal"),
-        replicas=column("replicas"),
-        reasons=[d["reasons"] for d in traced.decisions],
-        sentence=[d["sentence"] for d in traced.decisions],
-    )
-
-
-def write_decisions(path: str, decisions: Sequence[dict[str, Any]]) -> None:
-    """Write one JSON object a line for each decision, its observation by name of field.
-
-    Raises UserError where the file cannot be written.
-    """
-    write_text_atomically(path, "".join(json.dumps(d) + "\n" for d in decisions))

@@ -15,10 +15,10 @@ from rlscaler.artifact import dumps
 from rlscaler.errors import UserError
 from rlscaler.observation import NAMES, observe
 from rlscaler.policies import RULES, from_artifact
-from rlscaler_sim import dry_run
 from rlscaler_sim.batch import Batch
 from rlscaler_sim.contest import Entrant, play
 from rlscaler_sim.load import generator, realise
+from rlscaler_sim.run_record import write_decisions
 from rlscaler_sim.scenarios import get
 from rlscaler_sim.totals import Traced
 from rlscaler_training import decision_log, loads, off_policy, offline, runs
@@ -169,7 +169,7 @@ def written(pools: Pools, tmp_path_factory: pytest.TempPathFactory) -> list[Path
         play([load], [Entrant(name, RULES[name](), pools.settings)], pools.config, pools.settings, [index], watch=0,
              traced=traced)  # fmt: skip
         paths.append(folder / f"{name}.jsonl")
-        dry_run.write_decisions(str(paths[-1]), traced.decisions)
+        write_decisions(str(paths[-1]), traced.decisions)
     return paths
 
 

@@ -19,10 +19,10 @@ from rlscaler.reasons import Reason
 from rlscaler.settings import SettingsError, compiled
 from rlscaler_sim.contenders import standard_settings
 from rlscaler_sim.contest import Entrant, play
-from rlscaler_sim.dry_run import described
 from rlscaler_sim.evaluation import standard_world
 from rlscaler_sim.load import realise_many
 from rlscaler_sim.patterns import parse
+from rlscaler_sim.run_record import described
 
 DAY = 86_400.0
 NAN = float("nan")

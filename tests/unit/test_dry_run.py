@@ -12,7 +12,7 @@ import pytest
 from command_line import ROOT, WEB, install, run
 from rlscaler.action import CORRECTIONS
 from rlscaler.artifact import Artifact, save
-from rlscaler.custom_resource import load_resources
+from rlscaler.custom_resource import load_resources, parse_resources
 from rlscaler.errors import UserError
 from rlscaler.observation import FIELDS, NAMES, SCHEMA
 from rlscaler.reasons import SENTENCES
@@ -283,7 +283,28 @@ def test_no_rule_is_better_than_the_clairvoyant_in_the_examples(file: str) -> No
     assert found.limit.score < found.ranked[0].score
     assert found.limit.regret == 0.0
     assert found.lower_bound is not None
-    assert notes == []
+    assert [note for note in notes if "changes the count" not in note] == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "more", "told"),
+    [
+        ("default", "", True),
+        ("default", "  behavior: {scaleDown: {stabilizationWindowSeconds: 0}}\n", False),
+        ("hpa", "", False),
+        ("hpa-tuned", "", False),
+    ],
+)
+def test_many_rescales_are_told_with_how_to_have_fewer(policy: str, more: str, told: bool) -> None:
+    [stated] = parse_resources((ROOT / "examples/web.yaml").read_text() + more, "web.yaml")
+    scenario = dry_run.found_scenario("working-day")
+    found, notes, _ = dry_run.dry_run(stated, scenario, policy=policy, compare=(), start=8 * 3600.0, duration=5400.0)
+    restless = [note for note in notes if "changes the count" in note]
+    assert len(restless) == told
+    if told:
+        assert found.reference is not None
+        often, usual = found.tested.rescales, found.reference.rescales
+        assert restless[0].startswith(f"default changes the count {often:,} times, hpa-tuned {usual:,};")
 
 
 @pytest.mark.parametrize("variant", ["crashes", "slow-nodes"])

@@ -32,7 +32,8 @@ from rlscaler.stated import restated, stated
 from rlscaler_operator.model import Key, PolicyInUse
 from rlscaler_operator.recording import Batch, Lines
 from rlscaler_sim import scenarios
-from rlscaler_sim.dry_run import dry_run, found_scenario, write_decisions
+from rlscaler_sim.dry_run import dry_run, found_scenario
+from rlscaler_sim.run_record import write_decisions
 from served_artifacts import network, table
 
 BEGIN, INTERVAL, CAPACITY = 1_777_600_000.0, 15.0, 50.0

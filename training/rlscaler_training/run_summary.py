@@ -12,9 +12,9 @@ import numpy as np
 
 from rlscaler.policies import load_policy
 from rlscaler_sim import contenders
-from rlscaler_sim.dry_run import described, log, proven, series
 from rlscaler_sim.palette import looks
 from rlscaler_sim.result import CLAIRVOYANT, REFERENCE, Contender, DryRun
+from rlscaler_sim.run_record import described, log, proven, series
 from rlscaler_training.run_compare import LEVEL, difference
 from rlscaler_training.run_curves import Group, grouped
 from rlscaler_training.run_record import INTERRUPTED, Record
