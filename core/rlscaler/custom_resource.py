@@ -8,7 +8,6 @@ refused, all problems of a file are reported at once, and each names its file, l
 
 import json
 import math
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from rlscaler.behavior import Behavior
 from rlscaler.errors import UserError
+from rlscaler.input_text import contents, decoded, file_called
 from rlscaler.policies import HPA
 from rlscaler.quantities import shown
 from rlscaler.resource_fields import API_VERSION, KIND, RESOURCE
@@ -23,9 +23,6 @@ from rlscaler.resource_objects import Manifest, Spec
 from rlscaler.resource_values import BAD, Place, Problem, Report, TooManyProblems
 from rlscaler.settings import Settings
 from rlscaler.yaml_nodes import Node, YamlError, documents, from_object
-
-LARGEST = 4 * 2**20
-"""Bytes of a file that is read; a thousand resources take a quarter of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +63,7 @@ class Resource:
 
 
 class ResourceError(UserError):
-    """A file holds something that is no valid RLScaler resource.
+    """A file holds something that is no valid resource.
 
     problems: all that is wrong, in the order of the lines. messages: a sentence for each, with file and line.
     """
@@ -83,8 +80,11 @@ def load_resources(path: str | Path) -> list[Resource]:
 
     Raises ResourceError with every problem of the file.
     """
-    file = "standard input" if str(path) == "-" else str(path)
-    return parse_resources(_read(path, file), file)
+    try:
+        text = contents(path, "a file of RLScaler resources")
+    except YamlError as error:
+        raise ResourceError(file_called(path), [Problem(Place("", error.line), str(error))]) from error
+    return parse_resources(text, file_called(path))
 
 
 def parse_resources(text: str | bytes, file: str) -> list[Resource]:
@@ -155,7 +155,7 @@ def openapi_schema() -> dict[str, Any]:
 
 
 def _roots(text: str | bytes) -> Iterator[Node]:
-    yield from documents(_decoded(text))
+    yield from documents(decoded(text))
 
 
 def _accepted(roots: Iterator[Node], file: str) -> list[Resource]:
@@ -208,36 +208,3 @@ def _message(file: str, problem: Problem) -> str:
     line = "" if problem.place.line is None else f":{problem.place.line}"
     path = f" {problem.place.path}:" if problem.place.path else ""
     return f"{file}{line}:{path} {problem.text}"
-
-
-def _decoded(text: str | bytes) -> str:
-    """Return text; raises YamlError where bytes are too many or no UTF-8."""
-    if len(text) > LARGEST:
-        raise YamlError(f"larger than {LARGEST // 2**20} MiB; split the file")
-    if isinstance(text, str):
-        return text
-    try:
-        return text.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = text.count(b"\n", 0, error.start) + 1
-        raise YamlError("not UTF-8 text; save the file as UTF-8", line) from error
-
-
-def _read(path: str | Path, file: str) -> bytes:
-    """Return the first bytes of a file, one more than are allowed at most, so that an endless one ends."""
-    try:
-        if str(path) == "-":
-            return sys.stdin.buffer.read(LARGEST + 1)
-        with Path(path).open("rb") as stream:
-            return stream.read(LARGEST + 1)
-    except FileNotFoundError as error:
-        raise _unreadable(file, "no such file; expected a file of RLScaler resources") from error
-    except IsADirectoryError as error:
-        raise _unreadable(file, "a folder; expected a file of RLScaler resources") from error
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise _unreadable(file, f"cannot be read: {reason}") from error
-
-
-def _unreadable(file: str, text: str) -> ResourceError:
-    return ResourceError(file, [Problem(Place("", None), text)])

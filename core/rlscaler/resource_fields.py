@@ -45,7 +45,7 @@ ANNOTATION_KEY = Text(_KEY, rf"^((?i:{_PREFIX}))?(?=[^/]{{1,63}}$){_NAME}$", 317
 LABEL_VALUE = Text(
     "at most 63 letters, digits, '-', '_' and '.', none of these three first or last", rf"^({_NAME})?$", 63
 )
-_PROMQL = Text("a PromQL query", r"[^ \t\r\n]", 8192)
+PROMQL = Text("a PromQL query", r"[^ \t\r\n]", 8192)
 
 
 def _query(*, match: Mapping[str, str] | None, **values: Any) -> Query:
@@ -70,7 +70,7 @@ def _metric_loss(**values: Any) -> MetricLoss:
 
 
 _QUERY = (
-    Field("query", _PROMQL, "PromQL query, evaluated at each decision.", required=True),
+    Field("query", PROMQL, "PromQL query, evaluated at each decision.", required=True),
     Field(
         "match",
         TextMap(16, 1024),

@@ -83,7 +83,7 @@ class TextMap:
         if count > self.most:
             return report.add(place, f"{count} entries; expected at most {self.most}")
         out: dict[str, Any] = {}
-        for name, (line, value) in _entries(node, place, report).items():
+        for name, (line, value) in entries(node, place, report).items():
             if value.kind == "null":
                 continue
             inner = place.inner(shown(name), line)
@@ -175,7 +175,7 @@ class Block:
         if node.kind != "mapping":
             return report.add(place, wrong_kind(node, self.expected))
         before = len(report.problems)
-        written = _entries(node, place, report)
+        written = entries(node, place, report)
         known = [f.name for f in self.fields if not isinstance(f.kind, Ignored)]
         for name, (line, _) in written.items():
             if not any(name == f.name for f in self.fields):
@@ -210,7 +210,7 @@ def _blamed(path: str, written: dict[str, tuple[int | None, Node]], place: Place
     return place
 
 
-def _entries(node: Node, place: Place, report: Report) -> dict[str, tuple[int | None, Node]]:
+def entries(node: Node, place: Place, report: Report) -> dict[str, tuple[int | None, Node]]:
     """Return the entries of a mapping by name, with their lines; wrong and repeated keys are reported."""
     out: dict[str, tuple[int | None, Node]] = {}
     for key, value in node.entries:

@@ -15,7 +15,6 @@ import yaml
 from minimal_resource import MINIMAL
 from rlscaler.behavior import DEFAULT, Behavior, ScalingPolicy, ScalingRules
 from rlscaler.custom_resource import (
-    LARGEST,
     Resource,
     ResourceError,
     load_resources,
@@ -23,6 +22,7 @@ from rlscaler.custom_resource import (
     resource_from_object,
     to_settings,
 )
+from rlscaler.input_text import LARGEST
 from rlscaler.settings import MetricLoss, Objective, Settings, compiled
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
