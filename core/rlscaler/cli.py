@@ -62,6 +62,7 @@ SECTIONS: tuple[tuple[str, dict[str, str]], ...] = (
         "Resources",
         {
             "validate": "Check RLScaler resources.",
+            "convert": "Make them of HorizontalPodAutoscalers and ScaledObjects.",
             "schema": "Show what a policy sees and the reasons it can give.",
         },
     ),
