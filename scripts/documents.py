@@ -1,4 +1,4 @@
-"""Make the parts of the documents that the code states: conditions, events, rules between owners, metrics, a dry-run.
+"""Make the parts of the documents that the code states: conditions, events, who wins, metrics, a dry-run, an HPA.
 
 ``python scripts/documents.py`` writes them between their markers; a test holds the documents to what this makes.
 """
@@ -16,6 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from rlscaler.convert.converting import convert
+from rlscaler.convert.draft import Options
+from rlscaler.convert.page import page
 from rlscaler_operator import conflicts, events
 from rlscaler_operator.clock import SystemClock
 from rlscaler_operator.condition_reasons import MEANINGS
@@ -124,8 +127,21 @@ def _paired(headline: list[dict[str, Any]], one: str, other: str) -> tuple[str, 
     return f"`{one}` than `{other}`", spread, f"{(gain > 0.0).sum()} of {len(gain)}"
 
 
+def converted() -> str:
+    """Return what is made of the example's HPA."""
+    path = ROOT / "examples" / "workloads" / "beside-hpa.yaml"
+    (draft,) = convert([(path.name, path.read_text())], Options()).drafts
+    return f"```yaml\n{page(draft)}```\n"
+
+
 PARTS: dict[Path, dict[str, Callable[[], str]]] = {
-    ROOT / "docs" / "cluster.md": {"owners": owners, "conditions": conditions, "events": told, "metrics": metrics},
+    ROOT / "docs" / "cluster.md": {
+        "convert": converted,
+        "owners": owners,
+        "conditions": conditions,
+        "events": told,
+        "metrics": metrics,
+    },
     ROOT / "docs" / "training.md": {"worlds": ranges},
     ROOT / "README.md": {"dry-run": dry_run, "results": results},
 }
