@@ -4,7 +4,7 @@ Rules and learned policies are the same kind of thing; the guard comes after eit
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -78,14 +78,3 @@ class Regridded(Protocol):
     def regridded(self, state: State, old: np.ndarray, new: np.ndarray) -> State:
         """Return the memory of N rows that are decided at another interval from now on. old, new: (N,) seconds."""
         ...
-
-
-@dataclass(slots=True)
-class Stateless:
-    """Base of policies that remember nothing."""
-
-    name: str = field(init=False, default="")
-
-    def state(self, n: int) -> State:
-        """Return no state."""
-        return {}

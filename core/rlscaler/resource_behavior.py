@@ -90,9 +90,7 @@ BEHAVIOR = Block(
     (
         Field(
             "scaleUp",
-            _scaling_rules_block(
-                DEFAULT.up, "0, as policies ask for no more than they need; 0.1 where policy is hpa"
-            ),
+            _scaling_rules_block(DEFAULT.up, "0, as policies ask for no more than they need; 0.1 where policy is hpa"),
             "Scaling up; HPA's defaults where left out.",
             default={},
         ),

@@ -166,8 +166,3 @@ def joined(settings: Sequence[Settings]) -> Settings:
     several["objective"] = all_of(several["objective"], Objective)
     several["loss"] = all_of(several["loss"], MetricLoss)
     return Settings(**several)
-
-
-def field_names() -> tuple[str, ...]:
-    """Return the names of the fields of `Settings`."""
-    return tuple(f.name for f in fields(Settings))

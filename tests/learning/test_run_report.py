@@ -17,7 +17,7 @@ from command_line import install, mistakes, run
 from rlscaler.artifact import Artifact
 from rlscaler.observation import NAMES, SCHEMA
 from rlscaler.policies import from_artifact, load_policy
-from rlscaler.policy import Proposal, Stateless, View
+from rlscaler.policy import Proposal, View
 from rlscaler_sim.contenders import standard_settings
 from rlscaler_sim.plot import STYLE
 from rlscaler_training import run_record
@@ -116,23 +116,25 @@ def test_the_rules_score_is_the_logged_one(tmp_path: Path) -> None:
 # ---- what is decided ----
 
 
-class Double(Stateless):
+class Double:
     """Proposes twice the demand."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.name = "double"
+    name = "double"
+
+    def state(self, n: int) -> Any:
+        return {}
 
     def propose(self, view: View, state: Any) -> tuple[Proposal, Any]:
         return Proposal(replicas=2.0 * view.demand), state
 
 
-class Seen(Stateless):
+class Seen:
     """Keeps what it was shown."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.name = "seen"
+    name = "seen"
+
+    def state(self, n: int) -> Any:
+        return {}
 
     def propose(self, view: View, state: Any) -> tuple[Proposal, Any]:
         self.trend, self.demand = np.array(view.features["trend"]), np.array(view.demand)

@@ -257,16 +257,6 @@ def learners(told: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def against_rule(told: Mapping[str, Any]) -> list[str]:
-    """Return the table of LEARNERS beside the rule that they correct."""
-    rows = [
-        (f"`{pair['one']}`", _number(told["summary"][pair["one"]]["mean_regret_own"]), *_difference(pair))
-        for pair in told["pairs"]
-        if pair["one"] in LEARNERS and pair["other"] == SPARE_RULE
-    ]
-    return _table(("learner", "regret_own, mean", f"less than `{SPARE_RULE}` by [90 %]", "better on", "verdict"), rows)
-
-
 def table(told: Mapping[str, Any]) -> list[str]:
     """Return the table of everyone, least mean regret_own first."""
     rows = []

@@ -17,7 +17,7 @@ layers a share, 0 unless it is asked for; a score's own gradient reaches the ord
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -338,8 +338,3 @@ def _fair_pairs(found: Segments, settings: Settings) -> np.ndarray:
         share[mine] = found.late_share[mine].mean()
     weight: np.ndarray = fair(torch.as_tensor(share), settings.preference_fairness).numpy()
     return weight
-
-
-def weighted(told: Preferences | None, weight: float) -> Preferences | None:
-    """Return the same preferences with another weight."""
-    return None if told is None else replace(told, settings=replace(told.settings, preference_weight=weight))

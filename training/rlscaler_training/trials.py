@@ -20,7 +20,7 @@ from rlscaler_sim.contest import Entrant, play
 from rlscaler_sim.evaluation import clairvoyant_plan, figures, limit, standard_world, with_regrets
 from rlscaler_sim.load import Load, LoadError, realise_many
 from rlscaler_sim.patterns import PatternError
-from rlscaler_sim.result import CLAIRVOYANT, Contender
+from rlscaler_sim.result import Contender
 from rlscaler_sim.scenarios import Scenario, ScenarioError
 from rlscaler_sim.scenarios import get as scenario
 from rlscaler_sim.totals import Traced
@@ -220,8 +220,3 @@ def episode(
     waits, column = sums.wait_quantile(), np.array([0])
     figured = [figures(e.name, sums, waits, i, column) for i, e in enumerate(playing)]
     return Episode(load, tuple(e.name for e in playing), with_regrets(figured), traced, bound, settings, config, seed)
-
-
-def without_limit(names: Sequence[str]) -> list[str]:
-    """Return the names but the clairvoyant's."""
-    return [name for name in names if name != CLAIRVOYANT]
