@@ -217,6 +217,7 @@ STORIES: dict[str, tuple[dict[str, str], set[str]]] = {
         set(),
     ),
     "one is at its bound": (one("ScalingLimited", "True", "TooManyReplicas"), {"RLScalerAtMaximum"}),
+    "one misses its objective": (one("ScalingActive", "True", "ObjectiveMissed"), {"RLScalerObjectiveMissed"}),
     "one is at its lower bound": (one("ScalingLimited", "True", "TooFewReplicas"), set()),
     "a watch is silent": (ill("rlscaler_watch_age_seconds", "0+60x60"), {"RLScalerWatchSilent"}),
     "another release is ill": (
