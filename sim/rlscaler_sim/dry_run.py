@@ -335,9 +335,8 @@ def _restless(resource: Resource | None, found: Sequence[Contender], tested: str
     often, usual = by_name[tested].rescales, by_name[REFERENCE].rescales
     if resource is None or resource.spec.behavior is not None or often <= OFTEN * max(usual, 1):
         return []
-    return [f"{tested} changes the count {often:,} times, {REFERENCE} {usual:,}; where a change costs something of its "
-            'own, spec.behavior.scaleDown {stabilizationWindowSeconds: 0, tolerance: "0.1"} leaves out most of them '
-            "for a slightly higher score"]  # fmt: skip
+    return [f"{tested} rescales {often:,} times, {REFERENCE} {usual:,}; spec.behavior.scaleDown "
+            '{stabilizationWindowSeconds: 0, tolerance: "0.1"} leaves out most']  # fmt: skip
 
 
 def unread(resource: Resource | None) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from given_autoscalers import (
     trigger,
 )
 from rlscaler.convert.converting import convert
-from rlscaler.convert.draft import Options
+from rlscaler.convert.draft import CALMER, Options
 from rlscaler.convert.page import page
 from rlscaler.convert.promql import pods_of
 from rlscaler.errors import UserError
@@ -79,6 +79,15 @@ def test_behavior_is_carried_over_as_it_is() -> None:
     advanced = {"horizontalPodAutoscalerConfig": {"name": "mine", "behavior": {"scaleDown": behavior["scaleDown"]}}}
     spec = only(scaled(trigger("prometheus", query="a", threshold="5"), advanced=advanced))
     assert spec["behavior"] == {"scaleDown": behavior["scaleDown"]}
+
+
+def test_how_to_change_the_count_less_often_is_told_where_nothing_is_stated() -> None:
+    stated = {"behavior": {"scaleDown": {"stabilizationWindowSeconds": 60}}}
+    assert CALMER in told(hpa(resource()))
+    assert CALMER not in told(hpa(resource(), **stated))
+    rate = trigger("prometheus", query="a", threshold="5")
+    assert CALMER in told(scaled(rate))
+    assert CALMER not in told(scaled(rate, advanced={"horizontalPodAutoscalerConfig": stated}))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from converted import Json, made
 from given_autoscalers import average, deployment, external, hpa, pods, resource, scaled, trigger
 from rlscaler.cli import root
 from rlscaler.convert.converting import convert
-from rlscaler.convert.draft import Options
+from rlscaler.convert.draft import CALMER, Options
 from rlscaler.convert.promql import quoted, selector
 from rlscaler.errors import UserError
 
@@ -103,6 +103,7 @@ def test_a_pipe_from_kubectl_through_validate(here: Path) -> None:
         "passed over: Service shop/web",
         "shop/web: load is CPU use; a replica serves 100 (100 % of its CPU request; state less where it is slow before "
         "that)",
+        f"note: shop/web: {CALMER}",
         "note: shop/web: CPU use: its target of 60 % is not kept: the policy decides how much headroom is held",
     ]
     checked = CliRunner().invoke(root, ["validate", "-f", "-"], prog_name="rlscaler", input=result.stdout)

@@ -283,7 +283,7 @@ def test_no_rule_is_better_than_the_clairvoyant_in_the_examples(file: str) -> No
     assert found.limit.score < found.ranked[0].score
     assert found.limit.regret == 0.0
     assert found.lower_bound is not None
-    assert [note for note in notes if "changes the count" not in note] == []
+    assert [note for note in notes if "rescales" not in note] == []
 
 
 @pytest.mark.parametrize(
@@ -299,12 +299,12 @@ def test_many_rescales_are_told_with_how_to_have_fewer(policy: str, more: str, t
     [stated] = parse_resources((ROOT / "examples/web.yaml").read_text() + more, "web.yaml")
     scenario = dry_run.found_scenario("working-day")
     found, notes, _ = dry_run.dry_run(stated, scenario, policy=policy, compare=(), start=8 * 3600.0, duration=5400.0)
-    restless = [note for note in notes if "changes the count" in note]
+    restless = [note for note in notes if "rescales" in note]
     assert len(restless) == told
     if told:
         assert found.reference is not None
         often, usual = found.tested.rescales, found.reference.rescales
-        assert restless[0].startswith(f"default changes the count {often:,} times, hpa-tuned {usual:,};")
+        assert restless[0].startswith(f"default rescales {often:,} times, hpa-tuned {usual:,};")
 
 
 @pytest.mark.parametrize("variant", ["crashes", "slow-nodes"])

@@ -17,6 +17,11 @@ from rlscaler.quantities import duration_text, exact_quantity, shown
 USUAL_LATENCY, LONGEST_LATENCY = 0.5, 3600.0
 MOST_CAPACITY = 1e9
 CALIBRATE = "rlscaler calibrate tells from the past what a replica serves, where metrics.utilization is known"
+CALMER = (
+    "scale-down: HPA's default window of 300 s and tolerance of a tenth are not carried over; the policy changes the "
+    "count more often. For fewer changes state behavior.scaleDown, such as {stabilizationWindowSeconds: 0, tolerance: "
+    '"0.1"}'
+)
 
 
 class Options(NamedTuple):
@@ -75,6 +80,8 @@ def draft(autoscaler: Autoscaler, options: Options) -> Draft:
     if load is None:
         raise NoLoad(_no_load(autoscaler))
     notes = [*autoscaler.notes, *_on_target(autoscaler, chosen)]
+    if autoscaler.behavior is None:
+        notes.append(CALMER)
     per_replica, missing = _capacity(chosen, options, notes)
     fewest = _fewest(autoscaler, chosen, notes)
     notes += [f"{chosen.called}: {note}" for note in chosen.notes] if chosen is not None else []
