@@ -8,7 +8,7 @@ Shadow's comparison beside a decision can fail without harm to it.
 import logging
 import math
 import time as clocks
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlscaler import Autoscaler
+from rlscaler.arrays import State
 from rlscaler.custom_resource import Resource, to_settings
 from rlscaler.history import RING
 from rlscaler.memory import condensed
@@ -35,6 +36,7 @@ from rlscaler_operator.model import Decision, Key, PolicyInUse, Readings, Target
 from rlscaler_operator.pools import Pool, breadth_of
 from rlscaler_operator.proposals import Served, with_bounds, with_served
 from rlscaler_operator.recording import Recorder
+from rlscaler_operator.set_aside import SetAside
 
 _LEARNED = "learned"
 _KEPT = ("history", "guard", "rule")
@@ -66,6 +68,7 @@ class Decider:
         self._compared: set[Key] = set()
         self._comparison = Comparison(self.fallback)
         self._estimates = Estimates()
+        self._aside = SetAside()
         self.recorder: Recorder | None = None
         """Who hears of each decision as it is made, None for nobody."""
 
@@ -133,6 +136,8 @@ class Decider:
             pool.scaler.recall([row], memory)
             pool.scaler.update([row], settings)
             self._leave(each.key, old)
+            if old.in_use != pool.in_use and (aside := self._aside.pop(each.key)) and "policy" not in memory:
+                pool.scaler.recall([row], self._own(pool, [each.key], aside))
         self._took(each, settings, pool)
         self._learn(pool, [each.key])
 
@@ -182,6 +187,7 @@ class Decider:
         self._leave(key, self._home.pop(key))
         self.compare(key, False)
         self._estimates.drop(key)
+        self._aside.pop(key)
         del self._settings[key]
         self._time.pop(key, None)
         self._leaders.pop(key, None)
@@ -340,7 +346,7 @@ class Decider:
         wanted = set(keys)
         found = []
         for pool in self._pools:
-            if mine := [key for key in pool.rows if key in wanted]:
+            for mine, aside in self._aside.alike(key for key in pool.rows if key in wanted):
                 rows = np.array([pool.rows[key] for key in mine], np.int64)
                 time = np.array([self.decided_at(key) for key in mine])
                 parts = pool.scaler.memory(rows, ("guard", "policy", "rule"))
@@ -350,14 +356,15 @@ class Decider:
                 if isinstance(pool.policy, Tenured):
                     own["leader"] = {"leader": np.array([self._leaders.get(key, -1) for key in mine], np.int64)}
                 kept |= {pool.called(part): state for part, state in own.items() if state}
-                found.append(Batch(mine, time, kept))
+                found.append(Batch(mine, time, aside | kept))
         return found
 
-    def recall(self, batch: Batch) -> None:
+    def recall(self, batch: Batch, refused: Collection[Key] = ()) -> None:
         """Put back what `memory` returned, of workloads that have been `put` since.
 
-        What a policy remembered is for that policy alone, and left out where it does not fit. Raises ValueError, with
-        nothing changed, where anything else does not.
+        What a policy remembered is for that policy alone, and left out where it does not fit; where a workload's is
+        refused, it is set aside until that one decides. Raises ValueError, with nothing changed, where anything else
+        does not.
         """
         for pool in self._pools:
             at = [i for i, key in enumerate(batch.keys) if key in pool.rows]
@@ -365,16 +372,25 @@ class Decider:
                 keys = [batch.keys[i] for i in at]
                 parts = {part: taken(state, np.array(at)) for part, state in batch.parts.items()}
                 rows = [pool.rows[key] for key in keys]
-                own = {part: parts[name] for part in ("policy", "rule") if (name := pool.called(part)) in parts}
-                if "policy" in own and (mine := pool.restored(own.pop("policy"), len(rows))) is not None:
-                    own["policy"] = pool.at_pace(mine, parts.get(pool.called("interval"), {}), rows)
-                pool.scaler.recall(rows, {"guard": parts["guard"], **own})
-                if (led := parts.get(pool.called("leader"))) is not None:
-                    self._leaders |= zip(keys, pool.led(led, len(rows)), strict=True)
+                pool.scaler.recall(rows, {"guard": parts["guard"], **self._own(pool, keys, parts)})
+                mine = [pool.called(part) for part in ("policy", "leader", "interval")]
+                for row, key in enumerate(keys):
+                    if key in refused:
+                        self._aside.put(key, parts, row, mine)
                 if _LEARNED in parts:
                     self._estimates.recall(keys, parts[_LEARNED])
                     self._learn(pool, keys)
                 self._time |= {batch.keys[i]: float(batch.time[i]) for i in at if np.isfinite(batch.time[i])}
+
+    def _own(self, pool: Pool, keys: Sequence[Key], parts: Mapping[str, State]) -> dict[str, State]:
+        """Return what the policy and the rule of a pool have among the parts of a memory, and take note who led."""
+        rows = [pool.rows[key] for key in keys]
+        own = {part: parts[name] for part in ("policy", "rule") if (name := pool.called(part)) in parts}
+        if "policy" in own and (mine := pool.restored(own.pop("policy"), len(rows))) is not None:
+            own["policy"] = pool.at_pace(mine, parts.get(pool.called("interval"), {}), rows)
+        if (led := parts.get(pool.called("leader"))) is not None:
+            self._leaders |= zip(keys, pool.led(led, len(rows)), strict=True)
+        return own
 
     def fill(self, keys: Sequence[Key], times: np.ndarray, values: np.ndarray) -> None:
         """Take in past load, oldest first. times: (N, T) seconds. values: (N, T) requests/s, NaN = unknown."""

@@ -201,12 +201,13 @@ class Keeper:
         leader = self._leader
         kept = {key: self._kept[key] for key in keys if key in self._kept and not self._is_of_namesake(key)}
         self._measure(keys, loads)
+        leader.recall_policies({key: one.notes for key, one in kept.items()})
         sights = {key: sight for key, one in kept.items() if (sight := self._sight(key, one)) is not None}
         changed = self._changed(kept)
         for batch in checkpoint.joined(kept, now):
             try:
                 batch = unlearned(batch, *changed)
-                leader.decider.recall(missed_writes.counted(batch, sights, now))
+                leader.decider.recall(missed_writes.counted(batch, sights, now), leader.refused(batch.keys))
             except ValueError as error:
                 log.warning("%d workloads begin with an empty memory: %s", len(batch.keys), error)
         for key, one in kept.items():

@@ -19,7 +19,7 @@ from rlscaler_operator.collecting import Collector
 from rlscaler_operator.deciding import Admission, Decider
 from rlscaler_operator.fleet import Fleet
 from rlscaler_operator.inference import Reply, Servers
-from rlscaler_operator.ledger import Ledger, chosen
+from rlscaler_operator.ledger import Ledger, chosen, decided_before
 from rlscaler_operator.model import Key, Note, PolicyInUse, Readings, Target, Workload
 from rlscaler_operator.policy_store import PolicyStore
 from rlscaler_operator.proposals import Served
@@ -282,6 +282,24 @@ class Leader:
         if (comparison := self.decider.comparison_memory(key)) is not None:
             found["comparison"] = comparison
         return found
+
+    def recall_policies(self, notes: Mapping[Key, Mapping[str, Any]]) -> None:
+        """Let the policy that decided before go on where the one asked for cannot be had, as without a restart.
+
+        notes: what `notes` returned, by workload. What was kept is that policy's, so this comes before it is recalled.
+        """
+        found: list[tuple[Workload, Ledger]] = []
+        for key, each in notes.items():
+            workload, ledger = self.fleet.workloads.get(key), self.ledgers.get(key)
+            if workload is None or workload.resource is None or ledger is None or ledger.usable is not None:
+                continue
+            ledger.usable = decided_before(self.store, each)
+            found += [] if ledger.usable is None else [(workload, ledger)]
+        self._admit(found)
+
+    def refused(self, keys: Iterable[Key]) -> set[Key]:
+        """Return those of the workloads whose policy cannot be had."""
+        return {key for key in keys if key in self.ledgers and self.ledgers[key].policy_problem is not None}
 
     def recall_notes(self, key: Key, notes: Mapping[str, Any], ahead: float = 0.0) -> None:
         """Put back what `notes` returned. ahead: seconds by which the clock of then was ahead of today's."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rlscaler.policies import DEFAULT, SPARE_RULE, load_policy
@@ -52,6 +52,8 @@ class Ledger:
             found["load"] = fingerprint(self.learned_by)
         if self.learned_of is not None:
             found["target"] = str(self.learned_of)
+        if self.usable is not None:
+            found["policy"] = asdict(self.usable[1])
         return found
 
     def recall(self, notes: Mapping[str, Any], status: Mapping[str, Any], ahead: float = 0.0) -> None:
@@ -95,6 +97,20 @@ def chosen(
     except PolicyRefused as refused:
         ledger.policy_problem = refused.note
     return ledger.usable or (load_policy(SPARE_RULE), PolicyInUse(SPARE_RULE))
+
+
+def decided_before(store: PolicyStore, notes: Mapping[str, Any]) -> tuple[Policy, PolicyInUse] | None:
+    """Return the usable policy of which `Ledger.notes` told, None where it told of none or that cannot be had now."""
+    told = notes.get("policy")
+    if not isinstance(told, Mapping):
+        return None
+    name, digest, tenure = (told.get(each) for each in ("name", "digest", "tenure"))
+    if not (isinstance(name, str) and isinstance(digest, str) and isinstance(tenure, str)):
+        return None
+    try:
+        return store.get(name, digest or None, tenure or None)
+    except PolicyRefused:
+        return None
 
 
 def _no_server(name: str, servers: Servers | None) -> str:

@@ -76,6 +76,8 @@ def leader_of(*names: Key, ready: Sequence[Key] = ()) -> Any:
         fleet=SimpleNamespace(workloads={key: workload(key.name) for key in names}),
         ledgers={key: SimpleNamespace(ready=key in ready) for key in names},
         notes=lambda key: {"replicas": 4},
+        recall_policies=lambda notes: None,
+        refused=lambda keys: set(),
         unkept=asyncio.Event(),
     )
 

@@ -4,6 +4,7 @@ import asyncio
 import math
 import random
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import yaml
 
 from minimal_resource import MINIMAL
-from rlscaler.policies import SPARE_RULE
+from rlscaler.policies import SPARE_RULE, artifact_path
 from rlscaler.resource_objects import Query
 from rlscaler_operator import checkpoint
 from rlscaler_operator.cluster import Cluster
@@ -67,21 +68,33 @@ def load_at(times: np.ndarray) -> np.ndarray:
 class Stage:
     """A leader of one workload with 16 replicas, whose past is read where it has to be."""
 
-    def __init__(self) -> None:
-        self.clock, self.told, self.fleet = SetClock(BEGIN), Told(), Fleet()
+    def __init__(self, folder: Path | None = None) -> None:
+        self.clock, self.told, self.fleet, self.folder = SetClock(BEGIN), Told(), Fleet(), folder
         self.actuator = Actuator(cast(Cluster, None), lambda: True, self.clock, random.Random(1))
-        self.leader = Leader(self.fleet, cast(Collector, None), PolicyStore(None), self.actuator, self.told,
-                             Telemetry(self.clock), self.clock, frozenset({("apps", "Deployment")}))  # fmt: skip
-        self.leader._collect = lambda *_: None  # type: ignore[method-assign]
-        self.leader.decider._timer = lambda: 0.0
-        loads = Table(self.leader)
-        self.keeper = Keeper(self.leader, cast(Shelf, None), loads, OlderPast(self.leader, loads, lambda: 0.0))
+        self.begin()
         self.generation = 0
         for name in ("web", "other"):
             metadata = {"name": name, "namespace": "shop", "uid": name, "resourceVersion": "1"}
             spec = {"replicas": 16, "selector": {"matchLabels": {"app": name}}}
             body = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec}
             self.fleet.see_target("ADDED", body | {"status": {"replicas": 16, "readyReplicas": 16}})
+
+    def begin(self, kept: Mapping[Key, checkpoint.Kept] | None = None) -> None:
+        """Begin as an operator does that has just become the leader. kept: by the one before."""
+        self.leader = Leader(self.fleet, cast(Collector, None), PolicyStore(self.folder), self.actuator, self.told,
+                             Telemetry(self.clock), self.clock, frozenset({("apps", "Deployment")}))  # fmt: skip
+        self.leader._collect = lambda *_: None  # type: ignore[method-assign]
+        self.leader.decider._timer = lambda: 0.0
+        loads = Table(self.leader)
+        self.keeper = Keeper(self.leader, cast(Shelf, None), loads, OlderPast(self.leader, loads, lambda: 0.0))
+        self.keeper._kept = dict(kept or {})
+
+    def restart(self) -> None:
+        """Begin anew by what has been kept; who was read already is read again."""
+        kept, note = checkpoint.unpacked(self.keeper._packed([WEB]), "a blob")
+        assert note is None
+        self.begin(kept)
+        self.leader.take_in(list(self.fleet.workloads))
 
     def apply(self, **spec: Any) -> None:
         """Let the operator see a spec, and read the past of who is new by it."""
@@ -217,6 +230,72 @@ def test_the_policy_before_decides_while_the_one_asked_for_is_not_there(mistake:
     assert stage.leader.ledgers[WEB].policy_problem is None
     assert found == expected
     assert stage.known == undisturbed.known
+
+
+@pytest.mark.parametrize("mistake", [{"name": "defualt"}, {"server": "gpu"}], ids=str)
+def test_a_restart_meanwhile_lets_the_policy_before_go_on(mistake: Mapping[str, Any]) -> None:
+    def change(stage: Stage, tick: int) -> None:
+        if tick == 12:
+            stage.apply(policy=mistake)
+        elif tick == 14:
+            stage.restart()
+            assert stage.leader.ledgers[WEB].policy_problem is not None
+        elif tick == 20:
+            stage.apply()
+
+    expected, undisturbed = play(lambda stage, tick: None, 24)
+    found, stage = play(change, 24)
+    assert stage.leader.ledgers[WEB].policy_problem is None
+    assert found == expected
+    assert stage.known == pytest.approx(undisturbed.known)
+
+
+def test_restarts_while_a_policy_is_gone_cost_nothing_of_what_it_had_earned(tmp_path: Path) -> None:
+    path = tmp_path / "mine.rlz"
+    path.write_bytes(artifact_path("default").read_bytes())
+
+    async def scene() -> None:
+        stage = Stage(tmp_path)
+        stage.apply(policy={"name": "mine"})
+        stage.learn()
+        await stage.read()
+        for tick in range(12):
+            stage.tick(tick)
+        earned, led = stage.known[2], stage.leader.decider._leaders[WEB]
+        assert earned > 0.0
+        path.unlink()
+        for tick in range(12, 15):
+            stage.restart()
+            assert stage.leader.ledgers[WEB].in_use == PolicyInUse(SPARE_RULE)
+            await stage.read()
+            stage.tick(tick)
+        path.write_bytes(artifact_path("default").read_bytes())
+        stage.leader.policies_changed(stage.leader.store.refresh())
+        assert stage.known[2] == pytest.approx(earned)
+        assert stage.leader.decider._leaders[WEB] == led
+
+    asyncio.run(asyncio.wait_for(scene(), 60.0))
+
+
+def test_what_is_set_aside_is_forgotten_once_another_policy_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "mine.rlz"
+    path.write_bytes(artifact_path("default").read_bytes())
+
+    async def scene() -> None:
+        stage = Stage(tmp_path)
+        stage.apply(policy={"name": "mine"})
+        await stage.read()
+        stage.tick(0)
+        path.unlink()
+        stage.restart()
+        await stage.read()
+        (batch,) = stage.leader.decider.memory([WEB])
+        assert any(part.startswith("policy mine ") for part in batch.parts)
+        stage.apply(policy={"name": "hpa"})
+        (batch,) = stage.leader.decider.memory([WEB])
+        assert not any(part.startswith("policy mine ") for part in batch.parts)
+
+    asyncio.run(asyncio.wait_for(scene(), 60.0))
 
 
 def test_the_rule_decides_where_nothing_that_was_asked_for_was_ever_there() -> None:

@@ -160,6 +160,8 @@ async def _took_over(world: World, blob: bytes, status: Mapping[str, Any]) -> No
         unread=set(world.keys),
         roster=roster,
         target=world.target,
+        recall_policies=lambda notes: None,
+        refused=lambda keys: set(),
         recall_notes=lambda key, notes, ahead: None,
         begin=begun.extend,
     )
