@@ -5,7 +5,8 @@ The rules, in the order in which they are looked at:
 1. **Another autoscaler owns the target**: a HorizontalPodAutoscaler or a KEDA ScaledObject names it. rlscaler writes
    nothing as long as that object exists (`OwnedByHPA`, `OwnedByScaledObject`). In mode Shadow this is only said.
 2. **Two RLScalers name one target**: the older one (creationTimestamp, then name) goes on (`SharedTarget`), the
-   other writes nothing (`OwnedByRLScaler`). One in mode Shadow owns nothing and takes no part; a paused one does.
+   other writes nothing (`OwnedByRLScaler`). One in mode Shadow owns nothing and takes no part; a paused one does, and
+   so does one whose spec cannot be used but names the target, so that a slip hands it to nobody.
 3. **Somebody else changes spec.replicas** (a person, a GitOps tool, a deploy) while rlscaler is Active:
    - The first time, that count is respected for 5 minutes (`ReplicasRewritten`). Only if the demand now needs more is
      it raised, so that a deploy that resets replicas causes no outage. Each further change starts the 5 minutes anew.

@@ -95,7 +95,7 @@ class Fleet:
         return None if workload.resource is None else _target_of(workload)
 
     def is_named(self, target: TargetKey) -> bool:
-        """Tell whether a workload scales this target."""
+        """Tell whether a workload scales this target, or claims it."""
         return target in self._named_by
 
     def version(self, target: TargetKey) -> int:
@@ -148,7 +148,7 @@ class Fleet:
         workload = objects.workload(body, last)
         self._workloads.put(workload.key, workload, who.version)
         if last is None or _matters(last) != _matters(workload):
-            self._rename(workload.key, self.target_of(workload))
+            self._rename(workload.key, self.target_of(workload) or workload.claims)
             self._change(workload.key)
         return None
 
@@ -235,7 +235,7 @@ class Fleet:
         self._change_target(target)
 
     def _rename(self, key: Key, target: TargetKey | None) -> None:
-        """Note what a workload scales now; the others that scale the same, before or after, hear of it."""
+        """Note what a workload scales, or claims, now; the others that scale the same, before or after, hear of it."""
         before = self._target_of.pop(key, None)
         if before is not None and before != target:
             _take_out(self._named_by, before, key)

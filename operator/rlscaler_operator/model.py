@@ -76,6 +76,7 @@ class Workload:
     resource: what its spec says; None where it cannot be used, and `problem` says why.
     paused, force: the annotations rlscaler.io/paused and rlscaler.io/force-replicas (None: not set).
     annotation_problem: what is wrong with one of them. status: the last status that the API server showed.
+    claims: the target that a spec names which cannot be used, None in mode Shadow: nobody younger is to take it over.
     """
 
     key: Key
@@ -88,6 +89,7 @@ class Workload:
     force: int | None = None
     annotation_problem: Note | None = None
     status: Mapping[str, Any] = field(default_factory=dict)
+    claims: TargetKey | None = None
 
 
 @dataclass(frozen=True, slots=True)

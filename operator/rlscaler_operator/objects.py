@@ -86,9 +86,10 @@ def workload(body: Mapping[str, Any], last: Workload | None = None) -> Workload:
     who = identity(body)
     key, generation = Key(who.namespace, who.name), _whole(metadata.get("generation"), 0)
     if last is not None and (last.uid, last.generation) == (who.uid, generation) and generation > 0:
-        key, resource, problem = last.key, last.resource, last.problem
+        key, resource, problem, claims = last.key, last.resource, last.problem, last.claims
     else:
         resource, problem = _resource(body, who)
+        claims = _claims(body, who) if resource is None else None
     annotations = _mapping(metadata.get("annotations"))
     force, annotation_problem = _force(annotations.get(FORCE_REPLICAS))
     return Workload(
@@ -102,6 +103,7 @@ def workload(body: Mapping[str, Any], last: Workload | None = None) -> Workload:
         force=force,
         annotation_problem=annotation_problem or _unread(annotations),
         status=Packed(_mapping(body.get("status"))),
+        claims=claims,
     )
 
 
@@ -202,6 +204,16 @@ def _resource(body: Mapping[str, Any], who: Identity) -> tuple[Resource | None, 
     more = len(problems) - _MOST_PROBLEMS
     text = "; ".join(problems[:_MOST_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
     return None, Note("InvalidSpec", text)
+
+
+def _claims(body: Mapping[str, Any], who: Identity) -> TargetKey | None:
+    """Return the target that a spec names which cannot be used, None in mode Shadow or where it names none."""
+    spec = _mapping(body.get("spec"))
+    ref = _mapping(spec.get("scaleTargetRef"))
+    named = [_text(ref, part) for part in ("apiVersion", "kind", "name")]
+    if not all(named) or spec.get("mode", "Shadow") == "Shadow":
+        return None
+    return TargetKey(who.namespace, intern(named[0].rpartition("/")[0]), intern(named[1]), named[2])
 
 
 def _shared(spec: Any) -> Any:

@@ -396,6 +396,25 @@ def test_a_paused_one_still_owns() -> None:
     assert made.rivals(made.workloads[Key("shop", "second")]) == (Rival("RLScaler", "web", True),)
 
 
+@pytest.mark.parametrize(
+    ("spec", "owns"),
+    [({"minReplicas": 20}, True), ({"minReplicas": 20, "mode": "Paused"}, True),
+     ({"minReplicas": 20, "mode": "Shadow"}, False), ({"scaleTargetRef": {"name": 3}}, False),
+     ({"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "api"}, "minReplicas": 20}, False)],
+    ids=str,
+)  # fmt: skip
+def test_one_whose_spec_cannot_be_used_still_owns_what_it_names(spec: dict[str, Any], owns: bool) -> None:
+    """A slip in the older of two would hand its target to the younger one, with other bounds, until it is mended."""
+    second = rlscaler("second", uid="r2", created="2025-01-02T00:00:00Z")
+    made = fleet(rlscaler(), second, deployment())
+    made.take_changed()
+    see(made, "MODIFIED", rlscaler(version=2, generation=2, **spec))
+    assert made.workloads[RLS].resource is None
+    assert made.rivals(made.workloads[Key("shop", "second")]) == ((Rival("RLScaler", "web", True),) if owns else ())
+    see(made, "MODIFIED", rlscaler(version=3, generation=3))
+    assert made.rivals(made.workloads[Key("shop", "second")]) == (Rival("RLScaler", "web", True),)
+
+
 # Any order of events
 
 NAMES = ("a", "b")
