@@ -55,10 +55,11 @@ def explanation(
     given = settings(log.workload) if settings is not None else None
     moment = rebuilt(log, index, made, given, progress)
     answers = explained(moment)
-    notes = [*log.notes, *_notes(log, moment, given)]
+    notes = [*log.notes, *_notes(log, moment, given, policy or line.policy)]
     return {
         "workload": log.workload or None,
         "policy": policy or line.policy,
+        "decided_by": line.policy or policy,
         "time": line.time,
         "at": when(line.time),
         "log": {"file": log.path, "line": line.number},
@@ -104,7 +105,7 @@ def _policy(name: str, tenure: str | None, log: DecisionLog, *, stated: bool) ->
         ) from error
 
 
-def _notes(log: DecisionLog, moment: Moment, given: Settings | None) -> list[str]:
+def _notes(log: DecisionLog, moment: Moment, given: Settings | None, policy: str) -> list[str]:
     notes = []
     replayed = moment.replayed
     assert replayed is not None
@@ -125,10 +126,11 @@ def _notes(log: DecisionLog, moment: Moment, given: Settings | None) -> list[str
             "otherwise when they are replayed, so what the guard remembered may differ"
         )
     if not exact(moment):
+        by = f" by {policy}, which the log does not say decided" if moment.line.policy not in ("", policy) else ""
         notes.append(
-            f"replayed, this decision is {_count(replayed.replicas)} (wanted {_wanted(replayed.proposal)}), and the "
-            f"log has {_count(moment.line.replicas)} (wanted {_wanted(moment.line.proposal)}): changes are told from "
-            "the replayed one"
+            f"replayed{by}, this decision is {_count(replayed.replicas)} (wanted {_wanted(replayed.proposal)}), and "
+            f"the log has {_count(moment.line.replicas)} (wanted {_wanted(moment.line.proposal)}): changes are told "
+            "from the replayed one"
         )
     return notes
 
@@ -205,7 +207,7 @@ def _plain(value: float) -> float | None:
 def told(value: Mapping[str, Any]) -> list[str]:
     """Return the page of an explanation, line by line."""
     recorded, whose = value["recorded"], value["workload"] or "The workload"
-    lines = [f"{whose} at {value['at']}: {_count(recorded['replicas'])} decided, policy {value['policy']} "
+    lines = [f"{whose} at {value['at']}: {_count(recorded['replicas'])} decided, policy {value['decided_by']} "
              f"(line {value['log']['line']:,}).", ""]  # fmt: skip
     lines += _labelled("Seen", _reading(value))
     lines += _labelled("Wanted", _wish(value))
@@ -255,11 +257,11 @@ def _wish(value: Mapping[str, Any]) -> str:
     recorded = value["recorded"]
     proposal, demand, rule = (recorded[name] for name in ("proposal", "demand", "recommendation"))
     if proposal is None:
-        return f"{value['policy']} had no answer."
-    text = f"{value['policy']} wanted {proposal:,.2f} replicas"
+        return f"{value['decided_by']} had no answer."
+    text = f"{value['decided_by']} wanted {proposal:,.2f} replicas"
     if demand:
         text += f", {proposal / demand:.2f} times the demand"
-    if rule is not None and value["policy"] != SPARE_RULE:
+    if rule is not None and value["decided_by"] != SPARE_RULE:
         text += f"; the rule {SPARE_RULE} recommended {rule:,.2f}"
     if value["wish"] != recorded["replicas"] and value["wish"] >= 0:
         text += f". Alone, within the bounds, it would have had {value['wish']:,}"

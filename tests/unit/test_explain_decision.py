@@ -290,6 +290,17 @@ def test_the_page_fits_a_terminal_and_a_reader(tmp_path: Path) -> None:
         assert any(line.startswith(label) for line in page), label
 
 
+def test_what_the_log_has_is_told_as_that_of_the_policy_that_decided(tmp_path: Path) -> None:
+    path = kept(tmp_path / "log.jsonl", load_policy("growth-quantile"), "growth-quantile", ticks=20).path
+    value = explanation(path, "last", workload="api", policy="static")
+    assert (value["policy"], value["decided_by"]) == ("static", "growth-quantile")
+    page = " ".join(" ".join(told(value)).split())
+    assert "decided, policy growth-quantile (" in page
+    assert "growth-quantile wanted" in page
+    assert "static wanted" not in page
+    assert "replayed by static, which the log does not say decided, this decision is" in page
+
+
 def test_the_command_needs_no_cluster_and_prints_json(tmp_path: Path) -> None:
     path = kept(tmp_path / "log.jsonl", load_policy("growth-quantile"), "growth-quantile", ticks=20).path
     page = run("explain", "--decision", str(path), "--workload", "api")
