@@ -397,6 +397,8 @@ def test_a_person_is_asked_each_pair_once(place: Path) -> None:
 
 def test_a_teacher_goes_on_as_in_one_go(place: Path) -> None:
     flags = (*WHERE, "--teacher", "slo", "--error", "0.2")
+    assert "slow.jsonl: 1 answer of a teacher" in run("prefer", "slow.jsonl", *flags, "--pairs", "1").output
+    assert "slow.jsonl: 1 pair of" in run("prefer", "slow.jsonl", *flags, "--pairs", "1").output
     for pairs in ("10", "70"):
         assert run("prefer", "slow.jsonl", *flags, "--pairs", pairs).exit_code == 0
     assert run("prefer", "whole.jsonl", *flags, "--pairs", "70").exit_code == 0

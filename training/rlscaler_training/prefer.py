@@ -72,7 +72,8 @@ def prefer(
             numbers.append(number)
         number += 1
     if not numbers:
-        click.echo(f"{file}: {len(there)} pairs of {_loads(source.scenarios)} are answered; ask for more by --pairs")
+        click.echo(f"{file}: {_pairs(len(there))} of {_loads(source.scenarios)} {_are(len(there))} answered; ask for "
+                   "more by --pairs")  # fmt: skip
         return
     click.echo(f"preparing {_loads(source.scenarios)} ...", err=True)
     player = preference_pairs.player(source)
@@ -84,6 +85,14 @@ def prefer(
 
 def _loads(scenarios: tuple[str, ...]) -> str:
     return ", ".join(scenarios) if scenarios else "the loads that are trained on"
+
+
+def _pairs(count: int) -> str:
+    return f"{count} pair{'' if count == 1 else 's'}"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _answer(player: "Player", pair: int, said: str, by: str, found: "Segments", row: int) -> "Answer":
@@ -111,7 +120,8 @@ def _taught(file: str, player: "Player", numbers: list[int], teacher: str, error
         for each in said:
             counts[each] += 1
     what, _, _ = preference_teachers.TEACHERS[teacher]
-    click.echo(f"{file}: {len(numbers)} answers of a teacher that wants {what} and errs in {error:.0%}: "
+    count = f"{len(numbers)} answer{'' if len(numbers) == 1 else 's'}"
+    click.echo(f"{file}: {count} of a teacher that wants {what} and errs in {error:.0%}: "
                f"A {counts['a']}, B {counts['b']}, equal {counts['equal']}")  # fmt: skip
 
 
@@ -138,8 +148,8 @@ def _asked(file: str, player: "Player", numbers: list[int], by: str, page: str |
         done += 1
         click.echo(f"kept: {said}")
     left = len(numbers) - done
-    more = f"; {left} are left, go on by the same command" if left else ""
-    click.echo(f"{file}: {before + done} pairs are answered{more}")
+    more = f"; {left} {_are(left)} left, go on by the same command" if left else ""
+    click.echo(f"{file}: {_pairs(before + done)} {_are(before + done)} answered{more}")
 
 
 def _said() -> str:
