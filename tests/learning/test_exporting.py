@@ -231,7 +231,11 @@ BAD: dict[str, tuple[Callable[[], Any], list[str], str]] = {
     "no such checkpoint": (nothing, [RUN, "--checkpoint", "7"], "the run has none; there are best, latest, 0, 4, 8"),
     "a checkpoint in words": (nothing, [RUN, "--checkpoint", "last"], "expected best, latest or a number of steps"),
     "a checkpoint below zero": (nothing, [RUN, "--checkpoint", "-1"], "expected best, latest or a number of steps"),
-    "no checkpoint at all": (lambda: shutil.rmtree(f"{RUN}/checkpoints"), [RUN], "the run has no checkpoint yet"),
+    "no checkpoint at all": (
+        lambda: shutil.rmtree(f"{RUN}/checkpoints"),
+        [RUN],
+        f"no checkpoint; 'rlscaler runs {RUN}'",
+    ),
     "before anything was learned": (nothing, [RUN, "--checkpoint", "0"], "is of step 0, before anything was learned"),
     "a damaged one": (
         overwritten("best", WHOLE[:50]),

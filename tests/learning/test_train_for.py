@@ -213,6 +213,8 @@ def test_a_run_of_it_is_begun_anew_and_not_resumed() -> None:
     (said,) = mistakes(run("train", "--for", "stops.json", "--config", "quick.json", "--run", "stopped"))
     assert "--run stopped: holds a run, and one of --for cannot be resumed" in said
     assert run_record.read("stopped").resumption == "rlscaler train --for stops.json"
+    (said,) = mistakes(run("inspect", "stopped"))
+    assert said.endswith("keeps no checkpoint to go on from: begin anew by 'rlscaler train --for stops.json'")
 
 
 def test_a_refused_run_is_not_said_to_lack_its_end() -> None:

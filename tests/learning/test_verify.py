@@ -244,7 +244,7 @@ def unfinished(folder: Path) -> None:
 NOTHING: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no folder": (lambda folder: None, "empty: no such folder; expected one of artifacts or runs"),
     "an empty folder": (lambda folder: (folder / "empty").mkdir(), "empty: holds no artifact; train one by"),
-    "only runs that are not done": (unfinished, "1 runs in it have none yet, finish them by --resume"),
+    "only runs that are not done": (unfinished, "one run in it has none yet: 'rlscaler runs empty' tells"),
 }
 
 

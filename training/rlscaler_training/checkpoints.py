@@ -95,7 +95,7 @@ def named(folder: Path, which: str) -> Path:
         return there[str(int(which))]
     known = [*([BEST] if best.exists() else []), *([LATEST] if there else []), *there]
     if not known:
-        raise CheckpointError(f"{folder}: the run has no checkpoint yet; go on with it by --resume, or wait for one")
+        raise CheckpointError(f"{folder}: the run has no checkpoint; 'rlscaler runs {folder}' tells how to go on")
     if which not in (BEST, LATEST) and not which.isdecimal():
         raise CheckpointError(f"--checkpoint {which!r}: expected best, latest or a number of steps; there are "
                               f"{', '.join(known)}")  # fmt: skip

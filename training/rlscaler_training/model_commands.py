@@ -6,6 +6,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,13 +84,23 @@ def _found(source: str) -> "Found":
             if (path / REPORT).exists():
                 raise UserError(f"{source}: the run is complete and made no artifact; 'rlscaler report {source}' shows "
                                 "what it came to")  # fmt: skip
-            raise UserError(f"{source}: the run has no artifact yet; finish it by --resume, or make one of a "
-                            f"checkpoint by 'rlscaler export {source}'")  # fmt: skip
+            raise UserError(f"{source}: the run has no artifact yet; {_how_to_end(path)}")
         return find(str(path / POLICY))
     if not (path / MANIFEST).is_file():
         raise UserError(f"{source}: the folder is neither a run nor an artifact; 'rlscaler verify {source}' looks at "
                         "all that a folder holds")  # fmt: skip
     return find(source)
+
+
+def _how_to_end(run: Path) -> str:
+    """Return what is to be done with a run that has not come to its end."""
+    from rlscaler_training.own_past_command import ALGORITHM as OWN_PAST
+    from rlscaler_training.run_record import read
+
+    with suppress(UserError):
+        if (record := read(run)).learner == OWN_PAST:
+            return f"one of --for keeps no checkpoint to go on from: begin anew by '{record.resumption}'"
+    return f"finish it by --resume, or make one of a checkpoint by 'rlscaler export {run}'"
 
 
 def _is_folder(path: Path) -> bool:

@@ -94,7 +94,8 @@ def models(folder: str | Path) -> list[Path]:
     found = [each for each in found if not each.name.startswith(".")]
     if not found:
         unfinished = [each for each in folders if (each / run_record.CONFIG).is_file()]
-        more = (f"{len(unfinished)} runs in it have none yet, finish them by --resume or take one of a checkpoint by "
+        count = "one run in it has" if len(unfinished) == 1 else f"{len(unfinished)} runs in it have"
+        more = (f"{count} none yet: 'rlscaler runs {folder}' tells how to go on, or take one of a checkpoint by "
                 "'rlscaler export RUN'") if unfinished else "train one by 'rlscaler train q-learning'"  # fmt: skip
         raise UserError(f"{folder}: holds no artifact; {more}")
     return sorted(found)
