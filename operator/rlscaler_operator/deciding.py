@@ -291,7 +291,7 @@ class Decider:
         settings, coverage = pool.scaler.settings(rows), pool.scaler.known_seconds(rows)
         learning = self._estimates.sentences(keys, settings["interval"])
         standing = self._standings(pool, keys, rows, settings["price"])
-        factor, (late, spare) = pool.overstated(rows, made), pool.missed(rows, made)
+        factor, (late, spare) = pool.overstated(rows, made), pool.missed(rows)
         reasons = made.reasons
         if isinstance(pool.policy, Tenured):
             reasons = np.where(elsewhere, reasons, with_bounds(made, settings))

@@ -118,8 +118,8 @@ class Decision:
     coverage: seconds of load that are known of this workload. error: what the policy raised, "" if nothing.
     learning: what there is to say about what is learned, "" where all is stated. standing: who has which say, None
     where nobody has to earn it. overstated: by how much the stated capacity is taken to be too high, 1 = not at all.
-    late: share of requests that were late in the objective's window, 0 where no window is stated or it is kept.
-    spare: by how much headroom is multiplied for that.
+    late: share of requests that were late in the objective's window, as reckoned, 0 where none is stated, NaN where
+    nothing is known. spare: by how much headroom is multiplied for that.
     """
 
     time: float

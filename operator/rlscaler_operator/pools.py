@@ -154,15 +154,17 @@ class Pool:
         found = overstated.factor(np, self.scaler.memory(rows, ("guard",))["guard"])
         return np.asarray(np.where(doubted, found, 1.0))
 
-    def missed(self, rows: np.ndarray, made: Decisions) -> tuple[np.ndarray, np.ndarray]:
-        """Return the share that was late (0: the objective is kept) and the headroom's multiple, (N,) float64."""
-        missed = (made.reasons & int(Reason.ObjectiveMissed)) != 0
-        if not missed.any():
-            return np.zeros(len(rows)), np.ones(len(rows))
-        state = self.scaler.memory(rows, ("guard",))["guard"]
-        found = budget.multiple(np, state, self.scaler.settings(rows))
-        spare = np.ones(len(rows)) if found is None else np.where(missed, found, 1.0)
-        return np.where(missed, budget.late_of(np, state), 0.0), spare
+    def missed(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the share that was late in the objective's window (0: none) and the headroom's multiple, both (N,)."""
+        late, spare = np.zeros(len(rows)), np.ones(len(rows))
+        windowed = np.flatnonzero(np.isfinite(self.scaler.settings(rows)[budget.WINDOW]))
+        if len(windowed):
+            some = rows[windowed]
+            state = self.scaler.memory(some, ("guard",))["guard"]
+            found = budget.multiple(np, state, self.scaler.settings(some))
+            if found is not None:
+                late[windowed], spare[windowed] = budget.late_of(np, state), found
+        return late, spare
 
     def earned(self, rows: Sequence[int], which: np.ndarray) -> State:
         """Return what the policy remembers of some of these rows, where say is earned in it; else nothing."""

@@ -65,6 +65,9 @@ _PER_WORKLOAD: Final = {
     "decided": ("rlscaler_workload_decided_replicas", "Replicas that were decided, after the guard."),
     "desired": ("rlscaler_workload_desired_replicas", "Replicas that the target asks for."),
     "ready": ("rlscaler_workload_ready_replicas", "Replicas that serve."),
+    "late": ("rlscaler_workload_late_ratio", "Share of requests late within spec.objective.window, as reckoned."),
+    "allowed": ("rlscaler_workload_late_allowed_ratio", "Share of requests that spec.objective.target allows late."),
+    "spare": ("rlscaler_workload_headroom_multiple", "Times the headroom that is held for spec.objective.window."),
 }
 
 
@@ -295,6 +298,10 @@ def _values(account: Account) -> dict[str, float]:
         found = {"demand": decision.demand, "recommendation": decision.recommendation, "proposal": decision.proposal}
         if decision.replicas >= 0:
             found["decided"] = float(decision.replicas)
+    resource = account.workload.resource
+    if decision is not None and resource is not None and math.isfinite(float(resource.spec.objective.window)):
+        allowed = 1.0 - float(resource.spec.objective.target) / 100.0
+        found |= {"late": decision.late, "allowed": allowed, "spare": decision.spare}
     if target is not None:
         found |= {"desired": float(target.desired), "ready": float(target.ready)}
         if account.wrote and account.wanted is not None:

@@ -88,6 +88,18 @@ def test_unknown_numbers_have_no_series(telemetry: Telemetry) -> None:
                      "rlscaler_workload_troubled"}  # fmt: skip
 
 
+def test_who_keeps_an_objective_within_a_window_tells_how_much_was_late(telemetry: Telemetry) -> None:
+    tell(telemetry, account())
+    assert value(telemetry, "workload_late_ratio", namespace="shop", name="web") is None
+    objective = {"objective": {"target": "99.9", "window": "24h"}}
+    tell(telemetry, account(workload=workload(spec=objective), decision=decision(late=0.0005, spare=1.25)))
+    found = {name: value(telemetry, f"workload_{name}", namespace="shop", name="web")
+             for name in ("late_ratio", "late_allowed_ratio", "headroom_multiple")}  # fmt: skip
+    assert found == {"late_ratio": 0.0005, "late_allowed_ratio": pytest.approx(0.001), "headroom_multiple": 1.25}
+    tell(telemetry, account(workload=workload(spec=objective), decision=decision(late=NOTHING)))
+    assert value(telemetry, "workload_late_ratio", namespace="shop", name="web") is None
+
+
 def test_the_series_of_a_deleted_workload_vanish(telemetry: Telemetry) -> None:
     tell(telemetry, account())
     tell(telemetry, account(workload=workload("other")))
