@@ -12,6 +12,7 @@ import yaml
 
 pytest.importorskip("ray.tune")
 
+from command_line import mistakes, run
 from rlscaler.artifact import load
 from rlscaler.errors import UserError
 from rlscaler.policies import RULES
@@ -90,6 +91,22 @@ def test_a_mistake_in_the_file_is_said(told: Any, said: str, tmp_path: Path) -> 
         sweeps.read(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [({"traces": "nowhere"}, "nowhere: no such folder"), ({"scenarios": ["nope"]}, "no scenario is called 'nope'"),
+     ({"worlds": "moon"}, "--worlds moon: expected")],
+    ids=str,
+)  # fmt: skip
+def test_load_that_is_not_there_is_said_before_anything_is_tried(
+    told: Any, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = written(tmp_path / "sweep.yaml", {"rule": "hpa", **told})
+    (line,) = mistakes(run("sweep", str(path)))
+    assert said in line
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("text", ["learner: [", "\xff\xfe"], ids=["no YAML", "no text"])

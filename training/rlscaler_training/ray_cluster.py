@@ -32,7 +32,7 @@ Ray reads them when it is first imported."""
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 ENDED = (
     "error: this process was ended from outside, or by Ray, as where the Ray cluster or its processes on this machine "
-    "are gone; a run keeps its checkpoints: go on with --resume"
+    "are gone; a run keeps its checkpoints: go on with --resume, and with a sweep by the same command"
 )
 _WATCH = "import sys; sys.stdin.read() or print(sys.argv[1], file=sys.stderr)"
 _PROBE = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='CRITICAL')"

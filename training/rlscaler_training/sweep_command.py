@@ -51,7 +51,7 @@ def sweep(file: str, folder: str | None, address: str | None, out: str | None, a
     if out:
         require_writable(out)
     place = Path(folder) if folder else Path("runs", f"sweep-{Path(file).stem}")
-    asked.asked()
+    trials.require_load(asked)
     trials.prepared(asked, place)
     try:
         found = trials.run(asked, place, address, lambda line: None if quiet else click.echo(line, err=True))

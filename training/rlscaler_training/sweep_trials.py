@@ -82,6 +82,13 @@ def prepared(sweep: Sweep, folder: Path) -> None:
         raise UserError(f"{folder}: holds a sweep with another {different[0]}; name another folder")
 
 
+def require_load(sweep: Sweep) -> None:
+    """See that what the sweep names to train on is there, which else each trial would fail for. Raises UserError."""
+    sweep.asked()
+    if sweep.scenarios or sweep.traces or sweep.validate:
+        _pools(sweep)
+
+
 def run(sweep: Sweep, folder: Path, address: str | None, tell: Tell) -> list[Trial]:
     """Try everything that is not tried yet, and return all trials, the defaults first.
 
