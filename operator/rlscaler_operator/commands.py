@@ -231,7 +231,7 @@ def publish(
     if folder is not None:
         put = str(publishing.into_folder(folder, policy))
     else:
-        where, into = namespace or _namespace(kubeconfig, context), configmap or f"policy-{policy.name}"
+        where, into = namespace or _namespace(kubeconfig, context), configmap or publishing.own_config_map(policy.name)
         publishing.require_place(where, into, policy)
         connection = Connection.open(kubeconfig, context, timeout=30.0)
         try:

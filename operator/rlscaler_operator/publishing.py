@@ -6,6 +6,7 @@ else wrote is a conflict and not overwritten.
 """
 
 import base64
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -30,6 +31,8 @@ LABEL = "rlscaler.io/policy"
 ROOM = 2**20
 """Bytes of all values of a ConfigMap that the API server takes."""
 APPLY_PATCH = "application/apply-patch+yaml"
+_LONGEST = 64
+"""Characters of a policy's name that its field manager has; such a name has 128 in all."""
 
 
 class Published(NamedTuple):
@@ -98,7 +101,7 @@ def into_config_map(
         "binaryData": {f"{policy.name}{SUFFIX}": base64.b64encode(policy.data).decode()},
     }
     path = f"/api/v1/namespaces/{namespace}/configmaps/{config_map}"
-    query = urlencode({"fieldManager": MANAGER, "force": json.dumps(force)})
+    query = urlencode({"fieldManager": _manager(config_map, policy.name), "force": json.dumps(force)})
     right = Right("patch", "", "configmaps", namespace)
     what = f"apply ConfigMap {namespace}/{config_map}"
     try:
@@ -108,6 +111,23 @@ def into_config_map(
             said = f"{' '.join(error.message.split())}: choose another --configmap, or take it over by --force"
             raise ClusterError(error.reason, said, error.status) from error
         raise
+
+
+def own_config_map(name: str) -> str:
+    """Return what the ConfigMap of a policy is called where nobody says it."""
+    return f"policy-{name}"
+
+
+def _manager(config_map: str, name: str) -> str:
+    """Return who applies a policy to a ConfigMap.
+
+    What the same manager applied before, and does not name any more, is taken away: in a ConfigMap of several policies
+    each has one of its own.
+    """
+    if config_map == own_config_map(name):
+        return MANAGER
+    short = name if len(name) <= _LONGEST else hashlib.blake2b(name.encode(), digest_size=_LONGEST // 2).hexdigest()
+    return f"{MANAGER}-policy-{short}"
 
 
 def _require_name(option: str, name: str, kind: Text) -> None:

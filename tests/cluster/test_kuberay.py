@@ -253,6 +253,19 @@ def test_a_key_that_somebody_else_wrote_is_not_overwritten(plane: ClusterAccess,
     assert 'namespaces "nowhere" not found' in told
 
 
+def test_a_config_map_holds_several_policies(plane: ClusterAccess, namespace: str, place: Path) -> None:
+    """What is applied anew takes away what the same manager applied before and does not name any more."""
+    into = ("--configmap", "policies", "-n", namespace, "--kubeconfig", str(plane.kubeconfig))
+    made = {}
+    long = "long" * 60
+    for name, seed in (("policies", 0.5), ("first", 1.0), ("second", 2.0), (long, 3.0), ("first", 4.0)):
+        made[name] = artifact(place / "several.rlz", seed).digest
+        done = run("publish", str(place / "several.rlz"), "--name", name, *into)
+        assert done.exit_code == 0, done.output
+    there = published(plane, namespace)
+    assert {name: there.get(name)[1].digest for name in made} == made
+
+
 def test_a_folder_that_the_operator_mounts_serves_as_well(place: Path, tmp_path: Path) -> None:
     made = artifact(place / "folder.rlz", validation_score=2.0, untrained_score=1.0)
     arguments = ("publish", str(place / "folder.rlz"), "--name", "web", "--folder", str(tmp_path))
