@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from rlscaler.errors import UserError
-from rlscaler_training import runs
+from rlscaler_training import run_record, runs
 from rlscaler_training.runs import Interruption, NotFiniteError, Run
 
 
@@ -131,6 +131,12 @@ def test_numbers_that_are_none_stop_the_run(tmp_path: Path) -> None:
         run.log(6, {"loss": float("nan")})
     (row,) = runs.read_metrics(run.folder)
     assert np.isnan(row["loss"])
+
+
+def test_a_line_of_no_step_is_left_out(tmp_path: Path) -> None:
+    run = begun(tmp_path)
+    (run.folder / "metrics.jsonl").write_text('{"step": 1e400}\n{"step": NaN}\n{"step": 3, "score": NaN}\n[1]\n')
+    assert run_record.read(run.folder).step == 3
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

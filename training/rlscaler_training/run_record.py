@@ -189,7 +189,7 @@ def read_metrics(folder: str | Path) -> Iterator[dict[str, float]]:
         for line in stream:
             with suppress(ValueError, TypeError, AttributeError):
                 row = {str(name): float(value) for name, value in json.loads(line).items()}
-                if "step" in row:
+                if math.isfinite(row.get("step", math.nan)):
                     yield row
 
 
