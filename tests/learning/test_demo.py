@@ -270,6 +270,7 @@ def test_a_recording_is_written_whole(root: Path, tmp_path: Path) -> None:
         (("--agents", "nobody"), "no such rule"),
         (("--agents", "hpa", "--pattern", "spikee"), "spike"),
         (("--agents", "hpa", "--for", "30s"), "at least 2m"),
+        (("--agents", "hpa", "--from", "8h"), "--from 8h: flash-crowd ends after 4h; start earlier"),
     ],
 )
 def test_mistakes_are_named(

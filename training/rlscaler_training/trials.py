@@ -207,6 +207,9 @@ def episode(
 
     settings, config, _ = conditions(None, found := found_scenario(name))
     playing = entrants(candidates, rules, settings)
+    if start >= found.duration:
+        ends = duration_text(found.duration)
+        raise UserError(f"--from {duration_text(start)}: {found.name} ends after {ends}; start earlier")
     load, _ = realised(found, settings, scale_to=scale_to, seed=seed, start=start,
                        duration=min(seconds, found.duration - start))  # fmt: skip
     bound = np.nan
