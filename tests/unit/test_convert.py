@@ -82,12 +82,12 @@ def test_behavior_is_carried_over_as_it_is() -> None:
 
 
 def test_how_to_change_the_count_less_often_is_told_where_nothing_is_stated() -> None:
-    stated = {"behavior": {"scaleDown": {"stabilizationWindowSeconds": 60}}}
+    behavior = {"scaleDown": {"stabilizationWindowSeconds": 60}}
     assert CALMER in told(hpa(resource()))
-    assert CALMER not in told(hpa(resource(), **stated))
+    assert CALMER not in told(hpa(resource(), behavior=behavior))
     rate = trigger("prometheus", query="a", threshold="5")
     assert CALMER in told(scaled(rate))
-    assert CALMER not in told(scaled(rate, advanced={"horizontalPodAutoscalerConfig": stated}))
+    assert CALMER not in told(scaled(rate, advanced={"horizontalPodAutoscalerConfig": {"behavior": behavior}}))
 
 
 @pytest.mark.parametrize(
