@@ -18,6 +18,7 @@ from rlscaler_sim import contenders
 from rlscaler_sim.again import Evaluation, told_beside
 from rlscaler_sim.contest import Entrant
 from rlscaler_sim.load import Load
+from rlscaler_sim.markdown import figures_table
 from rlscaler_sim.result import CLAIRVOYANT, REFERENCE
 from rlscaler_sim.trace import family
 
@@ -69,15 +70,14 @@ def fared(draws: Evaluation) -> dict[str, Fared]:
 def table(found: Mapping[str, Fared]) -> str:
     """Return a Markdown table of medians over the traces; regrets as in an evaluation."""
     heads = ("median of the traces", "rescales a day", "late", "pods", "regret", "regret_own")
-    lines = [f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
+    rows = []
     least, tuned, own = (found[f"`{name}`"].score for name in (CLAIRVOYANT, REFERENCE, contenders.OWN))
     for name, each in sorted(found.items(), key=lambda pair: -float(np.median(pair[1].rescales))):
         over = each.score - least
-        cells = [name, f"{np.median(each.rescales):,.0f}", f"{100.0 * np.median(each.late):.2f} %",
+        rows.append([name, f"{np.median(each.rescales):,.0f}", f"{100.0 * np.median(each.late):.2f} %",
                  f"{np.median(each.pods):.2f}", f"{np.median(over / (tuned - least)):.2f}",
-                 f"{np.median(over / (own - least)):.2f}"]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+                 f"{np.median(over / (own - least)):.2f}"])  # fmt: skip
+    return figures_table(heads, rows)
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from rlscaler_sim import contenders
 from rlscaler_sim.again import Evaluation, told_beside
 from rlscaler_sim.contest import Entrant, Schedule
 from rlscaler_sim.load import Load
+from rlscaler_sim.markdown import figures_table
 from rlscaler_sim.measure import gridded
 from rlscaler_sim.result import CLAIRVOYANT, REFERENCE
 
@@ -106,11 +107,12 @@ def regrets(found: Mapping[str, np.ndarray], told: Sequence[Mapping[str, Any]]) 
 
 def table(found: Mapping[str, Mapping[str, np.ndarray]]) -> str:
     """Return a Markdown table: median, mean and worst of both regrets."""
-    lines = ["| | regret, median | mean | worst | regret_own, median | mean | worst |", "|---|" + "---:|" * 6]
+    heads = ("", "regret, median", "mean", "worst", "regret_own, median", "mean", "worst")
+    rows = []
     for name, each in found.items():
         values = [how(regret) for regret in each.values() for how in (np.median, np.mean, np.max)]
-        lines.append(f"| {name} | " + " | ".join(f"{value:.2f}" for value in values) + " |")
-    return "\n".join(lines)
+        rows.append([name, *(f"{value:.2f}" for value in values)])
+    return figures_table(heads, rows)
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from rlscaler_sim import contenders
 from rlscaler_sim.again import Evaluation, told_beside
 from rlscaler_sim.contest import Entrant
 from rlscaler_sim.load import Load
+from rlscaler_sim.markdown import figures_table
 from rlscaler_sim.result import CLAIRVOYANT, REFERENCE
 from rlscaler_sim.trace import family
 
@@ -57,15 +58,14 @@ def table(found: Fared) -> str:
     mine, my_pods = found[WITH]
     heads = ("", f"kept, of {len(mine)}", "nearly", "late, median", "pods, median", "both keep it",
              "and then fewer pods with a window")  # fmt: skip
-    lines = [f"| {' | '.join(heads)} |", "|---|" + "---:|" * 6]
+    rows = []
     for name, (late, pods) in found.items():
         both = (late <= ALLOWED) & (mine <= ALLOWED)
         fewer = f"{100.0 * (1.0 - (my_pods[both] / pods[both]).mean()):+.0f} %" if both.any() and name != WITH else ""
-        cells = [name, f"{(late <= ALLOWED).sum()}", f"{(late <= NEARLY * ALLOWED).sum()}",
+        rows.append([name, f"{(late <= ALLOWED).sum()}", f"{(late <= NEARLY * ALLOWED).sum()}",
                  f"{100.0 * np.median(late):.2f} %", f"{np.median(pods):.2f}",
-                 f"{both.sum()}" if name != WITH else "", fewer]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+                 f"{both.sum()}" if name != WITH else "", fewer])  # fmt: skip
+    return figures_table(heads, rows)
 
 
 def main() -> None:

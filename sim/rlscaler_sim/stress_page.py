@@ -10,6 +10,7 @@ from typing import Any
 
 from rlscaler.quantities import whole_text
 from rlscaler_sim import contenders
+from rlscaler_sim.markdown import figures_table
 from rlscaler_sim.result import CLAIRVOYANT, plain
 from rlscaler_sim.stress import BOUND, LEAST_SPAN, Hard
 from rlscaler_sim.verdict import counted
@@ -113,14 +114,14 @@ def _table(report: Report, loads: Sequence[Hard]) -> str:
     for policy in report.policies:
         head += [f"J {policy}", f"loss {policy}"]
     head += [f"loss {rule}" for rule in report.rules]
-    lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
+    rows = []
     for each in loads:
         cells = [each.source.title, f"{each.score(CLAIRVOYANT):.3f}", f"{each.score(contenders.OWN):.3f}"]
         for policy in report.policies:
             cells += [f"{each.score(policy):.3f}", _loss(each, policy)]
         cells += [_loss(each, rule) for rule in report.rules]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return figures_table(head, rows)
 
 
 def _loss(each: Hard, name: str) -> str:

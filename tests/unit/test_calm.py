@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from minimal_resource import MINIMAL
 from recorded_minutes import written
 from rlscaler.behavior import IMMEDIATE, Behavior
 from rlscaler.custom_resource import parse_resources, to_settings
@@ -12,17 +13,6 @@ from rlscaler_sim import calm
 from rlscaler_sim.again import Evaluation, evaluation_of
 from rlscaler_sim.calm import BESIDE, DOWN, Fared
 from small_evaluation import evaluated
-
-RESOURCE = """\
-apiVersion: rlscaler.io/v1alpha1
-kind: RLScaler
-metadata: {name: web}
-spec:
-  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: web}
-  maxReplicas: 10
-  metrics: {load: {query: up}}
-  behavior: {scaleDown: {stabilizationWindowSeconds: 120, tolerance: "0.2"}}
-"""
 
 
 @pytest.fixture
@@ -33,7 +23,9 @@ def draws(tmp_path: Path) -> Evaluation:
 
 
 def test_what_is_played_is_what_a_resource_states_of_scale_down() -> None:
-    (resource,) = parse_resources(RESOURCE, "web.yaml")
+    (resource,) = parse_resources(
+        f'{MINIMAL}  behavior: {{scaleDown: {{stabilizationWindowSeconds: 120, tolerance: "0.2"}}}}\n', "web.yaml"
+    )
     assert calm.stated(120.0, 0.2) == to_settings(resource).behavior
 
 
