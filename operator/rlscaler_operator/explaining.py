@@ -12,7 +12,7 @@ from rlscaler.quantities import duration_text
 from rlscaler.reasons import SENTENCES
 from rlscaler.resource_status import clean
 from rlscaler_operator.condition_reasons import NOTED
-from rlscaler_operator.status import urgent
+from rlscaler_operator.status import in_shadow, urgent
 from rlscaler_operator.timestamps import seconds_of
 
 _MEANINGS = {str(reason.name): sentence for reason, sentence in SENTENCES.items()}
@@ -231,13 +231,15 @@ def _conditions(conditions: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]
     if not conditions:
         return [("", "All conditions are fine.")]
     lines, messages = [], set[str]()
+    chosen = in_shadow(conditions)
     for each in conditions:
         since = f", for {rough(each['secondsAgo'])}" if "secondsAgo" in each else ""
         message = str(each.get("message") or "")
         text = f"{each.get('type')} is {each.get('status')} ({each.get('reason')}{since})"
         text += "; see above." if message in messages else f": {message}"
         messages.add(message)
-        lines.append(("-" if each.get("reason") in _CHOSEN else "!", text))
+        calm = each.get("reason") in _CHOSEN or (chosen and each.get("type") == "Conflict")
+        lines.append(("-" if calm else "!", text))
     return lines
 
 
@@ -289,6 +291,8 @@ def _urgency(found: Mapping[str, Any]) -> int:
     if not found["seen"]:
         return 1
     ranks = {"Ready": 0, "Conflict": 2, "AbleToScale": 3, "ScalingActive": 4, "FallbackActive": 5, "ScalingLimited": 8}
+    if in_shadow(found["conditions"]):
+        ranks["Conflict"] = 8
     return min((_rank(each, ranks) for each in found["conditions"]), default=9)
 
 

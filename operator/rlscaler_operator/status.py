@@ -135,9 +135,15 @@ def is_fine(condition: Mapping[str, Any]) -> bool:
 
 
 def urgent(found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the conditions that are not fine, the most urgent first."""
+    """Return the conditions that are not fine, the most urgent first; last who else scales what Shadow watches."""
     known = {str(each.get("type")): each for each in found}
-    return [known[name] for name in _URGENCY if name in known and not is_fine(known[name])]
+    names = sorted(_URGENCY, key=lambda name: name == "Conflict") if in_shadow(found) else _URGENCY
+    return [known[name] for name in names if name in known and not is_fine(known[name])]
+
+
+def in_shadow(found: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell whether conditions are those of a workload in Shadow, beside whose owner there is nothing to settle."""
+    return any(each.get("type") == "AbleToScale" and each.get("reason") == "Shadow" for each in found)
 
 
 def coverage_text(seconds: float) -> str:

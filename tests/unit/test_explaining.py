@@ -11,6 +11,7 @@ from rlscaler.reasons import Reason
 from rlscaler_operator import commands
 from rlscaler_operator.commands import _fitted, _print_told
 from rlscaler_operator.explaining import COLUMNS, cells, explained, overview, rough, sorted_overviews, told
+from rlscaler_operator.model import Note, Readings
 from rlscaler_operator.status import status
 from rlscaler_operator.timestamps import seconds_of, stamp
 from workload_accounts import NOON, account, decision, workload
@@ -64,6 +65,19 @@ def test_the_same_cause_is_told_once() -> None:
     text = text_of(found)
     assert text.count("the very same.") == 1
     assert "ScalingActive is False (X, for 20s); see above." in text
+
+
+def test_the_hpa_beside_shadow_is_no_trouble_and_hides_none() -> None:
+    shadow, beside = workload(spec={"mode": "Shadow"}), Note("OwnedByHPA", "an HPA")
+    lost = Readings(time=NOON, problems={"spec.metrics.load": Note("NoData", "no series")})
+    calm = RESOURCE | {"status": status(account(workload=shadow, conflict=beside), {})}
+    dark = RESOURCE | {"status": status(account(workload=shadow, conflict=beside, readings=lost), {})}
+    assert [row["reason"] for row in sorted_overviews([calm, dark], NOON)] == ["NoData", "OwnedByHPA"]
+    assert overview(calm, NOON)["urgency"] >= 6, "nobody is needed"
+    marks = {text.split()[0]: mark for mark, text in told(explained(dark, NOON)) if " is " in text and mark}
+    assert marks == {"ScalingActive": "!", "Conflict": "-", "AbleToScale": "-"}
+    active = RESOURCE | {"status": status(account(conflict=beside, wanted=None), {})}
+    assert overview(active, NOON)["urgency"] < overview(dark, NOON)["urgency"]
 
 
 JSON = st.recursive(

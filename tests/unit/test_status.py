@@ -189,6 +189,7 @@ def test_the_desired_count_is_what_is_in_force(some: Account, replicas: int) -> 
     assert status(some, {})["desiredReplicas"] == replicas
 
 
+SHADOW = workload(spec={"mode": "Shadow"})
 REASON: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("nothing to say", {}, "DesiredWithinRange"),
     ("of the decision", {"decision": decision(bits=int(Reason.ReactiveFloor))}, "ReactiveFloor"),
@@ -198,6 +199,8 @@ REASON: tuple[tuple[str, dict[str, Any], str], ...] = (
         {"conflict": Note("OwnedByHPA", "x"), "wanted": None, **lost()},
         "OwnedByHPA",
     ),
+    ("the HPA beside Shadow", {"workload": SHADOW, "conflict": Note("OwnedByHPA", "x")}, "OwnedByHPA"),
+    ("no data in Shadow beside an HPA", {"workload": SHADOW, "conflict": Note("OwnedByHPA", "x"), **lost()}, "NoData"),
     ("a failed write", {"write_problem": Note("Forbidden", "x")}, "FailedUpdateScale"),
     ("paused", {"workload": workload(paused=True), "wanted": None}, "Paused"),
     (
