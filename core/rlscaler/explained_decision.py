@@ -277,8 +277,9 @@ def _guard(reasons: Sequence[str], overstated: float | None, missed: Mapping[str
         )
     late, spare = missed["late"], missed["spare"]
     if late is not None and spare is not None and spare > 1.0:
+        percent = float(f"{100.0 * late:.2g}")
         meanings[str(Reason.ObjectiveMissed.name)] = (
-            f"{100.0 * late:.2g} % of the requests within the objective's window were late, by the load and the ready "
+            f"{percent:g} % of the requests within the objective's window were late, by the load and the ready "
             f"replicas, so {spare:.2f} times the headroom is held."
         )
     found = [f"{name}: {meanings.get(name, 'A reason that this version does not know.')}"

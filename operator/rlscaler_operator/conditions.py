@@ -205,7 +205,11 @@ def _active(account: Account) -> Finding | None:
         return Finding("True", "CapacityOverstated", _overstated(account.decision, spec))
     if bits & Reason.ObjectiveMissed.value and account.decision.spare >= NOTEWORTHY:
         return Finding("True", "ObjectiveMissed", _missed(account.decision, spec))
-    return Finding("True", "ValidMetricFound", "The load is known and a count can be computed from it.")
+    text = "The load is known and a count can be computed from it."
+    window = float(spec.objective.window)
+    if math.isfinite(window) and not bits & Reason.ObjectiveMissed.value:
+        text += f" By it and the ready replicas spec.objective is kept over {duration_text(window)}, so far."
+    return Finding("True", "ValidMetricFound", text)
 
 
 def _overstated(decision: Decision, spec: Spec) -> str:
@@ -223,10 +227,10 @@ def _overstated(decision: Decision, spec: Spec) -> str:
 
 def _missed(decision: Decision, spec: Spec) -> str:
     # Coarse, as above.
-    late, spare = 100.0 * decision.late, max(1.1, round(5.0 * decision.spare) / 5.0)
+    late, spare = float(f"{100.0 * decision.late:.1g}"), max(1.1, round(5.0 * decision.spare) / 5.0)
     return (
-        f"The load is known. By the load and the ready replicas some {late:.1g} % of the requests of the last "
-        f"{duration_text(float(spec.objective.window))} were late, and spec.objective.target allows "
+        f"The load is known. By the load and the ready replicas some {late:g} % of the requests seen in the "
+        f"last {duration_text(float(spec.objective.window))} were late, and spec.objective.target allows "
         f"{100.0 - float(spec.objective.target):.3g} %, so {spare:.2g} times the headroom is held."
     )
 

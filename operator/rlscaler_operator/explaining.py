@@ -38,6 +38,8 @@ def explained(value: Mapping[str, Any], now: float) -> dict[str, Any]:
         "seen": bool(status.get("conditions")),
         "outdated": _number(status, "observedGeneration") < _number(metadata, "generation"),
     }
+    if window := _block(spec, "objective").get("window"):
+        found["window"] = window
     replicas = {"current": "currentReplicas", "ready": "readyReplicas", "desired": "desiredReplicas"}
     found["replicas"] = {name: status[key] for name, key in replicas.items() if status.get(key) is not None}
     if decision:
@@ -146,6 +148,9 @@ def _decision(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines += [("Guard" if not index else "", text) for index, text in enumerate(shaped)]
     if not shaped:
         lines.append(("Guard", str(decision.get("message") or "changed nothing.")))
+    missed = any(each["reason"] == "ObjectiveMissed" for each in decision["reasons"])
+    if "window" in found and "demand" in decision and not missed:
+        lines.append(("Objective", f"kept over {found['window']}, so far, by the load and the ready replicas."))
     return [*lines, ("Done", _done(found, replicas))]
 
 

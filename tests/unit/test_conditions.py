@@ -192,7 +192,20 @@ CASES = (
             decision=decision(bits=int(Reason.ObjectiveMissed), late=0.0034, spare=1.83),
         ),
         "ScalingActive", "True", "ObjectiveMissed",
-        ("some 0.3 % of the requests of the last 168h were late", "allows 0.1 %", "so 1.8 times the headroom is held"),
+        ("some 0.3 % of the requests seen in the last 168h were late", "allows 0.1 %", "so 1.8 times the headroom is held"),
+    ),
+    Case(
+        "an objective that most requests miss",
+        account(
+            workload=workload(spec={"objective": {"target": "99.9", "window": "168h"}}),
+            decision=decision(bits=int(Reason.ObjectiveMissed), late=0.23, spare=2.0),
+        ),
+        "ScalingActive", "True", "ObjectiveMissed", ("some 20 % of the requests seen",),
+    ),
+    Case(
+        "an objective that is kept",
+        account(workload=workload(spec={"objective": {"target": "99.9", "window": "168h"}})),
+        "ScalingActive", "True", "ValidMetricFound", ("spec.objective is kept over 168h, so far",),
     ),
     Case(
         "an objective that is hardly missed",

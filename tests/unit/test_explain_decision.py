@@ -212,6 +212,15 @@ def test_what_the_guard_did_is_undone_rule_by_rule(tmp_path: Path) -> None:
     assert "Guard   ScaleDownStabilized: A higher recommendation" in text
 
 
+def test_a_share_of_late_requests_is_told_as_people_write_it(tmp_path: Path) -> None:
+    kept(tmp_path / "log.jsonl", load_policy("hpa"), "hpa")
+    value = explanation(tmp_path / "log.jsonl", "last", workload="web")
+    value |= {"recorded": value["recorded"] | {"reasons": ["ObjectiveMissed"]}}
+    for late, words in ((1.0, "100 %"), (0.0042, "0.42 %")):
+        page = " ".join(told(value | {"missed": {"late": late, "spare": 2.0}}))
+        assert f"ObjectiveMissed: {words} of the requests within" in page
+
+
 def test_patience_is_undone_too(tmp_path: Path) -> None:
     falling = lambda tick: load(tick) * (1.0 if tick < TICKS - 1 else 0.3)  # noqa: E731
     made = kept(tmp_path / "log.jsonl", load_policy("erlang"), "erlang", at=falling)

@@ -16,6 +16,7 @@ from rlscaler_operator.status import status
 from rlscaler_operator.timestamps import seconds_of, stamp
 from workload_accounts import NOON, account, decision, workload
 
+NAN = float("nan")
 RESOURCE: dict[str, Any] = {
     "metadata": {"name": "web", "namespace": "shop", "generation": 1},
     "spec": {
@@ -56,6 +57,21 @@ def test_what_is_not_known_yet_is_told_only_where_nothing_else_is() -> None:
     gone = status(account(workload=workload(resource=None), target=None, decision=None, policy=None, wanted=None), {})
     assert "Ready is False (InvalidSpec" in text_of(gone)
     assert "Pending" not in text_of(gone)
+
+
+@pytest.mark.parametrize(
+    ("fields", "kept"),
+    [({}, True), ({"bits": int(Reason.ObjectiveMissed), "late": 0.5, "spare": 2.0}, False), ({"demand": NAN}, False)],
+    ids=["kept", "missed", "unknown"],
+)
+def test_an_objective_with_a_window_is_told_to_be_kept(fields: dict[str, Any], kept: bool) -> None:
+    windowed = {"objective": {"target": "99.9", "window": "168h"}}
+    found = status(account(workload=workload(spec=windowed), decision=decision(**fields)), {})
+    resource = RESOURCE | {"spec": RESOURCE["spec"] | windowed, "status": found}
+    said = [text for label, text in told(explained(resource, NOON)) if label == "Objective"]
+    assert said == ["kept over 168h, so far, by the load and the ready replicas."] * kept
+    without = RESOURCE | {"status": found}
+    assert all(label != "Objective" for label, _ in told(explained(without, NOON)))
 
 
 def test_the_same_cause_is_told_once() -> None:

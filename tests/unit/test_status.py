@@ -413,7 +413,7 @@ EVENTS: tuple[tuple[str, dict[str, Any], str, str, str], ...] = (
         },
         "Warning",
         "ObjectiveMissed",
-        "0.2 % of the requests of the last 24h were late",
+        "0.2 % of the requests seen in the last 24h were late",
     ),
     ("fallback", {"decision": decision(bits=int(Reason.PolicyFailed))}, "Warning", "FallbackActive", "PolicyFailed: "),
     (
