@@ -247,7 +247,8 @@ def _reading(value: Mapping[str, Any]) -> str:
     else:
         starting = f", {seen['starting']:,.0f} starting" if seen["starting"] else ""
         parts.append(f"{seen['ready']:,.0f} of {seen['desired']:,.0f} ready{starting}")
-    parts.append(f"{seen['backlog']:,.0f} requests waiting" if seen["backlog"] else "nobody waiting")
+    if seen["backlog"]:  # what is observed tells an unknown backlog from none by nothing
+        parts.append(f"{seen['backlog']:,.0f} requests waiting")
     if seen["latency"] is not None:
         parts.append(f"latency {1000.0 * seen['latency']:,.0f} ms")
     return "; ".join(parts) + "."

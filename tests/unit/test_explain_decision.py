@@ -197,6 +197,13 @@ def test_an_hpa_goes_by_the_present_reading_alone(tmp_path: Path) -> None:
     assert "nothing of it: hpa goes by the present reading alone here." in page
 
 
+def test_nobody_is_told_to_wait_or_not_where_no_backlog_was_read(tmp_path: Path) -> None:
+    kept(tmp_path / "log.jsonl", load_policy("hpa"), "hpa")
+    seen = told(explanation(tmp_path / "log.jsonl", "last", workload="web"))[2]
+    assert seen.startswith("Seen    load that keeps")
+    assert "waiting" not in seen
+
+
 def test_what_the_guard_did_is_undone_rule_by_rule(tmp_path: Path) -> None:
     """The load has just fallen: `behavior` keeps replicas, and without it they would be gone."""
     settings = replace(SETTINGS, behavior=DEFAULT)
