@@ -236,8 +236,16 @@ def _missed(decision: Decision, spec: Spec) -> str:
 
 
 def _joined(text: str, problems: Mapping[str, Note]) -> str:
-    """Return the text and what else is wrong with the metrics."""
-    found = [text, *(_told(note, field) for field, note in sorted(problems.items()))]
+    """Return the text and what else is wrong with the metrics; what is wrong with several, as a source, once."""
+    found = [text]
+    for field, note in sorted(problems.items()):
+        told = _told(note, field)
+        cause = told.removeprefix(field)
+        same = next((k for k, each in enumerate(found) if told != cause and each.endswith(cause)), None)
+        if same is None:
+            found.append(told)
+        else:
+            found[same] = f"{found[same].removesuffix(cause)}, {told}"
     return " ".join(part if part.endswith((".", "!", "?")) else part + "." for part in found)
 
 

@@ -438,6 +438,18 @@ def test_every_note_that_the_operator_makes_has_a_documented_reason() -> None:
     assert made.keys() - of_the_process <= documented, made
 
 
+@pytest.mark.parametrize("load_is_known", [False, True])
+def test_what_is_wrong_with_a_source_is_told_once(load_is_known: bool) -> None:
+    gone = "source default refuses the connection; does it run there?"
+    fields = ["backlog", "utilization"] if load_is_known else ["load", "backlog", "utilization"]
+    problems = {f"spec.metrics.{name}": Note("Unreachable", f"spec.metrics.{name}: {gone}") for name in fields}
+    problems["spec.metrics.latency"] = Note("NoData", "spec.metrics.latency: the query returns no series")
+    message = found(account(readings=Readings(time=NOON, problems=problems)))["ScalingActive"]["message"]
+    assert message.count(gone) == 1
+    assert f"{', '.join(f'spec.metrics.{name}' for name in fields)}: {gone}" in message
+    assert "spec.metrics.latency: the query returns no series." in message
+
+
 # --- over time
 
 
