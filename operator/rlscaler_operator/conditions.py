@@ -363,8 +363,26 @@ def _outside(account: Account, spec: Spec) -> str:
     elif 0 < target.desired < spec.min_replicas <= decision.proposal:
         where = f"below spec.minReplicas, which is {spec.min_replicas}"
     else:
-        return ""
+        return _brought_back(decision, spec)
     return f"The target has {target.desired} replicas, {where}; {decision.proposal:.3g} are wanted, which is within."
+
+
+def _brought_back(decision: Decision, spec: Spec) -> str:
+    """Return what there is to say once a target that lay outside of the bounds is written to the bound; else ""."""
+    low, high, wanted, bits = spec.min_replicas, spec.max_replicas, decision.proposal, decision.bits
+    if bits & ~_OF_THE_PRESENT or not low < wanted < high:
+        return ""
+    for bit, bound, where in (
+        (Reason.TooManyReplicas, high, f"more than spec.maxReplicas, which is {high}"),
+        (Reason.TooFewReplicas, low, f"fewer than spec.minReplicas, which is {low}"),
+    ):
+        if bits & bit.value and decision.replicas == bound:
+            return f"The target had {where}; {wanted:.3g} are wanted, which is within."
+    return ""
+
+
+_OF_THE_PRESENT: Final = int(Reason.TooManyReplicas | Reason.TooFewReplicas | Reason.Patience | Reason.WithinTolerance)
+"""Reasons by which a bound can be met though what is proposed lies within: the present count is outside of it."""
 
 
 def _limits(spec: Spec) -> Iterable[tuple[Reason, str]]:

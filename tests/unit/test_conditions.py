@@ -192,7 +192,7 @@ CASES = (
             decision=decision(bits=int(Reason.ObjectiveMissed), late=0.0034, spare=1.83),
         ),
         "ScalingActive", "True", "ObjectiveMissed",
-        ("some 0.3 % of the requests seen in the last 168h were late", "allows 0.1 %", "so 1.8 times the headroom is held"),
+        ("some 0.3 % of the requests seen in the last 168h were late", "allows 0.1 %", "so 1.8 times the headroom"),
     ),
     Case(
         "an objective that most requests miss",
@@ -353,6 +353,27 @@ CASES = (
         replace(of_bits(Reason.TooManyReplicas, replicas=10, proposal=3.61), target=target(desired=14)),
         "ScalingLimited", "False", "DesiredWithinRange",
         ("The target has 14 replicas, above spec.maxReplicas, which is 10; 3.61 are wanted, which is within.",),
+    ),
+    Case(
+        "brought back to the upper bound, with less wanted",
+        of_bits(Reason.TooManyReplicas, Reason.Patience, replicas=10, proposal=3.61),
+        "ScalingLimited", "False", "DesiredWithinRange",
+        ("The target had more than spec.maxReplicas, which is 10; 3.61 are wanted, which is within.",),
+    ),
+    Case(
+        "brought back to the lower bound, with more wanted",
+        replace(of_bits(Reason.TooFewReplicas, replicas=2, proposal=3.61), target=target(desired=2)),
+        "ScalingLimited", "False", "DesiredWithinRange", ("had fewer than spec.minReplicas, which is 2; 3.61",),
+    ),
+    Case(
+        "at the upper bound, with more wanted than proposed",
+        replace(of_bits(Reason.TooManyReplicas, Reason.ReactiveFloor, proposal=3.61), target=target(desired=10)),
+        "ScalingLimited", "True", "TooManyReplicas", ("raise it if the load is real",),
+    ),
+    Case(
+        "at the upper bound, with all orders at it",
+        replace(of_bits(Reason.TooManyReplicas, replicas=10, proposal=10.0), target=target(desired=10)),
+        "ScalingLimited", "True", "TooManyReplicas", ("raise it if the load is real",),
     ),
     Case(
         "above the upper bound, with more wanted",
