@@ -20,6 +20,8 @@ _CHOSEN = frozenset({"Paused", "Forced", "Shadow"})
 """Reasons that a person chose, and which are no trouble."""
 QUIET = 1200.0
 """Seconds without a report after which it is said that there was none."""
+DOUBTED = 95.0
+"""Percent of the live requests within the objective below which it is doubted that a replica serves no more."""
 
 
 def explained(value: Mapping[str, Any], now: float) -> dict[str, Any]:
@@ -53,6 +55,10 @@ def explained(value: Mapping[str, Any], now: float) -> dict[str, Any]:
     for key in ("policy", "capacity", "history", "comparison", "lastScaleTime"):
         if status.get(key):
             found[key] = status[key]
+    if known := found.get("capacity"):
+        stated = _block(spec, "capacity")
+        unstated = (name for name in ("perReplica", "startup") if name in known and stated.get(name) is None)
+        found["learned"] = list(unstated) if known.get("learned") else []
     listed = status.get("conditions") or []
     troubles = urgent(listed)
     # What is not known yet is worth a word only where there is nothing else to say.
@@ -77,9 +83,9 @@ def _block(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _number(value: Mapping[str, Any], key: str) -> float:
+def _number(value: Mapping[str, Any], key: str, otherwise: float = 0.0) -> float:
     found = value.get(key)
-    return float(found) if isinstance(found, (int, float)) and not isinstance(found, bool) else 0.0
+    return float(found) if isinstance(found, (int, float)) and not isinstance(found, bool) else otherwise
 
 
 def rough(seconds: float) -> str:
@@ -115,7 +121,8 @@ def told(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         lines.append(("", "Nothing has been decided yet."))
     lines += [("", ""), *_conditions(found["conditions"])]
     if "comparison" in found:
-        lines += [("", ""), *_comparison(found["comparison"])]
+        stated = "perReplica" not in found.get("learned", ("perReplica",))
+        lines += [("", ""), *_comparison(found["comparison"], stated)]
     return lines
 
 
@@ -164,9 +171,9 @@ def _seen(found: Mapping[str, Any]) -> str:
     if "demand" in decision:
         text = f"load that keeps {decision['demand']} replicas busy"
         if "perReplica" in capacity:
-            learned = ", learned" if capacity.get("learned") else ""
-            startup = f", start-up {capacity['startup']}" if "startup" in capacity else ""
-            text += f" ({capacity['perReplica']} requests/s each{startup}{learned})"
+            so_far = dict.fromkeys(found.get("learned", ()), " as learned so far")
+            startup = f", start-up {capacity['startup']}{so_far.get('startup', '')}" if "startup" in capacity else ""
+            text += f" ({capacity['perReplica']} requests/s each{so_far.get('perReplica', '')}{startup})"
         parts.append(text)
     else:
         parts.append("load unknown")
@@ -248,7 +255,8 @@ def _conditions(conditions: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]
     return lines
 
 
-def _comparison(comparison: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _comparison(comparison: Mapping[str, Any], stated: bool) -> list[tuple[str, str]]:
+    """Return what both sides of Shadow cost and gave. stated: whether spec.capacity.perReplica is."""
     over, since = comparison.get("over", "?"), comparison.get("since", "?")
     lines = [("Estimates", f"of {over} of load since {since}, both sides replayed in one simulated world:")]
     for name, who in (("live", "the live replicas"), ("virtual", "rlscaler's own")):
@@ -261,8 +269,21 @@ def _comparison(comparison: Mapping[str, Any]) -> list[tuple[str, str]]:
         lines.append(("", f"{who}: {', '.join(parts) or 'nothing yet'}."))
     if isinstance(saved := comparison.get("savings"), (int, float)):
         verb = "save" if saved >= 0 else "cost"
-        lines.append(("", f"rlscaler would {verb} {abs(saved)} % of the pod-hours{' more' if saved < 0 else ''}."))
+        more = " more" if saved < 0 else ""
+        lines.append(("", f"rlscaler would {verb} {abs(saved)} % of the pod-hours{more}{_given(comparison)}."))
+    within = _number(_block(comparison, "live"), "withinObjective", 100.0)
+    if stated and within < DOUBTED:
+        lines.append(("", "If the live replicas were not that late, one serves more than spec.capacity.perReplica."))
     return lines
+
+
+def _given(comparison: Mapping[str, Any]) -> str:
+    """Return what of the objective the pod-hours are saved or spent for, "" where that is nothing or unknown."""
+    live, own = (_number(_block(comparison, name), "withinObjective", math.nan) for name in ("live", "virtual"))
+    points = float(f"{abs(own - live):.2g}")
+    if not points > 0.0:
+        return ""
+    return f", with {points:g} points {'more' if own > live else 'fewer'} within the objective"
 
 
 COLUMNS: tuple[str, ...] = ("WORKLOAD", "TARGET", "MODE", "MIN", "MAX", "NOW", "WANTED", "REASON", "FOR")

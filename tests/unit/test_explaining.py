@@ -74,6 +74,41 @@ def test_an_objective_with_a_window_is_told_to_be_kept(fields: dict[str, Any], k
     assert all(label != "Objective" for label, _ in told(explained(without, NOON)))
 
 
+@pytest.mark.parametrize(
+    ("live", "own", "end", "doubted"),
+    [
+        (100.0, 46.639, "pod-hours, with 53 points fewer within the objective.", False),
+        (0.0, 100, "pod-hours, with 100 points more within the objective.", True),
+        (99.2, 99.2, "pod-hours.", False),
+        (None, 99.0, "pod-hours.", False),
+    ],
+)
+def test_what_is_saved_is_told_with_what_it_is_saved_for(live: Any, own: Any, end: str, doubted: bool) -> None:
+    sides = {name: {"podHours": 1.0, "withinObjective": each} for name, each in (("live", live), ("virtual", own))}
+    found = FULL | {"comparison": {"since": stamp(NOON), "over": "1h", **sides, "savings": 30.0}}
+    stated = RESOURCE | {"spec": RESOURCE["spec"] | {"capacity": {"perReplica": "35"}}, "status": found}
+    lines = [text for _, text in told(explained(stated, NOON))]
+    assert f"rlscaler would save 30.0 % of the {end}" in lines
+    doubt = "If the live replicas were not that late, one serves more than spec.capacity.perReplica."
+    assert (doubt in lines) == doubted
+    learned = RESOURCE | {"status": found | {"capacity": {"perReplica": "35", "learned": True}}}
+    assert doubt not in [text for _, text in told(explained(learned, NOON))]
+
+
+@pytest.mark.parametrize(
+    ("capacity", "words"),
+    [
+        ({"perReplica": "50", "startup": "1m"}, "(50 requests/s each, start-up 1m)"),
+        ({"perReplica": "50"}, "(50 requests/s each, start-up 1m as learned so far)"),
+        ({"startup": "1m"}, "(50 requests/s each as learned so far, start-up 1m)"),
+    ],
+)
+def test_what_is_learned_is_told_apart_from_what_is_stated(capacity: dict[str, str], words: str) -> None:
+    found = status(account(workload=workload(spec={"capacity": capacity})), {})
+    resource = RESOURCE | {"spec": RESOURCE["spec"] | {"capacity": capacity}, "status": found}
+    assert any(words in text for _, text in told(explained(resource, NOON)))
+
+
 def test_the_same_cause_is_told_once() -> None:
     found = status(account(), {})
     for each in found["conditions"][:2]:
