@@ -19,6 +19,9 @@ from rlscaler_sim.result import RECORDED, Contender, DryRun
 from rlscaler_sim.trace import Trace
 from rlscaler_sim.verdict import YEAR, figure, hours, percent
 
+DOUBTED = 0.05
+"""Share of late requests then, above which it is doubted that a replica serves no more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
@@ -60,10 +63,12 @@ def beside(run: DryRun) -> str:
     mine, then = by_name[run.policy], by_name[RECORDED]
     share = round(100.0 * (mine.replica_hours / then.replica_hours - 1.0))
     less = f"{abs(share)} % {'more' if share > 0 else 'fewer'}" if share else "as many"
+    capacity = float(run.world["capacity_per_replica"])
+    doubt = f" If so many were not late then, a replica serves more than {capacity:g} requests/s."
     return (
         f"Beside what was done then: {less} replica-hours ({hours(mine.replica_hours)} for "
         f"{hours(then.replica_hours)}), {percent(mine.violation_share)} late for {percent(then.violation_share)} (both "
-        "predicted)."
+        f"predicted).{doubt if then.violation_share > DOUBTED else ''}"
     )
 
 

@@ -177,6 +177,17 @@ def test_replicas_that_cannot_have_served_the_load_make_units_doubtful() -> None
                for note in told("--trace", written("load.csv", wave(400)), "--replicas", few)["notes"])  # fmt: skip
 
 
+@pytest.mark.parametrize(("count", "doubted"), [(16, True), (40, False)])
+def test_an_autoscaler_that_seems_late_makes_the_capacity_doubtful(count: int, doubted: bool) -> None:
+    """The load needs up to 16 replicas at full use: as an HPA's are, where its target is taken for the capacity."""
+    asked = ("backtest", "-f", WEB, "-q", "--compare", "hpa-tuned", "--trace", written("load.csv", wave(400)))
+    found = run(*asked, "--replicas", written("replicas.csv", [count] * 400))
+    assert found.exit_code == 0, found.output
+    line = next(line for line in found.stdout.splitlines() if line.startswith("Beside what was done then"))
+    doubt = "If so many were not late then, a replica serves more than 50 requests/s."
+    assert line.endswith(doubt) if doubted else doubt not in line
+
+
 def test_a_replica_that_serves_less_makes_more_requests_late() -> None:
     load = written("load.csv", wave(1000))
     found = told("--trace", load, "--capacity-error", "0.2")

@@ -178,6 +178,19 @@ def test_a_target_in_cores_is_the_capacity() -> None:
     assert spec["capacity"] == {"perReplica": "250"}
 
 
+@pytest.mark.parametrize(
+    ("metric", "careful"),
+    [
+        (external("a_b", average(35)), True),
+        (resource(type="AverageValue", averageValue="250m"), True),
+        (resource(), False),
+    ],
+)
+def test_a_target_for_a_capacity_is_said_to_make_what_scales_now_look_late(metric: Json, careful: bool) -> None:
+    found = convert([("x", yaml.safe_dump(hpa(metric)))], Options())
+    assert ("what scales now looks late beside it" in " ".join(page(found.drafts[0]).split())) == careful
+
+
 @pytest.mark.parametrize("metrics", [None, []])
 def test_without_a_metric_it_is_the_cpu_use(metrics: list[Json] | None) -> None:
     found = told(hpa(metrics=metrics))

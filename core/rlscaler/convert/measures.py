@@ -2,7 +2,7 @@
 
 What a measure is to a replica: a target of type AverageValue is what one replica should have of it, so load over target
 is the count that the autoscaler wants. A target is below what a replica can serve, so taking it for the capacity errs
-to the side of too many pods.
+to the side of too many pods. In comparisons it errs against the autoscaler, whose replicas then seem to be full.
 """
 
 import re
@@ -19,7 +19,10 @@ from rlscaler.convert.promql import Matcher
 from rlscaler.convert.workloads import cpu_request
 from rlscaler.quantities import exact_quantity, shown
 
-CAREFUL = "what a replica should have and not what it can serve: rather too many pods than too few"
+CAREFUL = (
+    "what a replica should have and not what it can serve: rather too many pods than too few, and what scales now "
+    "looks late beside it"
+)
 _BACKLOG = re.compile(r"queue|backlog|lag\b|_lag|pending|undelivered|waiting|depth|messages_(ready|visible)", re.I)
 _RATED = re.compile(r"\b(i?rate|increase|deriv)\s*\(|per_?sec|_rps|_qps|:rate", re.I)
 
