@@ -40,7 +40,7 @@ SENTENCES: dict[Reason, str] = {
     Reason.MetricLossFallback: "The load has been unknown for longer than onMetricLoss.after; its fallback applies.",
     Reason.PolicyFailed: "The policy gave no usable answer, so the rule decided.",
     Reason.OutOfTrainingRange: "The input is outside of what the policy was trained on, so the rule decided.",
-    Reason.WithinTolerance: "The change is within the tolerance, so nothing changes.",
+    Reason.WithinTolerance: "The change is within spec.behavior's tolerance (scaleDown: 0.1 if left out).",
     Reason.ReactiveFloor: "The demand now and the backlog need more replicas than were proposed.",
     Reason.LoadSaturated: "All replicas are busy and the load counts completions: the demand is at least this much.",
     Reason.FlapBudgetSpent: "The direction changed too often within the hour, so scale-down pauses.",

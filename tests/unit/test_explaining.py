@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlscaler.behavior import TOLERANCE
 from rlscaler.reasons import Reason
 from rlscaler_operator import commands
 from rlscaler_operator.commands import _fitted, _print_told
@@ -37,6 +38,11 @@ def test_all_that_was_decided_is_told_with_the_sentences_of_the_reasons() -> Non
     assert "4 replicas decided 20s ago (2025-06-15T15:06:40Z)." in text
     assert "ReactiveFloor: The demand now and the backlog need more replicas than were proposed." in text
     assert text.endswith("All conditions are fine.")
+
+
+def test_whose_tolerance_leaves_a_change_out_is_told() -> None:
+    text = text_of(status(account(decision=decision(bits=int(Reason.WithinTolerance))), {}))
+    assert f"within spec.behavior's tolerance (scaleDown: {TOLERANCE:g} if left out)" in text
 
 
 def test_a_reason_of_a_later_version_is_named_all_the_same() -> None:
