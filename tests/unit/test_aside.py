@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 
+import doomed
 from rlscaler_sim.aside import aside
 
 
@@ -20,6 +21,12 @@ def test_what_it_raises_is_raised_where_the_answer_is_asked_for(monkeypatch: pyt
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     with aside(partial(int, "x"), long=True) as answer, pytest.raises(ValueError, match="invalid literal"):
         answer()
+
+
+def test_work_whose_process_is_ended_is_done_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with aside(doomed.here, long=True) as answer:
+        assert answer() == os.getpid()
 
 
 @pytest.mark.parametrize(("long", "cores"), [(False, 2), (True, 1)])
