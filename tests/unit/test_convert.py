@@ -23,7 +23,7 @@ from given_autoscalers import (
     trigger,
 )
 from rlscaler.convert.converting import convert
-from rlscaler.convert.draft import CALMER, Options
+from rlscaler.convert.draft import CALMER, EAGERER, Options
 from rlscaler.convert.page import page
 from rlscaler.convert.promql import pods_of
 from rlscaler.errors import UserError
@@ -88,6 +88,20 @@ def test_how_to_change_the_count_less_often_is_told_where_nothing_is_stated() ->
     rate = trigger("prometheus", query="a", threshold="5")
     assert CALMER in told(scaled(rate))
     assert CALMER not in told(scaled(rate, advanced={"horizontalPodAutoscalerConfig": {"behavior": behavior}}))
+
+
+@pytest.mark.parametrize(
+    ("behavior", "expected"),
+    [
+        (None, False),
+        ({}, True),
+        ({"scaleDown": {"tolerance": "0.2"}}, True),
+        ({"scaleUp": {"stabilizationWindowSeconds": 0}}, True),
+        ({"scaleUp": {"tolerance": "0.1"}}, False),
+    ],
+)
+def test_a_tolerance_that_only_an_hpa_has_is_told(behavior: Json | None, expected: bool) -> None:
+    assert (EAGERER in told(hpa(resource(), behavior=behavior))) == expected
 
 
 @pytest.mark.parametrize(

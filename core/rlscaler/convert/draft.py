@@ -13,6 +13,7 @@ from rlscaler.convert import promql
 from rlscaler.convert.autoscaler import Autoscaler, Measure, Rank, Said
 from rlscaler.convert.workloads import APPS
 from rlscaler.quantities import duration_text, exact_quantity, shown
+from rlscaler.yaml_nodes import Node
 
 USUAL_LATENCY, LONGEST_LATENCY = 0.5, 3600.0
 MOST_CAPACITY = 1e9
@@ -21,6 +22,10 @@ CALMER = (
     "scale-down: HPA's default window of 300 s and tolerance of a tenth are not carried over; the policy changes the "
     "count more often. For fewer changes state behavior.scaleDown, such as {stabilizationWindowSeconds: 0, tolerance: "
     '"0.1"}'
+)
+EAGERER = (
+    "scale-up: a tolerance that behavior leaves out, a tenth with HPA, is none here: the policy asks for no more than "
+    "it needs"
 )
 
 
@@ -79,9 +84,7 @@ def draft(autoscaler: Autoscaler, options: Options) -> Draft:
     load = options.load if chosen is None else chosen.load
     if load is None:
         raise NoLoad(_no_load(autoscaler))
-    notes = [*autoscaler.notes, *_on_target(autoscaler, chosen)]
-    if autoscaler.behavior is None:
-        notes.append(CALMER)
+    notes = [*autoscaler.notes, *_on_target(autoscaler, chosen), *_on_behavior(autoscaler.behavior)]
     per_replica, missing = _capacity(chosen, options, notes)
     fewest = _fewest(autoscaler, chosen, notes)
     notes += [f"{chosen.called}: {note}" for note in chosen.notes] if chosen is not None else []
@@ -111,6 +114,14 @@ def draft(autoscaler: Autoscaler, options: Options) -> Draft:
         ),
         notes=notes,
     )  # fmt: skip
+
+
+def _on_behavior(behavior: Node | None) -> list[str]:
+    """Return notes on what an HPA does where nothing is stated, and an RLScaler does not."""
+    if behavior is None:
+        return [CALMER]
+    stated = [field.text for name, rules in behavior.entries if name.text == "scaleUp" for field, _ in rules.entries]
+    return [] if "tolerance" in stated else [EAGERER]
 
 
 def _on_target(autoscaler: Autoscaler, chosen: Measure | None) -> list[str]:
