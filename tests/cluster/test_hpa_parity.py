@@ -172,6 +172,7 @@ def settings(case: HpaCase) -> Settings:
         "interval": f"{BEAT:g}s",
         "capacity": {"perReplica": f"{CAPACITY:g}"},
         "metrics": {"load": {"query": "up"}},
+        "policy": {"name": "hpa"},
         "behavior": case.behavior,
     }
     resource = {"apiVersion": "rlscaler.io/v1alpha1", "kind": "RLScaler", "metadata": {"name": case.name}, "spec": spec}
