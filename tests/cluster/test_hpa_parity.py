@@ -4,9 +4,10 @@ kube-controller-manager's HPAs and we see the same series: an adapter serves the
 with the replicas that the HPA saw then; we replay that log, each sync at the moment at which the HPA decided. All cases
 run side by side, in real time.
 
-An HPA counts a write from when it has landed, which we cannot know when we decide. Whether it is still within a period
-that ends in between is a matter of milliseconds: a sync that differs and falls on such an end ends the replay of its
-case. So that this is rare, the adapter lets HPAs decide on beats, which windows and periods keep away from.
+An HPA takes the time somewhere between the two lines that it logs of a decision, and counts a write from when it has
+landed; a machine that stands still draws both out. Whether a window or a period that ends in between is over is then a
+matter of milliseconds: a sync that differs and falls on such an end ends the replay of its case. So that this is rare,
+the adapter lets HPAs decide on beats, which windows and periods keep away from.
 """
 
 import itertools
@@ -46,7 +47,7 @@ COMPARED = 0.9
 
 
 class Sync(NamedTuple):
-    """One sync of an HPA: what it saw, when it decided, and when what it wrote, if it did, had landed.
+    """One sync of an HPA: what it saw, when it decided, and when it was done with it, with its write, if it wrote.
 
     earliest: when it may have decided at the earliest. It tells nobody of its first look, which lies between the making
     of the HPA and its first question.
@@ -55,7 +56,7 @@ class Sync(NamedTuple):
     served: Served
     earliest: float
     decided: float
-    landed: float
+    done: float
     theirs: int
 
 
@@ -146,20 +147,22 @@ def _syncs(case: HpaCase, created: float, served: list[Served], logged: Acts | N
     """Join what an HPA was served with what it logged.
 
     An HPA remembers the replicas that it found when it first looked, which was before it got metrics, if it asked for
-    them at all: a target at 0 or outside of its bounds needs none.
+    them at all: a target at 0 or outside of its bounds needs none. An answer that it did not decide on is left out.
     """
     unasked = not served or not case.low <= case.start <= case.high
     first = created if unasked else served[0].asked
     found = Served(first, first, case.start, case.start, case.start, 0, {})
     syncs = []
     for now, following in itertools.pairwise((found, *served)):
-        proposed, rescaled = (
+        proposed, done = (
             [moment for moment in moments if now.time <= moment < following.asked] for moments in logged or Acts([], [])
         )
         # One that got no metrics takes no decision, and one that needs none logs its write alone.
-        decided = (*proposed, *rescaled, now.time)[0]
+        if now.values and None not in now.values.values() and not (proposed or done):
+            continue  # the answer did not reach it
+        decided = (*proposed, *done, now.time)[0]
         earliest = min(created, decided) if now is found else decided
-        syncs.append(Sync(now, earliest, decided, (*rescaled, decided)[0], following.replicas))
+        syncs.append(Sync(now, earliest, decided, (*done, decided)[0], following.replicas))
     return syncs or [Sync(found, created, first, first, case.start)]
 
 
@@ -200,14 +203,18 @@ def replayed(case: HpaCase, syncs: Sequence[Sync]) -> Iterator[Step]:
             Snapshot(time=decided, desired=served.replicas, ready=served.ready, starting=served.pending, **known)
         )
         step = Step(served, theirs, int(ours.replicas[0]), Reason(int(ours.reasons[0])))
-        if step.ours != theirs and too_close(case, syncs[:number], decided):
+        if step.ours != theirs and too_close(case, syncs[:number], syncs[number]):
             return
         yield step
 
 
-def too_close(case: HpaCase, before: Sequence[Sync], decided: float) -> bool:
-    """Tell whether a window or a period ends between a sync's decision and the moment from which its write counts."""
-    return any(sync.earliest - BLUR <= decided - span <= sync.landed + BLUR for sync in before for span in case.spans())
+def too_close(case: HpaCase, before: Sequence[Sync], now: Sync) -> bool:
+    """Tell whether a window or a period that began with an earlier sync may or may not be over."""
+    return any(
+        sync.earliest - BLUR <= now.done - span and now.decided - span <= sync.done + BLUR
+        for sync in before
+        for span in case.spans()
+    )
 
 
 @pytest.fixture(scope="module")

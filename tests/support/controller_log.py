@@ -2,7 +2,8 @@
 
 It looks back from the moment at which it decides, and counts a write from the moment at which it has landed. An outside
 view of both is late by as much as the machine is busy, and windows and periods end in between. The lines come with
-`ARGUMENT`; the controller's functions take the time right after the first kind and right before the second.
+`ARGUMENT`; the controller takes the time after the first kind and before the second, and a machine that stands still
+in between makes them lie far apart.
 """
 
 import re
@@ -17,18 +18,19 @@ ARGUMENT = "--vmodule=horizontal=4"
 _LINE = re.compile(
     r'I(?P<time>\d{4} \d\d:\d\d:\d\d\.\d+) .*? horizontal\.go:\d+\] "(?:'
     r'(?P<proposed>Proposing desired replicas).* scaleTarget="\w+/(?P<target>[^"]+)"'
-    r'|(?P<rescaled>Successfully rescaled)" HPA="(?P<hpa>[^"]+)")'
+    r'|Successfully rescaled" HPA="(?P<hpa>[^"]+)"'
+    r'|Decided not to scale" scaleTarget="\w+/(?P<left>[^"]+)")'
 )
 
 
 class Acts(NamedTuple):
-    """What was logged of one HPA: when it went on from its metrics to a decision, and when it had rescaled.
+    """What was logged of one HPA: when it went on from its metrics to a decision, and when it had carried that out.
 
     Monotonic seconds, in their order.
     """
 
     proposed: list[float]
-    rescaled: list[float]
+    done: list[float]
 
 
 def acts(log: Path) -> dict[str, Acts]:
@@ -38,8 +40,8 @@ def acts(log: Path) -> dict[str, Acts]:
     with log.open(encoding="utf-8", errors="replace") as stream:
         for line in stream:
             if found := _LINE.match(line):
-                known = out.setdefault(found["target"] or found["hpa"], Acts([], []))
-                kind = known.proposed if found["proposed"] else known.rescaled
+                known = out.setdefault(found["target"] or found["hpa"] or found["left"], Acts([], []))
+                kind = known.proposed if found["proposed"] else known.done
                 kind.append(_seconds(found["time"]) + monotonic)
     return out
 
