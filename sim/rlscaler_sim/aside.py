@@ -6,28 +6,47 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 
 
-@contextmanager
-def aside(work: Callable[[], T], *, long: bool) -> Iterator[Callable[[], T]]:
-    """Yield what returns the answer of `work`, which can be pickled: awaited, or worked out when it is asked for.
+class Begin(Protocol):
+    """What begins work."""
 
-    long: whether it is work of several seconds, as it takes one to begin a process. The answer raises what work raised;
-    where the process was ended from outside, as for want of memory for two, it is worked out here.
+    def __call__(self, work: Callable[[], T], /) -> Callable[[], T]:
+        """Begin work that can be pickled, and return what returns its answer, or raises what it raised."""
+
+
+@contextmanager
+def aside(*, long: bool) -> Iterator[Begin]:
+    """Yield what begins work in a process of its own, one after the other; its answer is awaited when it is asked for.
+
+    long: whether it is work of several seconds, as it takes one to begin a process. What is not long, what has no core
+    of its own, and what does not answer because its process was ended from outside, as for want of memory for two, is
+    worked out here, when its answer is asked for.
     """
     if not long or (os.cpu_count() or 1) < 2:
-        yield work
+        yield _here
         return
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        future = pool.submit(work)
 
-        def answer() -> T:
+        def begin(work: Callable[[], T], /) -> Callable[[], T]:
             try:
-                return future.result()
+                future = pool.submit(work)
             except BrokenProcessPool:
-                return work()
+                return work
 
-        yield answer
+            def answer() -> T:
+                try:
+                    return future.result()
+                except BrokenProcessPool:
+                    return work()
+
+            return answer
+
+        yield begin
+
+
+def _here(work: Callable[[], T], /) -> Callable[[], T]:
+    return work

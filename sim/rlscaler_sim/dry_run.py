@@ -19,7 +19,7 @@ from rlscaler.tenured import mode
 from rlscaler_sim import contenders, long_plan, scenarios, stretches, world
 from rlscaler_sim.aside import aside
 from rlscaler_sim.contest import Entrant
-from rlscaler_sim.elsewhere import elsewhere
+from rlscaler_sim.elsewhere import elsewhere, plans
 from rlscaler_sim.evaluation import (
     beating,
     figures,
@@ -250,22 +250,24 @@ def compared(
     entrants = entrants_for(compare, chosen, settings, pinned, tenure)
     tested = entrants[0].name
     earned = mode(entrants[0].policy)
-    told = beforehand(load, config, settings, seed, seen) if worth_it(load, config, settings) else None
-    if told is not None:
-        entrants = stretches.foretold(entrants, load, told, settings, start, unread(resource))
+    cut = worth_it(load, config, settings)
+    steps = load.rates.size * load.tick / float(settings.interval)
+    with aside(long=cut and len(others) * steps >= LONG) as begin:
+        planned = begin(partial(plans, load, others, settings, seed, start))
+        told = beforehand(load, config, settings, seed, seen) if cut else None
+        if told is not None:
+            entrants = stretches.foretold(entrants, load, told, settings, start, unread(resource))
 
-    tuned = partial(_own_constants, load, own, settings, seed, told, start)
-    if contenders.OWN in compare:
-        constants = tuned(config, progress)
-        entrants.append(contenders.entrant(contenders.OWN, settings, constants))
-        notes.append(f"hpa-own, tuned on this load: target {constants['target']:g}, scale-down window "
-                     f"{constants['window']:g} s, tolerance {constants['tolerance']:g}")  # fmt: skip
-    entrants += beside
-    asked = partial(
-        elsewhere, load, list(entrants), others, settings, seed, own=partial(_own, settings, tuned), told=told,
-        seen=seen, start=start, unread=unread(resource),
-    )  # fmt: skip
-    with aside(asked, long=told is not None and len(others) * len(told.time) >= LONG) as answer:
+        owns: Callable[[], Sequence[Entrant]] = list
+        if contenders.OWN in compare:
+            tuned = partial(_own_constants, load, own, settings, seed, told, start)
+            owns = begin(partial(_owns, settings, tuned, others))
+            constants = tuned(config, progress)
+            entrants.append(contenders.entrant(contenders.OWN, settings, constants))
+            notes.append(f"hpa-own, tuned on this load: target {constants['target']:g}, scale-down window "
+                         f"{constants['window']:g} s, tolerance {constants['tolerance']:g}")  # fmt: skip
+        entrants += beside
+        everyone = list(entrants)
         plan = long_plan.plan(load, seed, config, settings, start)
         entrants.append(limit(plan, settings))
         traced = Traced(observe=keep_decisions)
@@ -297,7 +299,8 @@ def compared(
             series=series(traced, float(settings.capacity_per_replica)),
             log=log(traced),
         )
-        fared = answer()
+        fared = elsewhere(load, everyone, others, settings, seed, planned=planned(), own=owns(), told=told, seen=seen,
+                          start=start, unread=unread(resource))  # fmt: skip
     if not keep_decisions:
         return (run, notes, list(traced.decisions)), fared
     told_by: dict[str, Any] = {"policy": chosen, "settings": stated(compiled(entrants[0].settings, 1))}
@@ -322,11 +325,13 @@ def _own_constants(
     return stretches.own_constants(load, config, settings, seed, told, start, telling(progress, "tuning hpa-own"))
 
 
-def _own(
-    settings: Settings, constants: Callable[[world.WorldConfig], dict[str, float]], config: world.WorldConfig
-) -> Entrant:
-    """Return `hpa-own` of a world."""
-    return contenders.entrant(contenders.OWN, settings, constants(config))
+def _owns(
+    settings: Settings,
+    constants: Callable[[world.WorldConfig], dict[str, float]],
+    configs: Sequence[world.WorldConfig],
+) -> list[Entrant]:
+    """Return `hpa-own` of each world."""
+    return [contenders.entrant(contenders.OWN, settings, constants(config)) for config in configs]
 
 
 def _restless(resource: Resource | None, found: Sequence[Contender], tested: str) -> list[str]:

@@ -4,7 +4,7 @@ What is asked there is only how everyone fares: no step is kept, and no bound is
 alone is taken as it is known already, and worlds of a load that is cut are played side by side.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,10 +12,17 @@ import numpy as np
 from rlscaler import Settings
 from rlscaler_sim import contenders, long_plan, stretches, world
 from rlscaler_sim.contest import Entrant
-from rlscaler_sim.evaluation import beating, figures, limit
+from rlscaler_sim.evaluation import Limit, beating, figures, limit
 from rlscaler_sim.load import Load
 from rlscaler_sim.result import CLAIRVOYANT, Contender
 from rlscaler_sim.told import Told
+
+
+def plans(
+    load: Load, configs: Sequence[world.WorldConfig], settings: Settings, seed: int, start: np.ndarray | None
+) -> list[Limit]:
+    """Return what the clairvoyant orders in each world. start: see `stretches.play`."""
+    return [long_plan.plan(load, seed, config, settings, start, bounded=False) for config in configs]
 
 
 def elsewhere(
@@ -25,7 +32,8 @@ def elsewhere(
     settings: Settings,
     seed: int,
     *,
-    own: Callable[[world.WorldConfig], Entrant],
+    planned: Sequence[Limit],
+    own: Sequence[Entrant],
     told: Told | None,
     seen: np.ndarray | None,
     start: np.ndarray | None,
@@ -33,14 +41,13 @@ def elsewhere(
 ) -> list[list[Contender]]:
     """Return everyone's figures in each world, without regrets.
 
-    entrants: beside whom the clairvoyant plans for each world, as `hpa-own` is tuned on it; in the figures it is the
-    last. configs: differ in capacity and start-up. own: returns `hpa-own` of a world. told, seen, start, unread: see
-    `stretches.play`.
+    entrants: with the clairvoyant, which is the last of the figures. configs: differ in capacity and start-up. planned:
+    the clairvoyant's `plans` for them; own: `hpa-own` as it is tuned on each, where it is among the entrants. told,
+    seen, start, unread: see `stretches.play`.
     """
     casts, many = [], len(entrants) + 1
-    for config in configs:
-        plan = long_plan.plan(load, seed, config, settings, start, bounded=False)
-        there = [own(config) if each.name == contenders.OWN else each for each in entrants]
+    for index, plan in enumerate(planned):
+        there = [own[index] if each.name == contenders.OWN else each for each in entrants]
         casts.append([*there, limit(plan, settings)])
     found: list[list[Contender]] = []
     for some in _side_by_side(configs, told, entrants):

@@ -11,26 +11,31 @@ from rlscaler_sim.aside import aside
 
 def test_long_work_is_done_elsewhere_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    with aside(os.getpid, long=True) as answer:
-        pass
-    assert answer() != os.getpid()
-    assert answer() == answer()
+    with aside(long=True) as begin:
+        first, second = begin(os.getpid), begin(partial(sum, (1, 2)))
+    assert first() == first() != os.getpid()
+    assert second() == 3
 
 
 def test_what_it_raises_is_raised_where_the_answer_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    with aside(partial(int, "x"), long=True) as answer, pytest.raises(ValueError, match="invalid literal"):
+    with aside(long=True) as begin:
+        answer = begin(partial(int, "x"))
+    with pytest.raises(ValueError, match="invalid literal"):
         answer()
 
 
-def test_work_whose_process_is_ended_is_done_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_whose_process_is_ended_is_done_here_with_all_that_comes_after(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    with aside(doomed.here, long=True) as answer:
-        assert answer() == os.getpid()
+    with aside(long=True) as begin:
+        before = begin(doomed.here)
+        assert before() == os.getpid()
+        after = begin(os.getpid)
+        assert after() == os.getpid()
 
 
 @pytest.mark.parametrize(("long", "cores"), [(False, 2), (True, 1)])
 def test_short_work_and_a_single_core_begin_no_process(long: bool, cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    with aside(os.getpid, long=long) as answer:
-        assert answer() == os.getpid()
+    with aside(long=long) as begin:
+        assert begin(os.getpid)() == os.getpid()

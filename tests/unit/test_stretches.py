@@ -194,11 +194,12 @@ def test_worlds_side_by_side_are_as_each_alone(monkeypatch: pytest.MonkeyPatch) 
     start = contest.start_replicas([load], SETTINGS)
     who = [contenders.tested("default", SETTINGS), *entrants()]
     who = stretches.foretold(who, load, known, SETTINGS, start, UNREAD)
-    plans = [evaluation.limit(long_plan.plan(load, 7, each, SETTINGS, start), SETTINGS) for each in others]
-    found = elsewhere.elsewhere(load, who, others, SETTINGS, 7, own=lambda _: who[0], told=known,
+    planned = elsewhere.plans(load, others, SETTINGS, 7, start)
+    found = elsewhere.elsewhere(load, who, others, SETTINGS, 7, planned=planned, own=(), told=known,
                                 seen=readings, start=start, unread=UNREAD)  # fmt: skip
-    for each, plan, figures in zip(others, plans, found, strict=True):
-        alone = stretches.play(load, [*who, plan], each, SETTINGS, 7, seen=readings, start=start, unread=UNREAD)
+    for each, plan, figures in zip(others, planned, found, strict=True):
+        limit = evaluation.limit(plan, SETTINGS)
+        alone = stretches.play(load, [*who, limit], each, SETTINGS, 7, seen=readings, start=start, unread=UNREAD)
         assert [c.replica_hours for c in figures[:-1]] == pytest.approx(alone.billed[:-1, 0] / 3600.0, rel=1e-12)
         assert [c.violation_share for c in figures[:-1]] == pytest.approx(alone.violation_share[:-1, 0], rel=1e-9)
         assert figures[-1].score <= alone.score[-1, 0] * (1.0 + 1e-9)
