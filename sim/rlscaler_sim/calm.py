@@ -24,6 +24,7 @@ from rlscaler_sim.trace import family
 
 DAY = 86_400.0
 DOWN = {
+    "`default`, a tolerance of 0.07": (0.0, 0.07),
     "`default`, a tolerance of 0.1": (0.0, 0.1),
     "`default`, a tolerance of 0.1 and a window of 300 s": (300.0, 0.1),
 }
