@@ -20,6 +20,9 @@ LONGEST_QUERY = 8192
 _OF_SOURCE = ("namespace", "customHeaders", "queryParameters", "authModes", "unsafeSsl")
 """Parameters of a Prometheus trigger that belong to the operator's source here."""
 _QUEUE_CAPACITY = "its target is a length of the queue and says nothing of what a replica serves"
+_WHOLE_CAPACITY = "its target is of the whole (metricType: Value) and says nothing of one replica"
+_RATES = ("MessageRate", "DeliverGetRate")
+"""Modes of RabbitMQ whose target is messages/s."""
 
 
 def measure(trigger: Given, who: Who) -> Measure:
@@ -35,7 +38,7 @@ def measure(trigger: Given, who: Who) -> Measure:
         case "kafka" | "apache-kafka":
             return _kafka(kind, metadata)
         case "rabbitmq":
-            return _rabbitmq(metadata)
+            return _rabbitmq(trigger, metadata)
         case "memory":
             return _none(kind, "it does not follow the load")
         case "cron":
@@ -76,7 +79,7 @@ def _prometheus(trigger: Given, metadata: Given) -> Measure:
             "the trigger's query as it stands; it has to be a rate of the whole workload, such as requests/s",
             "an empty answer is 0 to KEDA and unknown here, which holds; add 'or vector(0)' where it means 0",
         ],
-        capacity="its target is of the whole (metricType: Value) and says nothing of one replica",
+        capacity=_WHOLE_CAPACITY,
         source_url=None if address is None else address.scalar("the URL of a Prometheus"),
         notes=notes,
     )
@@ -116,7 +119,7 @@ def _kafka(kind: str, metadata: Given) -> Measure:
     )
 
 
-def _rabbitmq(metadata: Given) -> Measure:
+def _rabbitmq(trigger: Given, metadata: Given) -> Measure:
     queue = _text(metadata, "queueName")
     if queue is None or _is_true(metadata, "useRegex"):
         return _none("rabbitmq", "it names no single queue, whose messages would be the load")
@@ -136,12 +139,14 @@ def _rabbitmq(metadata: Given) -> Measure:
         backlog=f"sum({ready})",
         capacity=_QUEUE_CAPACITY,
     )
-    mode = metadata.get("mode")
-    if mode is None or mode.word(("QueueLength", "MessageRate")) == "QueueLength":
+    mode = _text(metadata, "mode") or "QueueLength"
+    if mode == "QueueLength":
         return found
-    return replace(
-        measures.per_replica(found, metadata.need("value", "a number above 0").quantity()), backlog=found.backlog
-    )
+    if mode not in _RATES:
+        return replace(found, capacity=f"its target is one of {shown(mode)} and says nothing of what a replica serves")
+    if _of_value(trigger):
+        return replace(found, rank=Rank.TOTAL, capacity=_WHOLE_CAPACITY)
+    return measures.per_replica(found, metadata.need("value", "a number above 0").quantity())
 
 
 def _text(metadata: Given, name: str) -> str | None:
