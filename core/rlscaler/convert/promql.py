@@ -43,6 +43,13 @@ def escaped(text: str) -> str:
     return re.sub(r"([\\.+*?()|\[\]{}^$])", r"\\\1", text)
 
 
+def any_of(label: str, values: Sequence[str]) -> Matcher:
+    """Return the condition that a label has one of these values."""
+    if len(values) == 1:
+        return Matcher(label, "=", values[0])
+    return Matcher(label, "=~", "|".join(escaped(value) for value in values))
+
+
 def label_name(text: str) -> str:
     """Return the name of a label as Prometheus has it; what it does not take becomes an underscore."""
     name = re.sub(r"[^a-zA-Z0-9_]", "_", text)

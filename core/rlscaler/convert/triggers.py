@@ -100,7 +100,8 @@ def _kafka(kind: str, metadata: Given) -> Measure:
     if topic is None or group is None:
         name = "consumerGroup" if group is None else "topic"
         return _none(kind, f"it names no {name}, whose messages would be the load")
-    of_topic = Matcher("topic", "=", topic)
+    topics = [each.strip() for each in topic.split(",")] if kind == "apache-kafka" else [topic]
+    of_topic = promql.any_of("topic", topics)
     arrivals = promql.selector("kafka_topic_partition_current_offset", [of_topic])
     lag = promql.selector("kafka_consumergroup_lag", [Matcher("consumergroup", "=", group), of_topic])
     notes = []
