@@ -34,3 +34,24 @@ def test_topics_of_apache_kafka_are_read_one_by_one() -> None:
     assert several["backlog"]["query"] == f'sum(clamp_min(kafka_consumergroup_lag{{consumergroup="g", {of_topics}}}, 0))'
     one = only(scaled(trigger("apache-kafka", topic="orders", consumerGroup="g")))["metrics"]
     assert one["load"]["query"] == 'sum(rate(kafka_topic_partition_current_offset{topic="orders"}[2m]))'
+
+
+def test_a_threshold_beside_a_formula_is_no_capacity() -> None:
+    """KEDA compares what the formula gives with the formula's own target; thresholds there are placeholders."""
+    rates = [
+        trigger("prometheus", query=f"sum(rate({name}_total[2m]))", threshold="1") | {"name": name} for name in "ab"
+    ]
+    given = scaled(*rates, advanced={"scalingModifiers": {"formula": "(a + b) / 2", "target": "100"}})
+    spec = only(given)
+    assert "capacity" not in spec
+    assert spec["objective"]["latency"] == "500ms"
+    summary, *notes = told(given)
+    assert "whose target is of the formula" in summary
+    assert not any("takes the largest" in note for note in notes)
+
+
+def test_cpu_use_beside_a_formula_keeps_its_capacity() -> None:
+    cpu = trigger("cpu", value="50") | {"metricType": "Utilization"}
+    other = trigger("aws-sqs-queue", queueLength="1") | {"name": "a"}
+    spec = only(scaled(cpu, other, advanced={"scalingModifiers": {"formula": "a / 2", "target": "9"}}))
+    assert spec["capacity"]["perReplica"] == "100"

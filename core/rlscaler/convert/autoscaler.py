@@ -9,6 +9,8 @@ from rlscaler.convert.objects import Object
 from rlscaler.settings import LossAction
 from rlscaler.yaml_nodes import Node
 
+LARGEST = "takes the largest of what each asks for"
+
 
 class Rank(IntEnum):
     """How well something measured serves as the load; lower is better."""
@@ -81,6 +83,8 @@ class Autoscaler:
     behavior_comment: str = ""
     fallback: Fallback | None = None
     measures: Sequence[Measure]
+    several: str = LARGEST
+    """What it does with several measures."""
     notes: list[str] = field(default_factory=list)
 
     @property

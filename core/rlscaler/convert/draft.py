@@ -89,7 +89,7 @@ def draft(autoscaler: Autoscaler, options: Options) -> Draft:
     fewest = _fewest(autoscaler, chosen, notes)
     notes += [f"{chosen.called}: {note}" for note in chosen.notes] if chosen is not None else []
     busy = _busy(measures, chosen)
-    notes += [_not_taken(other, autoscaler.short, is_busy=other is busy) for other in measures if other is not chosen]
+    notes += [_not_taken(other, autoscaler, is_busy=other is busy) for other in measures if other is not chosen]
     if busy is not None:
         missing += ", so it is learned from load and metrics.utilization"
     else:
@@ -164,12 +164,12 @@ def _capacity(chosen: Measure | None, options: Options, notes: list[str]) -> tup
     return Said(chosen.per_replica, chosen.capacity), ""
 
 
-def _not_taken(other: Measure, short: str, *, is_busy: bool) -> str:
+def _not_taken(other: Measure, autoscaler: Autoscaler, *, is_busy: bool) -> str:
     if is_busy:
         return f"{other.called}: it is read as metrics.utilization, and asks for no replicas of its own"
     if other.load is None:
         return f"{other.called}: {other.missing}"
-    return f"{other.called}: one load decides, where the {short} takes the largest of what each asks for"
+    return f"{other.called}: one load decides, where the {autoscaler.short} {autoscaler.several}"
 
 
 def _fewest(autoscaler: Autoscaler, chosen: Measure | None, notes: list[str]) -> Said:

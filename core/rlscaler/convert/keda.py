@@ -7,7 +7,7 @@ to 100 replicas, a look every 30 s, a fallback to just its replicas.
 from dataclasses import replace
 
 from rlscaler.convert import triggers
-from rlscaler.convert.autoscaler import Autoscaler, Fallback
+from rlscaler.convert.autoscaler import LARGEST, Autoscaler, Fallback, Measure, Rank
 from rlscaler.convert.given import Given
 from rlscaler.convert.hpa import checked_behavior
 from rlscaler.convert.measures import Who
@@ -51,6 +51,9 @@ def read(source: Object, workloads: Workloads) -> Autoscaler:
     found = [triggers.measure(each, who) for each in listed.items("a list of triggers")]
     if not found:
         raise listed.refused("empty; expected at least one trigger")
+    formula = spec.at("advanced", "scalingModifiers", "formula")
+    if formula is not None:
+        found = [_beside_formula(each) for each in found]
     return Autoscaler(
         source=source,
         short="ScaledObject",
@@ -65,8 +68,17 @@ def read(source: Object, workloads: Workloads) -> Autoscaler:
         behavior_comment="the ScaledObject's advanced.horizontalPodAutoscalerConfig.behavior",
         fallback=_fallback(spec),
         measures=[replace(each, called=f"trigger {each.called}") for each in found],
+        several=LARGEST if formula is None else "has a formula of them",
         notes=[*_pauses(source), *_of_spec(spec, fewest)],
     )
+
+
+def _beside_formula(measure: Measure) -> Measure:
+    """Return a measure whose own target KEDA does not ask, since what a formula makes of several has one."""
+    if measure.rank is not Rank.RATE:
+        return measure
+    text = "its threshold is not asked beside advanced.scalingModifiers, whose target is of the formula"
+    return replace(measure, rank=Rank.TOTAL, per_replica=None, capacity=text)
 
 
 def _fallback(spec: Given) -> Fallback | None:
