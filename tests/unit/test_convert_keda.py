@@ -55,3 +55,14 @@ def test_cpu_use_beside_a_formula_keeps_its_capacity() -> None:
     other = trigger("aws-sqs-queue", queueLength="1") | {"name": "a"}
     spec = only(scaled(cpu, other, advanced={"scalingModifiers": {"formula": "a / 2", "target": "9"}}))
     assert spec["capacity"]["perReplica"] == "100"
+
+
+RATE = trigger("prometheus", query="sum(rate(a_total[2m]))", threshold="5")
+
+
+def test_a_count_that_keda_restores_is_told() -> None:
+    """Whoever deletes the ScaledObject to let an RLScaler scale would be put back to the count of long ago."""
+    given = scaled(RATE, advanced={"restoreToOriginalReplicaCount": True})
+    assert [note for note in told(given) if note.startswith("advanced.restoreToOriginalReplicaCount: ")]
+    given["spec"]["advanced"]["restoreToOriginalReplicaCount"] = False
+    assert not [note for note in told(given) if "restoreToOriginalReplicaCount" in note]

@@ -116,6 +116,10 @@ def _of_spec(spec: Given, fewest: int) -> list[str]:
     formula = spec.at("advanced", "scalingModifiers", "formula")
     if formula is not None:
         notes.append("advanced.scalingModifiers.formula: one trigger is taken as the load, as it stands")
+    restored = spec.at("advanced", "restoreToOriginalReplicaCount")
+    if restored is not None and restored.node.text == "true":
+        notes.append("advanced.restoreToOriginalReplicaCount: set it to false before you delete the ScaledObject, or KEDA "
+                     "puts back the count of before it")  # fmt: skip
     cooldown = spec.get("cooldownPeriod")
     if cooldown is not None and not fewest:
         notes.append(f"cooldownPeriod of {cooldown.whole(0)} s before 0: the policy decides on that")
