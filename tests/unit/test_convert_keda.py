@@ -2,7 +2,7 @@
 
 import pytest
 
-from converted import only, told
+from converted import Json, only, told
 from given_autoscalers import scaled, trigger
 
 
@@ -66,3 +66,27 @@ def test_a_count_that_keda_restores_is_told() -> None:
     assert [note for note in told(given) if note.startswith("advanced.restoreToOriginalReplicaCount: ")]
     given["spec"]["advanced"]["restoreToOriginalReplicaCount"] = False
     assert not [note for note in told(given) if "restoreToOriginalReplicaCount" in note]
+
+
+def test_what_keda_asks_of_going_to_0_and_back_is_told() -> None:
+    """Left out, cooldownPeriod is 300 s; up to its activation value a trigger asks for no replica."""
+    quiet = scaled(RATE)
+    assert "cooldownPeriod of 300 s before 0, KEDA's default: the policy decides on that" in told(quiet)
+    active = scaled(
+        trigger("prometheus", query="sum(rate(a_total[2m]))", threshold="5", activationThreshold="2.5"),
+        trigger("cron", activationValue="0"),
+        cooldownPeriod=60,
+    )
+    assert "cooldownPeriod of 60 s before 0: the policy decides on that" in told(active)
+    assert [note for note in told(active) if "activation" in note] == [
+        "trigger prometheus: activationThreshold of 2.5, up to which KEDA stays at 0: here any load asks for a replica"
+    ]
+
+
+@pytest.mark.parametrize("at_least", [{"minReplicaCount": 1}, {"triggers": [
+    trigger("cpu", value="50", activationValue="2") | {"metricType": "Utilization"}
+]}])  # fmt: skip
+def test_nothing_is_told_of_0_where_there_are_never_0(at_least: Json) -> None:
+    given = scaled(trigger("prometheus", query="a_rps", threshold="5", activationThreshold="2"))
+    given["spec"] |= {"cooldownPeriod": 60} | at_least
+    assert not [note for note in told(given) if "cooldown" in note or "activation" in note]

@@ -86,6 +86,8 @@ class Autoscaler:
     several: str = LARGEST
     """What it does with several measures."""
     notes: list[str] = field(default_factory=list)
+    of_zero: Sequence[str] = ()
+    """Notes that hold where there may be 0 replicas."""
 
     @property
     def where(self) -> str:

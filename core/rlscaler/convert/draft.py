@@ -87,6 +87,7 @@ def draft(autoscaler: Autoscaler, options: Options) -> Draft:
     notes = [*autoscaler.notes, *_on_target(autoscaler, chosen), *_on_behavior(autoscaler.behavior)]
     per_replica, missing = _capacity(chosen, options, notes)
     fewest = _fewest(autoscaler, chosen, notes)
+    notes += autoscaler.of_zero if fewest.value == "0" else []
     notes += [f"{chosen.called}: {note}" for note in chosen.notes] if chosen is not None else []
     busy = _busy(measures, chosen)
     notes += [_not_taken(other, autoscaler, is_busy=other is busy) for other in measures if other is not chosen]

@@ -1,7 +1,7 @@
 """KEDA's ScaledObjects (keda.sh/v1alpha1).
 
 Source of the fields and their defaults: kedacore/keda, apis/keda/v1alpha1/scaledobject_types.go: apps/v1 Deployment, 0
-to 100 replicas, a look every 30 s, a fallback to just its replicas.
+to 100 replicas, a look every 30 s, 300 s before 0, a fallback to just its replicas.
 """
 
 from dataclasses import replace
@@ -18,7 +18,7 @@ from rlscaler.settings import LossAction
 
 GROUP, KIND = "keda.sh", "ScaledObject"
 VERSION = "v1alpha1"
-DEFAULT_MOST, DEFAULT_POLLING = 100, 30
+DEFAULT_MOST, DEFAULT_POLLING, DEFAULT_COOLDOWN = 100, 30, 300
 _PAUSES = ("paused", "paused-replicas", "paused-scale-in", "paused-scale-out", "paused-scale-down")
 _LONGEST_LOSS = 86_400
 _FALLBACKS: dict[str, LossAction] = {
@@ -70,6 +70,7 @@ def read(source: Object, workloads: Workloads) -> Autoscaler:
         measures=[replace(each, called=f"trigger {each.called}") for each in found],
         several=LARGEST if formula is None else "has a formula of them",
         notes=[*_pauses(source), *_of_spec(spec, fewest)],
+        of_zero=_of_zero(spec, listed),
     )
 
 
@@ -79,6 +80,22 @@ def _beside_formula(measure: Measure) -> Measure:
         return measure
     text = "its threshold is not asked beside advanced.scalingModifiers, whose target is of the formula"
     return replace(measure, rank=Rank.TOTAL, per_replica=None, capacity=text)
+
+
+def _of_zero(spec: Given, listed: Given) -> list[str]:
+    """Return notes on what KEDA waits for before it goes to 0 and leaves it."""
+    cooldown = spec.get("cooldownPeriod")
+    text = f"{DEFAULT_COOLDOWN} s before 0, KEDA's default" if cooldown is None else f"{cooldown.whole(0)} s before 0"
+    notes = [f"cooldownPeriod of {text}: the policy decides on that"]
+    for each in listed.items():
+        metadata = each.need("metadata", "the trigger's parameters")
+        for name in metadata.names():
+            value = metadata.need(name, "text").node.text.strip()
+            if name.startswith("activation") and value not in ("", "0"):
+                called = each.need("type", "the type of the trigger").node.text
+                notes.append(f"trigger {shown(called)}: {shown(name)} of {shown(value)}, up to which KEDA stays at 0: "
+                             "here any load asks for a replica")  # fmt: skip
+    return notes
 
 
 def _fallback(spec: Given) -> Fallback | None:
@@ -120,9 +137,6 @@ def _of_spec(spec: Given, fewest: int) -> list[str]:
     if restored is not None and restored.node.text == "true":
         notes.append("advanced.restoreToOriginalReplicaCount: set it to false before you delete the ScaledObject, or KEDA "
                      "puts back the count of before it")  # fmt: skip
-    cooldown = spec.get("cooldownPeriod")
-    if cooldown is not None and not fewest:
-        notes.append(f"cooldownPeriod of {cooldown.whole(0)} s before 0: the policy decides on that")
     behavior = spec.at("fallback", "behavior")
     if behavior is not None and behavior.node.text not in _FALLBACKS:
         notes.append(f"fallback.behavior {shown(behavior.node.text)}: written as ReplicasIfHigher, which takes nothing "
