@@ -1,9 +1,14 @@
 """What becomes of a ScaledObject as KEDA takes it: each scaler's parameters, and what KEDA does with them."""
 
+import json
+
 import pytest
 
 from converted import Json, only, told
 from given_autoscalers import scaled, trigger
+from rlscaler.convert.converting import convert
+from rlscaler.convert.draft import Options
+from rlscaler.convert.page import page
 
 
 @pytest.mark.parametrize(
@@ -90,3 +95,14 @@ def test_nothing_is_told_of_0_where_there_are_never_0(at_least: Json) -> None:
     given = scaled(trigger("prometheus", query="a_rps", threshold="5", activationThreshold="2"))
     given["spec"] |= {"cooldownPeriod": 60} | at_least
     assert not [note for note in told(given) if "cooldown" in note or "activation" in note]
+
+
+def test_an_empty_answer_is_what_it_is_to_keda() -> None:
+    def about(**more: str) -> str:
+        one = json.dumps(scaled(trigger("prometheus", query="a_rps", threshold="5", **more)))
+        return page(convert([("x", one)], Options()).drafts[0])
+
+    assert "an empty answer is 0 to KEDA and unknown here" in about()
+    assert "an empty answer is 0 to KEDA and unknown here" in about(ignoreNullValues="true")
+    for word in ("false", "False", "f", "0"):
+        assert "an empty answer is a failure to KEDA, as it is unknown here" in about(ignoreNullValues=word)

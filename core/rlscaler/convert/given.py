@@ -15,6 +15,7 @@ from rlscaler.yaml_nodes import Node
 
 _SCALARS = ("text", "number", "whole number", "boolean", "date")
 POSITIVE = Amount(QUANTITY, 0, above=True)
+_NO = ("0", "f", "F", "false", "FALSE", "False")
 
 
 class Refused(Exception):  # noqa: N818  (ends the reading of one object; the command makes one error of all)
@@ -92,6 +93,10 @@ class Given:
         if not self.node.text.strip():
             raise self.refused(f"empty; expected {expected}")
         return self.node.text
+
+    def is_no(self) -> bool:
+        """Tell whether this text is a no to Go (strconv.ParseBool)."""
+        return self.node.text in _NO
 
     def whole(self, low: int) -> int:
         """Return this value as a whole number, `low` or more."""

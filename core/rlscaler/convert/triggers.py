@@ -71,12 +71,15 @@ def _prometheus(trigger: Given, metadata: Given) -> Measure:
         own.append("authenticationRef")
     if own:
         notes.append(f"{', '.join(own)}: access is stated at the source in the operator's configuration")
+    ignored = metadata.get("ignoreNullValues")
+    is_failure = ignored is not None and ignored.is_no()
     found = Measure(
         called="prometheus",
         rank=Rank.TOTAL,
         load=query,
         about=[
             "the trigger's query as it stands; it has to be a rate of the whole workload, such as requests/s",
+            "an empty answer is a failure to KEDA, as it is unknown here, which holds" if is_failure else
             "an empty answer is 0 to KEDA and unknown here, which holds; add 'or vector(0)' where it means 0",
         ],
         capacity=_WHOLE_CAPACITY,
