@@ -106,3 +106,18 @@ def test_an_empty_answer_is_what_it_is_to_keda() -> None:
     assert "an empty answer is 0 to KEDA and unknown here" in about(ignoreNullValues="true")
     for word in ("false", "False", "f", "0"):
         assert "an empty answer is a failure to KEDA, as it is unknown here" in about(ignoreNullValues=word)
+
+
+@pytest.mark.parametrize(("name", "value", "paused"), [
+    ("paused", "false", False),
+    ("paused", "False", False),
+    ("paused", "0", False),
+    ("paused", "true", True),
+    ("paused", "now", True),
+    ("paused-scale-in", "F", False),
+    ("paused-replicas", "0", True),
+])  # fmt: skip
+def test_a_pause_is_what_keda_takes_for_one(name: str, value: str, paused: bool) -> None:
+    given = scaled(RATE)
+    given["metadata"]["annotations"] = {f"autoscaling.keda.sh/{name}": value}
+    assert any("KEDA is held still" in note for note in told(given)) is paused

@@ -19,7 +19,8 @@ from rlscaler.settings import LossAction
 GROUP, KIND = "keda.sh", "ScaledObject"
 VERSION = "v1alpha1"
 DEFAULT_MOST, DEFAULT_POLLING, DEFAULT_COOLDOWN = 100, 30, 300
-_PAUSES = ("paused", "paused-replicas", "paused-scale-in", "paused-scale-out", "paused-scale-down")
+_PAUSED_REPLICAS = "paused-replicas"
+_PAUSES = ("paused", _PAUSED_REPLICAS, "paused-scale-in", "paused-scale-out", "paused-scale-down")
 _LONGEST_LOSS = 86_400
 _FALLBACKS: dict[str, LossAction] = {
     "static": "Replicas",
@@ -119,7 +120,7 @@ def _pauses(source: Object) -> list[str]:
     out = []
     for name in _PAUSES:
         found = None if annotations is None else annotations.get(f"autoscaling.keda.sh/{name}")
-        if found is not None and found.node.text != "false":
+        if found is not None and (name == _PAUSED_REPLICAS or not found.is_no()):
             out.append(f"KEDA is held still by autoscaling.keda.sh/{name}: {shown(found.node.text)}")
     return out
 
