@@ -1,11 +1,12 @@
 """Work that is done in a process of its own meanwhile, where there is a core for it."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -29,7 +30,7 @@ def aside(*, long: bool) -> Iterator[Begin]:
     if not long or (os.cpu_count() or 1) < 2:
         yield _here
         return
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_begun) as pool:
 
         def begin(work: Callable[[], T], /) -> Callable[[], T]:
             try:
@@ -50,3 +51,15 @@ def aside(*, long: bool) -> Iterator[Begin]:
 
 def _here(work: Callable[[], T], /) -> Callable[[], T]:
     return work
+
+
+def _begun() -> None:
+    """Have this process end with the one that began it, whatever ended that; else it would wait for work for ever."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

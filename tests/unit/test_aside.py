@@ -1,11 +1,16 @@
 """Work in a process of its own: the same answer, the same error, and none where it is not worth one."""
 
 import os
+import signal
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 import doomed
+import left_alone
 from rlscaler_sim.aside import aside
 
 
@@ -39,3 +44,17 @@ def test_short_work_and_a_single_core_begin_no_process(long: bool, cores: int, m
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     with aside(long=long) as begin:
         assert begin(os.getpid)() == os.getpid()
+
+
+def ended(number: int, mark: Path, *, busy: float, group: bool) -> subprocess.CompletedProcess[str]:
+    """Return how a process ended by a signal once all that have its output are gone; raises TimeoutExpired."""
+    command = [sys.executable, left_alone.__file__, str(int(number)), str(busy), str(int(group)), str(mark)]
+    path = os.pathsep.join(each for each in sys.path if each)
+    return subprocess.run(command, capture_output=True, text=True, timeout=20, start_new_session=True,
+                          env={**os.environ, "PYTHONPATH": path})  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("busy", [0.0, 60.0])
+def test_nothing_goes_on_for_a_process_that_is_gone(number: int, busy: float, tmp_path: Path) -> None:
+    assert ended(number, tmp_path / "begun", busy=busy, group=False).returncode == -number
