@@ -1,6 +1,7 @@
 """Work that is done in a process of its own meanwhile, where there is a core for it."""
 
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -54,7 +55,11 @@ def _here(work: Callable[[], T], /) -> Callable[[], T]:
 
 
 def _begun() -> None:
-    """Have this process end with the one that began it, whatever ended that; else it would wait for work for ever."""
+    """Have this process end with the one that began it, whatever ended that; else it would wait for work for ever.
+
+    Ctrl-C, which goes to both, ends it without a word.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -58,3 +58,11 @@ def ended(number: int, mark: Path, *, busy: float, group: bool) -> subprocess.Co
 @pytest.mark.parametrize("busy", [0.0, 60.0])
 def test_nothing_goes_on_for_a_process_that_is_gone(number: int, busy: float, tmp_path: Path) -> None:
     assert ended(number, tmp_path / "begun", busy=busy, group=False).returncode == -number
+
+
+@pytest.mark.parametrize("busy", [0.0, 60.0])
+def test_ctrl_c_has_no_words_of_another_process(busy: float, tmp_path: Path) -> None:
+    """It goes to all processes of a terminal; one that waits for work would print where it did so."""
+    done = ended(signal.SIGINT, tmp_path / "begun", busy=busy, group=True)
+    assert done.returncode == -signal.SIGINT
+    assert "SpawnProcess" not in done.stderr
