@@ -36,7 +36,9 @@ def test_topics_of_apache_kafka_are_read_one_by_one() -> None:
     several = only(scaled(trigger("apache-kafka", topic="orders, returns.v2", consumerGroup="g")))["metrics"]
     of_topics = r'topic=~"orders|returns\\.v2"'
     assert several["load"]["query"] == f"sum(rate(kafka_topic_partition_current_offset{{{of_topics}}}[2m]))"
-    assert several["backlog"]["query"] == f'sum(clamp_min(kafka_consumergroup_lag{{consumergroup="g", {of_topics}}}, 0))'
+    assert (
+        several["backlog"]["query"] == f'sum(clamp_min(kafka_consumergroup_lag{{consumergroup="g", {of_topics}}}, 0))'
+    )
     one = only(scaled(trigger("apache-kafka", topic="orders", consumerGroup="g")))["metrics"]
     assert one["load"]["query"] == 'sum(rate(kafka_topic_partition_current_offset{topic="orders"}[2m]))'
 

@@ -136,8 +136,8 @@ def _of_spec(spec: Given, fewest: int) -> list[str]:
         notes.append("advanced.scalingModifiers.formula: one trigger is taken as the load, as it stands")
     restored = spec.at("advanced", "restoreToOriginalReplicaCount")
     if restored is not None and restored.node.text == "true":
-        notes.append("advanced.restoreToOriginalReplicaCount: set it to false before you delete the ScaledObject, or KEDA "
-                     "puts back the count of before it")  # fmt: skip
+        notes.append("advanced.restoreToOriginalReplicaCount: set it to false before you delete the ScaledObject, or "
+                     "KEDA puts back the count of before it")  # fmt: skip
     behavior = spec.at("fallback", "behavior")
     if behavior is not None and behavior.node.text not in _FALLBACKS:
         notes.append(f"fallback.behavior {shown(behavior.node.text)}: written as ReplicasIfHigher, which takes nothing "

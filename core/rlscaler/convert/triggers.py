@@ -79,8 +79,9 @@ def _prometheus(trigger: Given, metadata: Given) -> Measure:
         load=query,
         about=[
             "the trigger's query as it stands; it has to be a rate of the whole workload, such as requests/s",
-            "an empty answer is a failure to KEDA, as it is unknown here, which holds" if is_failure else
-            "an empty answer is 0 to KEDA and unknown here, which holds; add 'or vector(0)' where it means 0",
+            "an empty answer is a failure to KEDA, as it is unknown here, which holds"
+            if is_failure
+            else "an empty answer is 0 to KEDA and unknown here, which holds; add 'or vector(0)' where it means 0",
         ],
         capacity=_WHOLE_CAPACITY,
         source_url=None if address is None else address.scalar("the URL of a Prometheus"),
