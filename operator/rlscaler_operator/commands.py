@@ -260,7 +260,7 @@ def _namespace(kubeconfig: str | None, context: str | None) -> str:
         # What the package itself takes from KUBECONFIG it took when it was imported.
         files = kubeconfig or os.environ.get("KUBECONFIG")
         found: Any = config.list_kube_config_contexts(files)  # type: ignore[no-untyped-call]
-    except (config.ConfigException, OSError):  # in a pod
+    except Exception:  # in a pod, or the file is broken in any way, which `credentials` tells where it is needed
         with contextlib.suppress(OSError):
             return Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace").read_text().strip() or "default"
         return "default"
