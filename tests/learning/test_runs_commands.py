@@ -93,6 +93,13 @@ def test_a_run_that_is_being_trained_is_running_and_nobody_elses(root: Path) -> 
     assert run_record.read(root / "cut").state == "interrupted"
 
 
+def test_a_run_whose_folder_cannot_be_written_is_told(tmp_path: Path) -> None:
+    """As on a volume that was made read-only since: it is the first file that going on with the run opens."""
+    (tmp_path / run_record.LOCK).mkdir()
+    with pytest.raises(UserError, match="/lock cannot be written: "), at_work(tmp_path):
+        pass
+
+
 @pytest.mark.parametrize(
     ("folder", "told"),
     [("missing", "missing: the folder does not exist"), ("file", "file: the folder is a file")],

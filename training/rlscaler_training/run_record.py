@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from rlscaler.errors import UserError
+from rlscaler.files import unwritable
 from rlscaler_training.own_past_command import ALGORITHM as OWN_PAST
 
 CONFIG, ENVIRONMENT, METRICS, REPORT, POLICY, LOCK = (
@@ -37,10 +38,15 @@ class RecordError(UserError):
 def at_work(folder: str | Path) -> Iterator[None]:
     """Hold the run's folder while it is trained; the system lets go of it however the process ends.
 
-    Raises UserError where another process holds it, since two would spoil each other's checkpoints.
+    Raises UserError where another process holds it, since two would spoil each other's checkpoints, and where nothing
+    can be written there.
     """
     path = Path(folder) / LOCK
-    with path.open("a+") as stream:
+    try:
+        opened = path.open("a+")
+    except OSError as error:
+        raise unwritable(path, error) from error
+    with opened as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
