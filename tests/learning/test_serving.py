@@ -1,5 +1,6 @@
 """Decisions for callers elsewhere: the same as here, in any batch, over real HTTP, bounded, swapped without a gap."""
 
+import asyncio
 import json
 import queue
 import socket
@@ -461,3 +462,25 @@ def test_mistakes_of_the_command_take_one_line() -> None:
             assert code == 2, output
             assert output.startswith(sentence)
             assert output.count("\n") == 1
+
+
+def test_a_caller_that_hangs_up_is_no_failure_of_the_server() -> None:
+    """Ray Serve cancels what is under way for one."""
+    server = Server([offer(OLD)], Limits())
+
+    async def hung_up() -> None:
+        reading = asyncio.Event()
+
+        async def read() -> Question:
+            reading.set()
+            never: asyncio.Future[Question] = asyncio.get_running_loop().create_future()
+            return await never
+
+        asked = asyncio.create_task(server.answered(read))
+        await reading.wait()
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+
+    asyncio.run(hung_up())
+    assert server.tally().requests == {("", 499): 1}

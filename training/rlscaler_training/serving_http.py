@@ -20,6 +20,8 @@ from rlscaler_training.serving import Shelved
 
 JSON = "application/json"
 MEGABYTE = 10**6
+GONE = 499
+"""How a question is counted whose caller did not wait for the answer; nobody is answered so."""
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Buckets of the time that a question takes here."""
 BATCHES = (1.0, 10.0, 100.0, 1000.0, 10000.0)

@@ -187,6 +187,9 @@ class Server:
         except HttpError as error:
             status = error.status
             raise
+        except asyncio.CancelledError:
+            status = http.GONE
+            raise
         finally:
             self.counts.asked(policy, status, rows, time.perf_counter() - began)
 
