@@ -249,3 +249,25 @@ def test_a_rule_is_swept_by_the_same_score_and_the_hopeless_are_stopped(ray_here
     assert all(each.share < 99 for each in stopped)
     assert math.isfinite(best.usual)
     assert "6 trials" in sweep_page.verdict(found, trials, best)
+
+
+def test_a_sweep_that_was_killed_at_its_beginning_is_tried_whole(ray_here: None, tmp_path: Path) -> None:
+    """Ray Tune keeps its state a moment after it begins."""
+    told = SMALL | {"rule": "hpa", "trials": 2, "grace": 1.0, "search": {"target": {"low": 0.4, "high": 0.6}}}
+    _, trials, _ = swept(told, tmp_path, [])
+    for path in (tmp_path / sweep_trials.TUNE).glob(sweep_trials.STATE):
+        path.unlink()
+    try:
+        _, again, _ = swept(told, tmp_path, [])
+    except KeyboardInterrupt:
+        pytest.fail("it ended before all was tried")
+    assert again == trials
+
+
+@pytest.mark.parametrize(("text", "kept"), [('{"trial_da', False), ("{}", True)], ids=["cut short", "whole"])
+def test_a_state_that_a_kill_cut_short_is_none(tmp_path: Path, text: str, kept: bool) -> None:
+    """It is written in place."""
+    (tmp_path / "tuner.pkl").touch()
+    (tmp_path / "experiment_state-2026-11-23_09-36-58.json").write_text("{}")
+    (tmp_path / "experiment_state-2026-11-23_09-38-15.json").write_text(text)
+    assert sweep_trials._is_kept(tmp_path) is kept

@@ -29,7 +29,7 @@ from rlscaler_training.ray_cluster import cluster
 from rlscaler_training.run_record import REPORT, at_work
 from rlscaler_training.sweeps import Choices, Space, Sweep, checked
 
-PLAN, TRIALS, TUNE = "sweep.json", "trials", "tune"
+PLAN, TRIALS, TUNE, STATE = "sweep.json", "trials", "tune", "experiment_state-*.json"
 SHARE, SCORE = "share", "score"
 WHOLE = 100
 """What `share` is at a trial's end: per cent of its own budget, which rungs are counted in."""
@@ -98,7 +98,7 @@ def run(sweep: Sweep, folder: Path, address: str | None, tell: Tell) -> list[Tri
         from ray import tune
 
         place = (folder / TUNE).resolve()
-        if tune.Tuner.can_restore(str(place)):
+        if _is_kept(place):
             tuner = tune.Tuner.restore(str(place), _trainable(sweep, folder), resume_unfinished=True,
                                        restart_errored=True, param_space=_drawn(sweep.search))  # fmt: skip
         else:
@@ -108,6 +108,18 @@ def run(sweep: Sweep, folder: Path, address: str | None, tell: Tell) -> list[Tri
     if any(each.state == "unfinished" for each in trials) or len(trials) < sweep.trials:
         raise KeyboardInterrupt
     return trials
+
+
+def _is_kept(place: Path) -> bool:
+    """Tell whether Ray Tune can go on from its own state, which it keeps a moment after it begins and writes in place.
+
+    Where it cannot it would try a single trial. Begun anew, the same is drawn, and trials go on where they were.
+    """
+    try:
+        json.loads(max(place.glob(STATE)).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none, or the beginning of one
+        return False
+    return (place / "tuner.pkl").exists()
 
 
 @contextmanager
