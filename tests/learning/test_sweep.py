@@ -14,7 +14,7 @@ pytest.importorskip("ray.tune")
 
 from command_line import mistakes, run
 from rlscaler.artifact import load
-from rlscaler.errors import UserError
+from rlscaler.errors import NoRoomError, UserError
 from rlscaler.policies import RULES
 from rlscaler_training import ray_cluster, sweep_page, sweep_trials, sweeps
 from rlscaler_training.commands import LEARNERS
@@ -161,6 +161,41 @@ def test_a_folder_holds_one_sweep(tmp_path: Path) -> None:
         sweep_trials.prepared(sweeps.checked(LEARN | {"seed": 4}), place)
     with pytest.raises(UserError, match="holds other files"):
         sweep_trials.prepared(sweeps.checked(LEARN), written(tmp_path / "file", 1).parent)
+
+
+def test_a_sweep_begins_where_there_was_no_room_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, text: str) -> None:
+        raise NoRoomError(f"{path} cannot be written")
+
+    place, asked = tmp_path / "runs" / "sweep", sweeps.checked(LEARN)
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep_trials, "write_text_atomically", full)
+        with pytest.raises(NoRoomError):
+            sweep_trials.prepared(asked, place)
+    sweep_trials.prepared(asked, place)
+    assert json.loads((place / sweep_trials.PLAN).read_text()) == asked.told()
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").symlink_to("/nowhere/at/all")
+    (line,) = mistakes(run("sweep", str(written(tmp_path / "sweep.yaml", LEARN)), "--run", "elsewhere"))
+    assert "elsewhere cannot be written: " in line
+
+
+def test_what_is_handed_on_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    found, best = sweeps.checked(LEARN), Best(Trial(0, {"gamma": 0.9}, 100.0, 1.0, "finished"), 1.0, 1.0)
+    policy = sweep_trials.policy_of(tmp_path, best.trial)
+    policy.parent.mkdir(parents=True)
+    policy.write_bytes(b"new")
+    out = written(tmp_path / "out.rlz", "old")
+    reader = out.open()
+    sweep_trials.taken(tmp_path, found, best, out)
+    assert out.read_bytes() == b"new"
+    with reader:
+        assert reader.read() == "old\n...\n", "it was written over while somebody read it"
+    with pytest.raises(UserError, match=r"the folder .*gone does not exist"):
+        sweep_trials.taken(tmp_path, found, best, tmp_path / "gone" / "out.rlz")
 
 
 def test_a_trial_that_was_cut_off_goes_on_from_its_checkpoint(tmp_path: Path) -> None:

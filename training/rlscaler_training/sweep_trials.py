@@ -7,7 +7,6 @@ or the whole sweep, goes on where it was. A trial's last word is its score on dr
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -19,7 +18,7 @@ import numpy as np
 
 from rlscaler.artifact import save
 from rlscaler.errors import UserError
-from rlscaler.files import write_text_atomically
+from rlscaler.files import unwritable, write_bytes_atomically, write_text_atomically
 from rlscaler.policies import RULES
 from rlscaler_training import devices, finishing, learner, loads, runs
 from rlscaler_training.asked import begun, world_of
@@ -72,7 +71,10 @@ def prepared(sweep: Sweep, folder: Path) -> None:
     except FileNotFoundError:
         if folder.is_dir() and any(folder.iterdir()):
             raise UserError(f"{folder}: holds other files; expected a new folder, or an empty one") from None
-        (folder / TRIALS).mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(folder, error) from error
         write_text_atomically(path, json.dumps(sweep.told(), indent=2) + "\n")
         return
     except (OSError, ValueError) as error:
@@ -392,5 +394,5 @@ def taken(folder: Path, sweep: Sweep, found: Best, out: Path | None) -> Path:
     write_text_atomically(path, json.dumps(values, indent=2) + "\n")
     if sweep.learner:
         for place in (folder / "best.rlz", *([out] if out else [])):
-            shutil.copyfile(policy_of(folder, found.trial), place)
+            write_bytes_atomically(place, policy_of(folder, found.trial).read_bytes())
     return path
