@@ -18,7 +18,7 @@ from rlscaler.errors import NoRoomError, UserError
 from rlscaler.policies import RULES
 from rlscaler_training import ray_cluster, sweep_page, sweep_trials, sweeps
 from rlscaler_training.commands import LEARNERS
-from rlscaler_training.run_record import read_metrics
+from rlscaler_training.run_record import at_work, read_metrics
 from rlscaler_training.sweep_trials import Best, Trial
 from rlscaler_training.sweeps import Choices, Span, Sweep
 
@@ -181,6 +181,16 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "elsewhere").symlink_to("/nowhere/at/all")
     (line,) = mistakes(run("sweep", str(written(tmp_path / "sweep.yaml", LEARN)), "--run", "elsewhere"))
     assert "elsewhere cannot be written: " in line
+
+
+def test_two_processes_are_not_at_one_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would find the other's trials taken, and count them as failed."""
+    monkeypatch.chdir(tmp_path)
+    path = written(tmp_path / "sweep.yaml", LEARN)
+    sweep_trials.prepared(sweeps.read(path), tmp_path / "here")
+    with at_work(tmp_path / "here"):
+        (line,) = mistakes(run("sweep", str(path), "--run", "here"))
+    assert "here: is being trained by another process" in line
 
 
 def test_what_is_handed_on_is_written_whole_or_not_at_all(tmp_path: Path) -> None:

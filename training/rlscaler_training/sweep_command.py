@@ -44,6 +44,7 @@ def sweep(file: str, folder: str | None, address: str | None, out: str | None, a
     from rlscaler_training import sweep_page as page
     from rlscaler_training import sweep_trials as trials
     from rlscaler_training import sweeps
+    from rlscaler_training.run_record import at_work
 
     asked = sweeps.read(file)
     if out and asked.rule:
@@ -54,7 +55,8 @@ def sweep(file: str, folder: str | None, address: str | None, out: str | None, a
     trials.require_load(asked)
     trials.prepared(asked, place)
     try:
-        found = trials.run(asked, place, address, lambda line: None if quiet else click.echo(line, err=True))
+        with at_work(place):
+            found = trials.run(asked, place, address, lambda line: None if quiet else click.echo(line, err=True))
     except KeyboardInterrupt:
         click.echo(f"stopped; go on with it by: {shlex.join(['rlscaler', 'sweep', file, '--run', str(place)])}",
                    err=True)  # fmt: skip
