@@ -18,6 +18,7 @@ class Begin(Protocol):
 
     def __call__(self, work: Callable[[], T], /) -> Callable[[], T]:
         """Begin work that can be pickled, and return what returns its answer, or raises what it raised."""
+        ...
 
 
 @contextmanager
