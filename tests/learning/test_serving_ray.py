@@ -1,5 +1,6 @@
 """`rlscaler serve` as people start it: Ray Serve in its own processes, asked over HTTP, swapped, and ended."""
 
+import http.client
 import json
 import os
 import queue
@@ -7,8 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,9 +48,9 @@ class Running(NamedTuple):
         return self.lines.get(timeout=LINE).strip()
 
 
-def started(path: Path) -> Running:
+def started(path: Path, *options: str) -> Running:
     command = [sys.executable, "-c", "from rlscaler.cli import main; main()", "serve", f"web={path}", "learned",
-               "--port", "0", "--device", "cpu"]  # fmt: skip
+               "--port", "0", "--device", "cpu", *options]  # fmt: skip
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
@@ -76,11 +78,10 @@ def started(path: Path) -> Running:
     return Running(process, lines, reader, int(said.partition(", device")[0].rpartition(":")[2]), path)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    path = tmp_path_factory.mktemp("served") / "web.rlz"
+@contextmanager
+def serving(path: Path, *options: str) -> Iterator[Running]:
     save(OLD, path)
-    running = started(path)
+    running = started(path, *options)
     try:
         yield running
     finally:
@@ -94,6 +95,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             running.reader.join(LINE)
             assert running.process.stdout is not None
             running.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with serving(tmp_path_factory.mktemp("served") / "web.rlz") as running:
+        yield running
 
 
 def assert_answered_as_here(server: Running, policy: Policy, query: str, digest: str) -> None:
@@ -130,3 +137,29 @@ def test_a_second_server_finds_the_port_taken(server: Running) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=START, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert f"--port {server.port} of 127.0.0.1 is taken" in done.stderr
+
+
+def test_no_question_is_cut_off_when_the_server_is_told_to_end(tmp_path: Path) -> None:
+    """The server waits a second for more to answer at once, so they are at it when it is told; one that is not is
+    answered too, by 404."""
+    said: list[int | str] = []
+
+    def ask(port: int) -> None:
+        try:
+            said.append(asked(port, f"{PATH}?policy=web", served.question(rows(1))).status)
+        except (OSError, http.client.HTTPException) as error:
+            said.append(repr(error))
+
+    with serving(tmp_path / "web.rlz", "--max-wait", "1000") as server:
+        ask(server.port)
+        threads = [threading.Thread(target=ask, args=(server.port,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.5)
+        assert said == [200]
+        server.process.send_signal(signal.SIGTERM)
+        for thread in threads:
+            thread.join(START)
+    assert len(said) == 9
+    assert set(said) <= {200, 404}, said
+    assert said.count(200) > 1
