@@ -7,6 +7,7 @@ MARK: a file that is made once the other works.
 """
 
 import os
+import signal
 import sys
 import time
 from functools import partial
@@ -24,6 +25,8 @@ def work(mark: Path, busy: float) -> None:
 def main() -> None:
     """Begin the work, and send the signal a little later."""
     number, busy, group, mark = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3] == "1", Path(sys.argv[4])
+    # What was begun in the background of a shell that has no jobs ignores Ctrl-C, and all that it begins.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.cpu_count = lambda: 2
     with aside(long=True) as begin:
         answer = begin(partial(work, mark, busy))
