@@ -51,7 +51,7 @@ REASONS: Final = (
     ("Warning", "CapacityOverstated", "Replicas carry less than spec.capacity.perReplica says; more are asked for."),
     ("Warning", "ObjectiveMissed", "More was late within spec.objective.window than allowed; more headroom is held."),
     ("Warning", "FallbackActive", "Something else than what the spec asks for decides."),
-    ("Warning", "Conflict", "Somebody else scales the target; the message begins with the reason of Conflict."),
+    ("Warning", "Conflict", "Somebody else scales the target; the reason comes first. Normal in Shadow and Paused."),
     ("Warning", "Forced", "rlscaler.io/force-replicas is obeyed from now on."),
     ("Normal", "ForceEnded", "rlscaler.io/force-replicas is gone."),
     ("Normal", "Paused", "spec.mode or rlscaler.io/paused holds the target from now on."),
@@ -83,23 +83,29 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Eve
     found = [*_modes(before, after), *_policies(before, after)]
     old = _by_type(before)
     for condition in _listed(after):
-        found += _turned(old.get(str(condition.get("type"))), condition)
+        name = str(condition.get("type"))
+        found += _turned(old.get(name), condition, _kind(name, before), _kind(name, after))
     unique: dict[str, Event] = {}
     for event in found:  # a policy that is not there stands in Ready and in FallbackActive
         unique.setdefault(event.reason, event)
     return list(unique.values())
 
 
-def _turned(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> Iterable[Event]:
-    """Yield the event of one condition's change."""
+def _kind(name: str, status: Mapping[str, Any]) -> Kind:
+    """Return how bad a condition's trouble is: beside Shadow, or a pause, somebody else may well scale the target."""
+    return "Normal" if name == "Conflict" and status.get("mode") in ("Shadow", "Paused") else "Warning"
+
+
+def _turned(before: Mapping[str, Any] | None, after: Mapping[str, Any], was: Kind, kind: Kind) -> Iterable[Event]:
+    """Yield the event of one condition's change, or of its becoming worse. was, kind: of its trouble then and now."""
     old, new = None if before is None else _trouble(before), _trouble(after)
-    if old == new:
+    if old == new and (new is None or (was, kind) != ("Normal", "Warning")):
         return
     name, message = str(after.get("type")), str(after.get("message") or "")
     if new is not None and name in _NAMED and new not in _OWN_NAMES:
-        yield Event("Warning", _NAMED[name], f"{new}: {message}")
+        yield Event(kind, _NAMED[name], f"{new}: {message}")
     elif new is not None:
-        yield Event("Warning", new, message)
+        yield Event(kind, new, message)
     elif is_fine(after):
         ended, text = _ENDED[name]
         yield Event("Normal", ended, text or message)

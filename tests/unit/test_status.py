@@ -475,6 +475,20 @@ def test_a_new_workload_gives_an_event_only_where_something_is_wrong() -> None:
     assert [event.reason for event in between(None, account(workload=workload(force=4), wanted=4))] == ["Forced"]
 
 
+@pytest.mark.parametrize("calm", [{"spec": {"mode": "Shadow"}}, {"paused": True}], ids=["Shadow", "Paused"])
+def test_another_owner_is_a_warning_only_where_rlscaler_would_write(calm: dict[str, Any]) -> None:
+    def owned(seconds: float, **fields: Any) -> Account:
+        return later(account(), seconds, workload=workload(**fields), conflict=Note("OwnedByHPA", "h"), wanted=None)
+
+    def told(before: Account, after: Account) -> list[str]:
+        return [event.kind for event in between(before, after) if event.reason == "Conflict"]
+
+    assert told(later(account(), 0.0, workload=workload(**calm)), owned(15.0, **calm)) == ["Normal"]
+    assert told(owned(15.0, **calm), owned(30.0, **calm)) == []
+    assert told(owned(15.0, **calm), owned(30.0)) == ["Warning"], "rlscaler would write now"
+    assert told(owned(15.0), owned(30.0, **calm)) == [], "it has been told"
+
+
 def test_limits_and_windows_are_no_events() -> None:
     for bit in (Reason.TooManyReplicas, Reason.ScaleUpLimit, Reason.ScaleDownStabilized, Reason.ReactiveFloor):
         assert between(account(), later(account(), 15.0, decision=decision(bits=int(bit)))) == []
