@@ -171,9 +171,11 @@ def _seen(found: Mapping[str, Any]) -> str:
     if "demand" in decision:
         text = f"load that keeps {decision['demand']} replicas busy"
         if "perReplica" in capacity:
-            so_far = dict.fromkeys(found.get("learned", ()), " as learned so far")
-            startup = f", start-up {capacity['startup']}{so_far.get('startup', '')}" if "startup" in capacity else ""
-            text += f" ({capacity['perReplica']} requests/s each{so_far.get('perReplica', '')}{startup})"
+            unstated = found.get("learned", ())
+            learned = " as learned so far" if "perReplica" in unstated else ""
+            known = " as far as is known" if "startup" in unstated else ""  # learned, or what is assumed until then
+            startup = f", start-up {capacity['startup']}{known}" if "startup" in capacity else ""
+            text += f" ({capacity['perReplica']} requests/s each{learned}{startup})"
         parts.append(text)
     else:
         parts.append("load unknown")

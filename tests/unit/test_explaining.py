@@ -105,7 +105,7 @@ def test_what_is_saved_is_told_with_what_it_is_saved_for(live: Any, own: Any, en
     ("capacity", "words"),
     [
         ({"perReplica": "50", "startup": "1m"}, "(50 requests/s each, start-up 1m)"),
-        ({"perReplica": "50"}, "(50 requests/s each, start-up 1m as learned so far)"),
+        ({"perReplica": "50"}, "(50 requests/s each, start-up 1m as far as is known)"),
         ({"startup": "1m"}, "(50 requests/s each as learned so far, start-up 1m)"),
     ],
 )
