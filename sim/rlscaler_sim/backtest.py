@@ -54,6 +54,7 @@ def backtest(
     capacity_error: float = 0.0,
     factors: Sequence[float] = (),
     startups: Sequence[float] = (),
+    processes: int = 1,
     progress: Progress | None = None,
     keep_decisions: bool = False,
     clock: Callable[[], float] = lambda: 0.0,
@@ -62,7 +63,8 @@ def backtest(
 
     past: readings at the resource's interval, or a trace whose buckets are longer, in which readings are simulated;
     replicas: recorded beside such a trace. capacity_error: relative, 0.1 for 10 %. factors: of the capacity, that the
-    outcome is told for instead. startups: seconds, that it is told for too. Raises UserError.
+    outcome is told for instead. startups: seconds, that it is told for too. processes: that may work at once, 1 or 2
+    (see `dry_run.compared`). Raises UserError.
     """
     if resource.spec.capacity.per_replica is None:
         raise UserError(
@@ -101,7 +103,7 @@ def backtest(
     found, fared = dry_run.compared(
         resource, load, partial(single, load, seed), settings, config, [*notes, *assumed], policy=policy,
         compare=compare, scale_to=None, seed=seed, beside=beside, seen=seen, start=start, others=others,
-        progress=progress, keep_decisions=keep_decisions, clock=clock,
+        processes=processes, progress=progress, keep_decisions=keep_decisions, clock=clock,
     )  # fmt: skip
     brackets = [Bracket(factor, each) for factor, each in zip(factors, fared, strict=False)]
     return found, brackets + [

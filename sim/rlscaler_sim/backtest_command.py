@@ -114,7 +114,7 @@ def backtest(
     with progress_bar(quiet) as progress, known_policy(policy, file, resource):
         outcome, brackets = driver.backtest(
             resource, past, beside, policy=policy, compare=names, seed=seed, capacity_error=capacity_error,
-            factors=factors, startups=startups, progress=progress, keep_decisions=decisions is not None,
+            factors=factors, startups=startups, processes=2, progress=progress, keep_decisions=decisions is not None,
             clock=time.perf_counter,
         )  # fmt: skip
     run, notes, made = outcome

@@ -228,6 +228,7 @@ def compared(
     seen: np.ndarray | None = None,
     start: np.ndarray | None = None,
     others: Sequence[world.WorldConfig] = (),
+    processes: int = 1,
     progress: Progress | None = None,
     keep_decisions: bool = False,
     clock: Callable[[], float] = lambda: 0.0,
@@ -236,7 +237,8 @@ def compared(
 
     own: returns the load as `hpa-own` is tuned on it. beside: further entrants. seen: (1, T) requests/s that were
     read at each step, where that is recorded. start: (1,) replicas at first, where these are. others: worlds of
-    another capacity or start-up, in each of which everyone's figures are returned too.
+    another capacity or start-up, in each of which everyone's figures are returned too. processes: with two, work that
+    takes several seconds is done in another one meanwhile (see `aside`), which takes in the caller's main module.
     """
     began, notes = clock(), list(notes)
     wanted = resource.spec.policy if resource is not None else None
@@ -252,7 +254,7 @@ def compared(
     earned = mode(entrants[0].policy)
     cut = worth_it(load, config, settings)
     steps = load.rates.size * load.tick / float(settings.interval)
-    with aside(long=cut and len(others) * steps >= LONG) as begin:
+    with aside(long=processes > 1 and cut and len(others) * steps >= LONG) as begin:
         planned = begin(partial(plans, load, others, settings, seed, start))
         told = beforehand(load, config, settings, seed, seen) if cut else None
         if told is not None:

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -79,6 +80,26 @@ def test_worlds_that_are_played_in_a_process_of_their_own_come_out_the_same(
     assert [each["factor"] for each in here["capacity"]] == [0.8, 1.2]
     assert there["capacity"] == here["capacity"]
     assert there["contenders"] == here["contenders"]
+
+
+def test_a_program_that_backtests_begins_no_process_that_it_did_not_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process takes in the caller's main module, which may do anything."""
+    monkeypatch.setattr(dry_run, "LONG", 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    began: list[int] = []
+
+    class Counted(ProcessPoolExecutor):
+        def __init__(self, workers: int, **settings: Any) -> None:
+            began.append(workers)
+            super().__init__(workers, **settings)
+
+    monkeypatch.setattr("rlscaler_sim.aside.ProcessPoolExecutor", Counted)
+    (resource,) = load_resources(Path(WEB))
+    past = Trace("load", 100 * WEEK, INTERVAL, wave(1200))
+    backtest.backtest(resource, past, compare=("keda",), capacity_error=0.2)
+    assert began == []
+    backtest.backtest(resource, past, compare=("keda",), capacity_error=0.2, processes=2)
+    assert began == [1]
 
 
 def test_recorded_replicas_are_a_contender_like_any_other() -> None:
