@@ -144,6 +144,15 @@ def test_events_closer_than_half_an_interval_are_all_counted() -> None:
     assert current == 20.0
 
 
+def test_more_changes_than_are_told_apart_are_all_counted() -> None:
+    options = compiled([Behavior(rules(("Pods", 950, 1800)), FREE)], interval=1.0, high=2000)
+    memory, current = behavior.state(options, 1), 10.0
+    for now in range(1000):
+        counts, memory = run(options, memory, [(float(now), current, current + 1)])
+        current = counts[0]
+    assert current == 960.0
+
+
 def run(options: State, memory: State, steps: list[tuple[float, float, float]]) -> tuple[list[float], State]:
     """Return the replicas of row 0 at each (time, current, desired), given to all rows, and the memory."""
     counts = []
@@ -199,6 +208,15 @@ def test_a_longer_interval_forgets_no_event_that_counts(neighbours: list[Behavio
     assert counts == [30.0, 30.0, 30.0]
     counts, _ = run(after, behavior.resized(memory, after), [(190, 30, 99)])
     assert counts == [36.0]
+
+
+def test_a_longer_interval_forgets_no_fall_that_counts() -> None:
+    before = compiled([Behavior(FREE, rules(("Pods", 999, 100)))], interval=5.0)
+    after = compiled([Behavior(FREE, rules(("Pods", 15, 150)))], interval=30.0)
+    _, memory = run(before, behavior.state(before, 1), [(5.0 * i, 60.0 - i, 59.0 - i) for i in range(20)])
+    _, memory = run(before, memory, [(100, 40, 40)])
+    counts, _ = run(after, behavior.resized(memory, after), [(130, 40, 1), (145, 40, 1), (160, 40, 1)])
+    assert counts == [40.0, 40.0, 40.0]
 
 
 def test_torch_keeps_the_same_memory() -> None:

@@ -71,6 +71,7 @@ HOURS: dict[str, tuple[float, dict[str, Any], tuple[float, float]]] = {
     "a queue that never empties": (9.9, {}, (budget.LARGEST, budget.LARGEST)),
     "hardly any to spare": (11.0, {}, (1.5, budget.LARGEST)),
     "ready replicas that nobody knows": (NAN, {}, (1.0, 1.0)),
+    "an overload whose backlog is read as none": (9.9, {"backlog": 0.0}, (budget.LARGEST, budget.LARGEST)),
     "a backlog that is read": (20.0, {"backlog": 5000.0}, (budget.LARGEST, budget.LARGEST)),
 }
 
@@ -103,6 +104,8 @@ def test_it_is_paid_back_and_forgotten() -> None:
     assert spent == sorted(spent, reverse=True)
     assert spent[0] > 1.0
     assert spent[-1] == 1.0
+    last = decided(scaler, 0.005, 100.0, 20.0, begin=18_360.0)
+    assert not last.reasons[0] & int(Reason.ObjectiveMissed)
 
 
 def test_the_rule_counts_the_more_the_more_was_spent() -> None:
@@ -112,17 +115,37 @@ def test_the_rule_counts_the_more_the_more_was_spent() -> None:
     np.testing.assert_allclose(found, [10.2, 10.0 + 4.0 * budget.LARGEST, *[10.0 + 0.2 * budget.LARGEST] * 2])
 
 
+def queued(lag: float, counts: dict[float, float]) -> list[float]:
+    """Return the work that is reckoned to wait, in replica-seconds, after each reading of a load of 12 replicas.
+
+    counts: by time, the ready replicas.
+    """
+    scaler, found = Autoscaler(Headroom(1.2), asked(lag=lag), 1), []
+    for time, ready in counts.items():
+        scaler.decide(Snapshot(time=time, load=120.0, ready=ready, desired=ready))
+        found.append(float(guard_of(scaler)["queued"][0]))
+    return found
+
+
 def test_replicas_count_for_the_load_that_they_served() -> None:
     """Those that have just come were not there when the load came that is read now."""
-    scaler = Autoscaler(Headroom(1.2), asked(lag=30.0), 1)
     counts = [10.0, 10.0, 30.0, 30.0, 30.0, 30.0, 8.0, 8.0, 8.0, 8.0]
-    queued = []
-    for step, ready in enumerate(counts):
-        scaler.decide(Snapshot(time=15.0 * step, load=120.0, ready=ready, desired=ready))
-        queued.append(float(guard_of(scaler)["queued"][0]))
+    found = queued(30.0, {15.0 * step: ready for step, ready in enumerate(counts)})
     # of the interval (t - 45, t - 30), at whose ends 10 were ready up to the fifth reading, 8 from the ninth on
     grown = [0.0, 0.0, 0.0, 30.0, 60.0, 0.0, 0.0, 0.0, 60.0, 120.0]
-    np.testing.assert_allclose(queued, grown)
+    np.testing.assert_allclose(found, grown)
+
+
+def test_where_a_reading_is_missing_the_last_count_stood() -> None:
+    counts = {0.0: 10.0, 15.0: 10.0, 30.0: 10.0, 45.0: 10.0, 90.0: 30.0, 105.0: 30.0, 120.0: 30.0, 135.0: 30.0}
+    np.testing.assert_allclose(queued(30.0, counts), [0.0, 0.0, 0.0, 30.0, 60.0, 90.0, 120.0, 0.0])
+
+
+def test_a_moment_with_few_replicas_counts_after_a_long_lag_too() -> None:
+    """At a lag of 600 s counts are told apart by 102.5 s: the 8 replicas at 255 s count for the readings 810 to 915."""
+    found = queued(600.0, {15.0 * step: 8.0 if step == 17 else 20.0 for step in range(80)})
+    assert np.flatnonzero(np.diff(found) > 0.0).tolist() == list(range(53, 61))
+    assert max(found) == 8 * 15.0 * (12.0 - 8.0)
 
 
 @pytest.mark.parametrize("load", ["daily+0.2*random-walk", "on-off"])

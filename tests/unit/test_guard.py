@@ -51,6 +51,7 @@ CASES: dict[str, tuple[dict[str, Any], int, Reason]] = {
     "the last bits of float32 are not a replica": ({"says": 7.0000003}, 7, Reason.DesiredWithinRange),
     "above the maximum": ({"says": 700}, 100, Reason.TooManyReplicas),
     "below the minimum": ({"says": 0, "about": {"min_replicas": 2, "floor": False}}, 2, Reason.TooFewReplicas),
+    "a proposal of just the demand stands": ({"says": 3}, 3, Reason.DesiredWithinRange),
     "no less than the demand": ({"says": 1}, 3, Reason.ReactiveFloor),
     "no less than demand and backlog": ({"says": 1, "backlog": 1200.0}, 5, Reason.ReactiveFloor),
     "the floor can be off": ({"says": 1, "about": {"floor": False}}, 1, Reason.DesiredWithinRange),
@@ -58,18 +59,46 @@ CASES: dict[str, tuple[dict[str, Any], int, Reason]] = {
     "a negative load is unknown": ({"says": 9, "load": -1.0}, 5, Reason.MetricsUnknown),
     "an infinite load is unknown": ({"says": 9, "load": float("inf")}, 5, Reason.MetricsUnknown),
     "a stale load is unknown": ({"says": 1, "age": 600.0}, 5, Reason.MetricsUnknown),
+    "an unknown load holds nobody back who is not to be held": (
+        {"says": 9, "load": NAN, "about": {"holds": False}}, 9, Reason.DesiredWithinRange),
+    "without any answer either, the count is held": (
+        {"says": NAN, "load": NAN, "about": {"holds": False}}, 5, Reason.MetricsUnknown),
     "an unknown capacity holds": ({"says": 9, "about": {"capacity_per_replica": NAN}}, 5, Reason.CapacityUnknown),
+    "an unknown capacity is no loss of metrics": (
+        {"says": 9, "load": NAN, "about": {
+            "capacity_per_replica": NAN, "loss": MetricLoss(after=0.0, action="Replicas", replicas=9)}},
+        5, Reason.CapacityUnknown),
     "unknown replicas decide nothing": ({"says": 9, "ready": NAN, "desired": NAN}, -1, Reason.ReplicasUnknown),
     "desired is ready and starting where not told": ({"says": 9, "desired": NAN}, 9, Reason.DesiredWithinRange),
     "switched off stays off": ({"says": 9, "desired": 0, "ready": 0}, 0, Reason.ScalingDisabled),
     "from zero where zero is allowed": (
         {"says": 9, "desired": 0, "ready": 0, "about": {"min_replicas": 0}}, 9, Reason.DesiredWithinRange),
+    "to zero where zero is allowed": (
+        {"says": 0, "load": 0.0, "about": {"min_replicas": 0}}, 0, Reason.DesiredWithinRange),
+    "the last bits of float32 are no first replica": (
+        {"says": 1e-8, "load": 0.0, "about": {"min_replicas": 0}}, 0, Reason.DesiredWithinRange),
+    "a negative proposal asks for none": (
+        {"says": -3, "load": 0.0, "about": {"min_replicas": 0}}, 0, Reason.DesiredWithinRange),
     "above the bounds goes to the bound at once": (
         {"says": 150, "desired": 150, "ready": 150}, 100, Reason.TooManyReplicas),
     "a saturated completion counter is at least this much": (
         {"says": 5, "load": 50.0, "utilization": 1.0, "about": {"load_counts": "Completions"}},
         7, Reason.LoadSaturated),
+    "a completion counter below saturation is what it says": (
+        {"says": 5, "load": 50.0, "utilization": 0.96, "about": {"load_counts": "Completions"}},
+        5, Reason.DesiredWithinRange),
+    "without a utilization the demand tells of saturation": (
+        {"says": 5, "load": 50.0, "about": {"load_counts": "Completions"}}, 7, Reason.LoadSaturated),
+    "nothing is saturated where nothing is ready": (
+        {"says": 5, "load": 30.0, "ready": 0, "about": {"load_counts": "Completions"}}, 5, Reason.DesiredWithinRange),
     "within the tolerance of behavior": ({"says": 5.4, "about": {"behavior": DEFAULT}}, 5, Reason.WithinTolerance),
+    "the floor is beyond any tolerance": (
+        {"says": 1, "load": 54.0, "about": {"behavior": DEFAULT}}, 6, Reason.ReactiveFloor),
+    "beyond the tolerance of behavior": (
+        {"says": 5.6, "about": {"behavior": DEFAULT}}, 6, Reason.DesiredWithinRange),
+    "no tolerance keeps the first replica away": (
+        {"says": 1, "load": 5.0, "desired": 0, "ready": 0, "about": {"min_replicas": 0, "behavior": DEFAULT}},
+        1, Reason.DesiredWithinRange),
     "a policy that applied the tolerance is not asked twice": (
         {"says": 5.4, "extra": {"tolerated": True}, "about": {"behavior": DEFAULT}}, 6, Reason.DesiredWithinRange),
     "scale-down waits for the window": ({"says": 3, "about": {"behavior": DEFAULT}}, 5, Reason.ScaleDownStabilized),
@@ -107,11 +136,20 @@ def test_where_the_rule_has_no_answer_either_the_count_is_held_and_no_window_rem
     assert replicas(61.0) == 8, "the last recommendation, of the count that was found, is more than a window ago"
 
 
+def test_where_the_rule_has_no_answer_either_the_floor_still_has_one() -> None:
+    scaler = Autoscaler(Says(NAN), Settings(capacity_per_replica=10.0), 1, fallback=Says(NAN))
+    decided = scaler.decide(Snapshot(time=0.0, load=90.0, ready=5, starting=0, desired=5))
+    assert decided.replicas[0] == 9
+    assert decided.reasons[0] & Reason.ReactiveFloor
+
+
 def test_an_input_outside_of_the_training_range_gives_way_to_the_rule() -> None:
     decided = decide(50, extra={"trained": False})
     assert Reason.OutOfTrainingRange & int(decided.reasons[0])
     assert decided.replicas[0] == np.ceil(decided.recommendation[0] - 1e-6)
     assert decide(50, extra={"trained": False}, about={"fallback": False}).replicas[0] == 50
+    within = decide(50, extra={"trained": True})
+    assert (within.replicas[0], within.reasons[0]) == (50, 0)
 
 
 def test_a_policy_that_raises_gives_way_to_the_rule_and_says_what_it_raised() -> None:
@@ -151,9 +189,9 @@ def test_patience_keeps_the_largest_proposal() -> None:
     found = []
     for step, wanted in enumerate([20, 10, 12, 5, 5, 5, 5, 5, 5, 5, 5]):
         policy.replicas = wanted
-        found.append(
-            int(scaler.decide(Snapshot(time=15.0 * step, load=30.0, ready=20, starting=0, desired=20)).replicas[0])
-        )
+        decided = scaler.decide(Snapshot(time=15.0 * step, load=30.0, ready=20, starting=0, desired=20))
+        found.append(int(decided.replicas[0]))
+        assert bool(decided.reasons[0] & Reason.Patience) == (found[-1] > wanted), "said where it keeps replicas alone"
     assert found == [20, 20, 20, 20, 20, 12, 12, 5, 5, 5, 5]
 
 
@@ -208,12 +246,37 @@ def test_the_flap_budget_pauses_scale_down_only() -> None:
     for step in range(40):
         policy.replicas = 10 if step % 2 else 5
         decided = scaler.decide(Snapshot(time=15.0 * step, load=30.0, ready=current, starting=0, desired=current))
-        spent += bool(int(decided.reasons[0]) & Reason.FlapBudgetSpent)
+        held = bool(int(decided.reasons[0]) & Reason.FlapBudgetSpent)
+        assert not held or policy.replicas < current == decided.replicas[0], "said only where a count is held"
+        spent += held
         lowered += int(decided.replicas[0]) < current
         assert policy.replicas == 5 or decided.replicas[0] == 10, "scale-up is never held"
         current = int(decided.replicas[0])
     assert spent > 10
     assert lowered <= 4
+
+
+TO_AND_FRO: list[tuple[float, float]] = [(0, 8), (15, 5), (30, 8), (45, 5), (60, 8)]
+FLAPS: dict[str, tuple[list[tuple[float, float]], int]] = {
+    "the first move is no turn": (TO_AND_FRO[:4], 5),
+    "turns beyond the budget hold": ([*TO_AND_FRO, (75, 5)], 8),
+    "they are forgotten at the rate of the budget, not sooner": ([*TO_AND_FRO, (3500, 5)], 8),
+    "they are forgotten at the rate of the budget": ([*TO_AND_FRO, (3700, 5)], 5),
+    "steps in one direction are no turns": ([(0, 9), (15, 8), (30, 7), (45, 6), (60, 5)], 5),
+    "a count that stays is no turn": ([(0, 6), (15, 6), (30, 7), (45, 7), (60, 8), (75, 8), (90, 5)], 5),
+}  # fmt: skip
+"""(Seconds, proposal) beginning at 5 replicas with a budget of two turns in an hour, and where that ends."""
+
+
+@pytest.mark.parametrize("case", FLAPS)
+def test_turns_count_against_the_flap_budget(case: str) -> None:
+    script, end = FLAPS[case]
+    policy, current = Says(5), 5
+    scaler = Autoscaler(policy, Settings(capacity_per_replica=10.0, flap_budget=2, floor=False), 1)
+    for time, policy.replicas in script:
+        decided = scaler.decide(Snapshot(time=time, load=30.0, ready=current, starting=0, desired=current))
+        current = int(decided.replicas[0])
+    assert current == end
 
 
 readings = st.one_of(st.floats(allow_nan=True, allow_infinity=True), st.sampled_from([0.0, 30.0, 1e9, -5.0, 1e308]))

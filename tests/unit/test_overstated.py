@@ -16,6 +16,8 @@ from rlscaler.memory import condensed
 from rlscaler.policy import Policy
 from rlscaler.reasons import Reason
 from rlscaler.rules.hpa import Hpa
+from rlscaler.rules.kpa import Kpa
+from rlscaler.rules.phpa import Phpa
 from rlscaler.rules.simple import Static
 from rlscaler_sim import contenders, robustness, stretches
 from rlscaler_sim.contenders import standard_settings
@@ -59,9 +61,22 @@ CASES: dict[str, tuple[list[tuple[float, dict[str, Any]]], dict[str, Any], float
     "a little less is scatter": ([(10, at(0.9, 9.2))], {}, 1.0),
     "no more than twice is believed": ([(10, at(0.9, 2.0))], {}, 2.0),
     "two stretches have to agree": ([(3, at(0.9))], {}, 1.0),
+    "low use is neither of the two": (
+        [(10, at(0.9)), (2, at(0.4, 10.0)), (2, at(0.4)), (2, at(0.9)), (1, at(0.9))], {}, 1.0),
     "low use says nothing, as it may be idle work": ([(10, at(0.5))], {}, 1.0),
+    "use just below the busy one says nothing": ([(10, at(0.65))], {}, 1.0),
+    "use just above it does": ([(10, at(0.75))], {}, TRUE),
+    "just beyond scatter it counts in part": ([(10, at(0.9, 10.0 / 1.15))], {}, (1.15 / 1.1) ** 2),
+    "a stretch with less than half of its readings says nothing": (
+        [(10, at(0.9, utilization=lambda step: 0.9 if step % 8 < 3 else NAN))], {}, 1.0),
+    "half of the readings are enough": (
+        [(10, at(0.9, utilization=lambda step: 0.9 if step % 8 < 4 else NAN))], {}, TRUE),
+    "use without any load is of no request": (
+        [(10, at(0.9, 10.0, load=lambda step: 90.0 if step % 8 < 4 else 0.0))], {}, 1.0),
+    "use beyond the whole of a replica is no more than that": ([(10, at(1.0, 10.0, utilization=1.4))], {}, 1.0),
     "low use afterwards leaves it": ([(10, at(0.9)), (20, at(0.4))], {}, TRUE),
     "utilization that is gone leaves it": ([(10, at(0.9)), (20, at(0.9, utilization=NAN))], {}, TRUE),
+    "a utilization of nothing under load leaves it": ([(10, at(0.9)), (20, at(0.9, utilization=0.0))], {}, TRUE),
     "a load that is gone leaves it": ([(10, at(0.9)), (20, at(0.9, load=NAN))], {}, TRUE),
     "a deploy that repairs it is seen": ([(10, at(0.9)), (5, at(0.8, 10.0))], {}, 1.0),
     "a deploy that repairs it is seen at low use": ([(10, at(0.9)), (5, at(0.4, 10.0))], {}, 1.0),
@@ -70,6 +85,10 @@ CASES: dict[str, tuple[list[tuple[float, dict[str, Any]]], dict[str, Any], float
         [(10, {"load": 70.0, "utilization": 1.0, "backlog": lambda step: 1e4 - 450.0 * step})], {}, 1.0),
     "a backlog that grows was not served": (
         [(10, {"load": 100.0, "utilization": 1.0, "backlog": lambda step: 450.0 * step})], {}, TRUE),
+    "a backlog that grows by more than came says nothing": (
+        [(10, {"load": 50.0, "utilization": 0.9, "backlog": lambda step: 1500.0 * step})], {}, 1.0),
+    "a full load beside a backlog that stays was served": (
+        [(10, at(0.9)), (10, {"load": 100.0, "utilization": 1.0, "backlog": 450.0})], {}, 1.0),
     "a backlog that nobody counts is no sign of a higher capacity": (
         [(10, at(0.9)), (10, {"load": 100.0, "utilization": 1.0})], {}, TRUE),
     "an overload whose backlog nobody counts may tell of a lower one": (
@@ -82,6 +101,8 @@ CASES: dict[str, tuple[list[tuple[float, dict[str, Any]]], dict[str, Any], float
     "replicas that just came have not served yet": (
         [(12, {"load": lambda step: 90.0 * 1.5 ** (max(step - 2, 0) // 6), "utilization": 0.9,
                "ready": lambda step: 10 * 1.5 ** (step // 6)})], {}, 1.0),
+    "replicas that come and go have not served": (
+        [(10, at(0.9, 10.0, ready=lambda step: 10 if step % 5 == 1 else 15))], {"lag": 60.0}, 1.0),
 }  # fmt: skip
 
 
@@ -113,7 +134,10 @@ def test_a_policy_that_goes_by_measured_use_is_believed() -> None:
     assert decided(scaler, **at(0.9))[0] == 18
 
 
-@pytest.mark.parametrize("policy", [Hpa(target=0.63, tolerance=0.1), Static(replicas=13), "threshold", "constant"])
+@pytest.mark.parametrize(
+    "policy",
+    [Hpa(target=0.63, tolerance=0.1), Phpa(target=0.63), Kpa(target=1.0), Static(replicas=13), "threshold", "constant"],
+)
 def test_a_count_that_is_kept_does_not_rise_with_every_decision(policy: str | Policy) -> None:
     scaler, _ = learned((10, at(0.9)))
     scaler.follow(Autoscaler(policy).policy)
@@ -138,6 +162,7 @@ def test_a_proposal_of_no_relation_to_the_load_is_not_blown_up() -> None:
     scaler.follow(Hpa(target=0.01, tolerance=0.0))
     assert decided(scaler, load=10.0)[0] == 100
     assert overstated.corrected(np, np.array([100.0]), np.array([1.0]), np.array([2.0])) == [100.0]
+    assert overstated.corrected(np, np.array([9.0]), np.array([1.0]), np.array([2.0])) == [16.0]
     assert overstated.corrected(np, np.array([3.0]), np.array([1.0]), np.array([2.0])) == [6.0]
 
 
