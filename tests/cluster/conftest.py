@@ -1,5 +1,6 @@
 """The cluster that the tests share, and a namespace of its own for each."""
 
+import gc
 import itertools
 import os
 import re
@@ -47,6 +48,13 @@ def local_control_plane(control_plane: ClusterAccess) -> ControlPlane:
     if not isinstance(control_plane, ControlPlane):
         pytest.skip("looks into the parts of a control plane: needs --cluster local")
     return control_plane
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left_open() -> Iterator[None]:
+    """Collect what a module leaves, so that the warning of an open connection fails that module and none after it."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

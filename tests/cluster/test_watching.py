@@ -14,6 +14,7 @@ import pytest
 
 from cluster_access import ClusterAccess, kubeconfig
 from control_plane import ControlPlane
+from emptied_loop import run
 from rlscaler.crd import crd
 from rlscaler_operator.cluster import Cluster, ClusterError
 from rlscaler_operator.conflicts import Rival
@@ -131,7 +132,6 @@ class Seen:
 @contextlib.asynccontextmanager
 async def watching(config: Path, wait: bool = True, **settings: Any) -> AsyncIterator[Seen]:
     """Run watches; with `wait`, until they are ready. They must end within a second."""
-    before = len(vars(asyncio.get_running_loop())["_selector"].get_map())
     seen = Seen(config, **settings)
     task = asyncio.create_task(seen.watches.run())
     try:
@@ -146,10 +146,6 @@ async def watching(config: Path, wait: bool = True, **settings: Any) -> AsyncIte
         seen.cluster.close()
         assert time.monotonic() - began < 1.0
         assert not [each for each in asyncio.all_tasks() if "kopf" in str(each.get_coro())]
-        # TLS takes leave before a connection is closed; a loop that ends first would leave it open.
-        sockets: Any = vars(asyncio.get_running_loop())["_selector"].get_map()
-        while len(sockets) > before and time.monotonic() < began + 2.0:
-            await asyncio.sleep(0.01)
 
 
 async def until(condition: Callable[[], Any], what: str, deadline: float = 30.0) -> None:
@@ -208,7 +204,7 @@ def test_what_is_there_and_what_becomes_of_it(
             await kubectl(cluster, "delete", "rls/web", "-n", namespace)
             await until(lambda: not seen.fleet.workloads, "the RLScaler's end is not seen")
 
-    asyncio.run(go())
+    run(go())
     events = cluster.audit(user=f"system:serviceaccount:{namespace}:operator")
     assert {event["verb"] for event in events} == {"list", "watch"}
     assert all(event["responseStatus"]["code"] == 200 for event in events)
@@ -230,7 +226,7 @@ def test_a_finalizer_of_another_operator_stays(own: ControlPlane, shop: str) -> 
             await until(lambda: seen.fleet.workloads[Key(shop, "web")].paused, "the annotation is not seen")
 
     try:
-        asyncio.run(go())
+        run(go())
         assert own.request("GET", path)["metadata"]["finalizers"] == theirs
     finally:
         own.request("PATCH", path, {"metadata": {"finalizers": None}})
@@ -252,7 +248,7 @@ def test_signals_stay_the_process_own(own: ControlPlane, shop: str) -> None:
         finally:
             loop.remove_signal_handler(signal.SIGTERM)
 
-    asyncio.run(go())
+    run(go())
 
 
 def test_a_task_of_somebody_else_survives_the_end_of_the_watches(own: ControlPlane, shop: str) -> None:
@@ -269,7 +265,7 @@ def test_a_task_of_somebody_else_survives_the_end_of_the_watches(own: ControlPla
             others.set()
             assert await task
 
-    asyncio.run(go())
+    run(go())
 
 
 # Rights
@@ -293,7 +289,7 @@ def test_a_right_that_is_missing_is_named_and_waited_for(
             assert seen.rivals(shop) == (Rival("HorizontalPodAutoscaler", "web"),)
 
     with caplog.at_level(logging.INFO, "rlscaler"):
-        asyncio.run(go())
+        run(go())
     said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(said) == 1
     assert "grant the operator's service account the verbs list and watch on horizontalpodautoscalers" in said[0]
@@ -318,7 +314,7 @@ def test_kinds_that_need_not_be_read_hold_up_no_readiness(own: ControlPlane, sho
             await until(lambda: seen.watches.ages()[str(WIDGETS)] < ages[str(WIDGETS)], "it is not asked for again")
 
     try:
-        asyncio.run(go())
+        run(go())
     finally:
         own.kubectl("delete", *(f"crd/{kind}" for kind in (SCALED_OBJECTS, WIDGETS)))
 
@@ -355,7 +351,7 @@ def test_credentials_that_are_replaced_are_read_anew(own: ControlPlane, shop: st
                 await kubectl(own, "scale", "deployment/web", "--replicas=7", "-n", shop)
                 await until(lambda: seen.desired(shop) == 7, "the watches do not come back", 60.0)
 
-    asyncio.run(go())
+    run(go())
     used = own.audit(user=f"system:serviceaccount:{shop}:second", resource="deployments", verb="watch")
     assert used
 
@@ -389,7 +385,7 @@ def test_a_resource_whose_definition_comes_later(
             assert set(seen.watches.ages()) == set(seen.watches.names)
 
     with caplog.at_level(logging.INFO, "rlscaler"):
-        asyncio.run(go())
+        run(go())
     assert not [record for record in caplog.records if record.exc_info]
 
 
@@ -442,7 +438,7 @@ def test_custom_targets_are_read_by_their_scale(own: ControlPlane, shop: str, tm
             assert (WIDGETS.group, "Widget") in seen.watches.kinds
 
     try:
-        asyncio.run(go())
+        run(go())
     finally:
         own.kubectl("delete", f"crd/{WIDGETS}")
     reads = own.audit(user=f"system:serviceaccount:{shop}:custom", subresource="scale")
@@ -487,7 +483,7 @@ def test_what_went_while_the_history_was_lost(own: ControlPlane, shop: str, tmp_
             await kubectl(own, "scale", "deployment/web", "--replicas=7", "-n", shop)
             await until(lambda: seen.desired(shop) == 7, "the watches do not go on")
 
-    asyncio.run(go())
+    run(go())
 
 
 def test_an_api_server_that_is_gone_for_a_while(
@@ -507,7 +503,7 @@ def test_an_api_server_that_is_gone_for_a_while(
             await until(lambda: seen.desired(shop) == 4, "the watches do not come back", 60.0)
 
     with caplog.at_level(logging.INFO, "rlscaler"):
-        asyncio.run(go())
+        run(go())
     warned = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     assert len(warned) <= len(("rlscalers", "hpas", "deployments", "statefulsets", "replicasets"))
     assert not [record for record in caplog.records if record.exc_info]
@@ -524,7 +520,7 @@ def test_a_watch_that_has_died_in_silence_is_replaced(own: ControlPlane, shop: s
             await until(lambda: seen.desired(shop) == 9, "the watch is not replaced", 20.0)
             assert max(seen.watches.ages().values()) < 5.0
 
-    asyncio.run(go())
+    run(go())
 
 
 def test_a_server_that_hangs_shows_in_the_ages(own: ControlPlane, shop: str) -> None:
@@ -541,4 +537,4 @@ def test_a_server_that_hangs_shows_in_the_ages(own: ControlPlane, shop: str) -> 
             await kubectl(own, "scale", "deployment/web", "--replicas=9", "-n", shop)
             await until(lambda: seen.desired(shop) == 9, "the watches show nothing")
 
-    asyncio.run(go())
+    run(go())
