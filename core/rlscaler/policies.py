@@ -17,9 +17,11 @@ from rlscaler.rules.erlang import Erlang
 from rlscaler.rules.growth import Growth
 from rlscaler.rules.hpa import Hpa
 from rlscaler.rules.keda import Keda
+from rlscaler.rules.kpa import Kpa
 from rlscaler.rules.lcp import Lcp
 from rlscaler.rules.mpc import Mpc
 from rlscaler.rules.parameters import Rule
+from rlscaler.rules.phpa import Phpa
 from rlscaler.rules.simple import Churn, Constant, Random, Static, Threshold
 from rlscaler.rules.tenure import Tenure
 from rlscaler.table import KIND as TABLE
@@ -35,6 +37,8 @@ RULES: dict[str, type[Rule]] = {
     "threshold": Threshold,
     HPA: Hpa,
     "keda": Keda,
+    "kpa": Kpa,
+    "phpa": Phpa,
     "erlang": Erlang,
     "growth-quantile": Growth,
     "tenure": Tenure,

@@ -395,28 +395,35 @@ def scenarios(as_json: bool) -> None:
 @click.option("--traces", "folder", type=click.Path(), required=True, metavar="FOLDER", help="Recorded training load.")
 @click.option("--output", type=click.Path(), required=True, metavar="FILE.json", help="Where to write the constants.")
 @click.option("--budget", default=96, show_default=True, type=click.IntRange(2), help="Candidates for each rule.")
+@click.option("--rule", "only", multiple=True, metavar="NAME", help="Tune this one, and keep the others' (repeatable).")
 @click.option("--for", "duration", default="3d", type=Seconds(), show_default=True, help="At most this much of each.")
 @click.option("--seed", default=1000, show_default=True, type=click.IntRange(0), help="Seed of candidates and noise.")
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(1, 64), help="Rules searched at once.")
 @click.option("--date", default="", metavar="YYYY-MM-DD", help="Date to note in the provenance.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
-def tune(folder: str, output: str, budget: int, duration: float, seed: int, jobs: int, date: str, quiet: bool) -> None:
+def tune(
+    folder: str, output: str, budget: int, only: tuple[str, ...], duration: float, seed: int, jobs: int, date: str,
+    quiet: bool,
+) -> None:  # fmt: skip
     """Tune every rule by the same search, with the same budget, on training load only.
 
     Writes constants tuned on all traces, and for each of three folds those tuned without the fold's source families,
-    which 'evaluate' uses on these families.
+    which 'evaluate' uses on these families. With --rule all others keep the constants that the package has.
     """
     from rlscaler.files import require_writable, write_text_atomically
 
     require_writable(output)
-    traces = read_traces((), folder)
     from rlscaler_sim import tuner
     from rlscaler_sim.load import LoadError
 
+    for name in only:
+        if name not in tuner.tunable():
+            raise UserError(f"--rule {name[:80]!r} is none that is tuned; expected {', '.join(tuner.tunable())}")
+    traces = read_traces((), folder)
     try:
         with progress_bar(quiet) as progress:
             data = tuner.tune(
-                traces, budget=budget, duration=duration, seed=seed, date=date, jobs=jobs, progress=progress
+                traces, budget=budget, duration=duration, seed=seed, date=date, only=only, jobs=jobs, progress=progress
             )
     except LoadError as error:
         raise UserError(f"{folder}: {error}") from error

@@ -29,8 +29,8 @@ OWN = "hpa-own"
 """The HPA tuned on the very load that it is scored on."""
 OWN_TARGET = "hpa-own-target"
 """The same with its target alone tuned, without a window and with Kubernetes' tolerance: beside OWN in evaluations."""
-NAMES = ("static", "threshold", "hpa", REFERENCE, OWN, "keda", "erlang", "growth-quantile", "tenure", "mpc", "lcp",
-         CLAIRVOYANT, "constant", "churn", "random")  # fmt: skip
+NAMES = ("static", "threshold", "hpa", REFERENCE, OWN, "keda", "kpa", "phpa", "erlang", "growth-quantile", "tenure",
+         "mpc", "lcp", CLAIRVOYANT, "constant", "churn", "random")  # fmt: skip
 """Every contender but learned policies, in the order of the tables."""
 USUAL = ("hpa", REFERENCE, "keda")
 """Whom a dry-run compares with where nothing is said."""

@@ -1,4 +1,4 @@
-"""One tuner for every rule: the same search, the same budget, training load only.
+"""One tuner for every rule: the same search, on training load only, and in one run the same budget.
 
 Half of the candidates are drawn over the rule's whole ranges, half around the best of the first half. A candidate's
 cost on a trace is its excess J over the best candidate of any rule there, in units of the excess of the default HPA,
@@ -6,7 +6,7 @@ so that no trace outweighs the others. Folds need no further runs: the costs are
 the candidate that is best on the traces outside of it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -15,6 +15,7 @@ from zlib import crc32
 
 import numpy as np
 
+from rlscaler import tuned
 from rlscaler.policies import RULES
 from rlscaler.quantities import whole_text
 from rlscaler.rules.parameters import Parameter
@@ -141,14 +142,17 @@ def tune(
     duration: float,
     seed: int,
     date: str = "",
+    only: Sequence[str] = (),
     jobs: int = 1,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Return the constants tuned on all traces and on each fold's training load, with their provenance.
 
     The last `duration` seconds of each trace are used; traces with under one event a bucket take no part.
+    only: rules of `tunable` that are tuned; the package's constants of the others are kept, and set the measure.
     jobs: rules that are searched at once, each in a process of its own.
-    Raises LoadError where there are fewer source families than folds, or a trace has no load in that time.
+    Raises LoadError where there are fewer source families than folds, a trace has no load in that time, or the folds
+    are not those of the constants that are kept.
     """
     used = [t for t in traces if events_per_bucket(t) >= 1.0]
     families = [family(t.name) for t in used]
@@ -164,9 +168,67 @@ def tune(
         raise LoadError(
             f"{idle[0]}: no load within the last {duration:g} s; expected some, so leave it out or run longer"
         )
-    rules = [REFERENCE, *(r for r in RULES if r not in ("hpa", "random", "tenure") and search_space(r))]
+    rules = [rule for rule in tunable() if not only or rule in only]
     held_out = folds_of(families)
+    kept = tuned.table() if only else None
+    if kept is not None and [fold["held_out"] for fold in kept["folds"]] != held_out:
+        raise LoadError("these are other source families than those that the constants of the other rules are tuned on")
     selections = np.array([[True] * len(used), *([f not in out for f in families] for out in held_out)])
+    found = _searches(rules, loads, selections, budget, seed, jobs, progress)
+    scores = [search.score for search in found.values()]
+    default = found[REFERENCE].score[0] if REFERENCE in found else _score(REFERENCE, {}, loads)
+    if kept is not None:
+        scores += [_score(rule, own, loads)[None] for rule, own in kept["constants"].items() if rule not in found]
+    best = np.min([score.min(axis=0) for score in scores], axis=0)
+    span = np.maximum(default - best, 0.02)
+
+    constants, *folded = (_picked(found, best, span, index, mask) for index, mask in enumerate(selections))
+    folds = [{"held_out": out, "constants": each} for out, each in zip(held_out, folded, strict=True)]
+    command = (
+        f"rlscaler tune --traces FOLDER --output core/rlscaler/data/tuned.json --budget {budget}"
+        f" --for {whole_text(duration, 'd')} --seed {seed}"
+    )
+    if kept is not None:
+        command += "".join(f" --rule {rule}" for rule in rules)
+        own = {rule: {"command": command, "by": "the same search", "date": date} for rule in rules}
+        return {
+            "provenance": kept["provenance"] | own,
+            "constants": kept["constants"] | constants,
+            "folds": [
+                old | {"constants": old["constants"] | new["constants"]}
+                for old, new in zip(kept["folds"], folds, strict=True)
+            ],
+        }
+    return {
+        "provenance": {
+            "command": command,
+            "budget": budget,
+            "seconds": duration,
+            "seed": seed,
+            "date": date,
+            "traces": [t.name for t in used],
+            "world": "standard: 15 s interval, 60 s start-up, 95th percentile of demand 25 replicas",
+        },
+        "constants": constants,
+        "folds": folds,
+    }
+
+
+def tunable() -> list[str]:
+    """Return the rules that have constants to tune."""
+    return [REFERENCE, *(rule for rule in RULES if rule not in ("hpa", "random", "tenure") and search_space(rule))]
+
+
+def _searches(
+    rules: Sequence[str],
+    loads: Sequence[Load],
+    selections: np.ndarray,
+    budget: int,
+    seed: int,
+    jobs: int,
+    progress: Progress | None,
+) -> dict[str, Search]:
+    """Return what `searched` returns of each rule."""
     found: dict[str, Search] = {}
     if jobs > 1:
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
@@ -175,39 +237,33 @@ def tune(
                 found[waiting[future]] = future.result()
                 if progress is not None:
                     progress(f"tuned {waiting[future]}", done + 1, len(rules))
-        found = {rule: found[rule] for rule in rules}
-    else:
-        for rule in rules:
+        return {rule: found[rule] for rule in rules}
+    for rule in rules:
 
-            def told(done: int, total: int, rule: str = rule) -> None:
-                if progress is not None:
-                    progress(f"tuning {rule}", done, total)
+        def told(done: int, total: int, rule: str = rule) -> None:
+            if progress is not None:
+                progress(f"tuning {rule}", done, total)
 
-            found[rule] = searched(rule, loads, selections, budget, seed, told)
-    best = np.min([search.score.min(axis=0) for search in found.values()], axis=0)
-    default = found[REFERENCE].score[0]
-    span = np.maximum(default - best, 0.02)
+        found[rule] = searched(rule, loads, selections, budget, seed, told)
+    return found
 
-    def pick(index: int) -> dict[str, dict[str, float]]:
-        chosen = {}
-        for rule, search in found.items():
-            excess = ((search.score - best) / span)[:, selections[index]].mean(axis=1)
-            place = int(np.where((search.made_for == -1) | (search.made_for == index), excess, np.inf).argmin())
-            chosen[rule] = {k: float(f"{v[place]:.4g}") for k, v in search.tried.items()}
-        return chosen
 
-    folds = [{"held_out": out, "constants": pick(index + 1)} for index, out in enumerate(held_out)]
-    return {
-        "provenance": {
-            "command": "rlscaler tune --traces FOLDER --output core/rlscaler/data/tuned.json"
-            f" --budget {budget} --for {whole_text(duration, 'd')} --seed {seed}",
-            "budget": budget,
-            "seconds": duration,
-            "seed": seed,
-            "date": date,
-            "traces": [t.name for t in used],
-            "world": "standard: 15 s interval, 60 s start-up, 95th percentile of demand 25 replicas",
-        },
-        "constants": pick(0),
-        "folds": folds,
-    }
+def _picked(
+    found: Mapping[str, Search], best: np.ndarray, span: np.ndarray, index: int, mask: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """Return the constants of each rule that are best on a selection of the loads, by its index and mask (loads,).
+
+    best: (loads,) the least J that is known. span: (loads,) J that counts as one.
+    """
+    chosen = {}
+    for rule, search in found.items():
+        excess = ((search.score - best) / span)[:, mask].mean(axis=1)
+        place = int(np.where((search.made_for == -1) | (search.made_for == index), excess, np.inf).argmin())
+        chosen[rule] = {k: float(f"{v[place]:.4g}") for k, v in search.tried.items()}
+    return chosen
+
+
+def _score(rule: str, constants: Mapping[str, float], loads: Sequence[Load]) -> np.ndarray:
+    """Return J of one set of constants on each load, (loads,); the defaults stand for what is left out."""
+    whole = {name: parameter.default for name, parameter in search_space(rule).items()} | dict(constants)
+    return costs(rule, {name: np.array([value]) for name, value in whole.items()}, loads, None).reshape(-1)

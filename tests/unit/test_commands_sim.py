@@ -413,3 +413,10 @@ def test_tuned_constants_are_written_with_the_command_that_makes_them(
     words = found["provenance"]["command"].split()
     assert words[:2] == ["rlscaler", "tune"]
     assert Seconds().convert(words[words.index("--for") + 1], None, None) == 300.0
+
+
+def test_a_rule_without_constants_is_not_tuned(folder: Path) -> None:
+    result = run("tune", "--traces", "folder", "--output", "o.json", "--rule", "random")
+    assert result.exit_code == 2
+    assert "--rule 'random' is none that is tuned; expected hpa-tuned, static, threshold" in result.stderr
+    assert not Path("o.json").exists()

@@ -451,6 +451,29 @@ def test_tuning_finds_constants_within_their_ranges_and_no_worse_than_the_defaul
     assert data == tuner.tune([*traces, third], budget=8, duration=600.0, seed=3, date="2026-01-02")
 
 
+def test_a_rule_is_tuned_alone_and_the_others_keep_their_constants(
+    traces: list[Trace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuner, "RULES", {name: RULES[name] for name in ("static", "erlang")})
+    third = Trace("third", 0.0, 15.0, traces[0].rates[::-1].copy())
+    loads = [*traces, third]
+    told: dict[str, Any] = {"budget": 8, "duration": 600.0, "seed": 3}
+    every = tuner.tune(loads, **told)
+    monkeypatch.setattr(tuned, "table", lambda: every)
+    more: dict[str, Any] = told | {"budget": 16}
+    again = tuner.tune(loads, only=["erlang"], date="2026-01-02", **more)
+    command = every["provenance"]["command"].replace("--budget 8", "--budget 16") + " --rule erlang"
+    assert again["provenance"] == every["provenance"] | {"erlang": {"command": command, "by": "the same search",
+                                                                    "date": "2026-01-02"}}  # fmt: skip
+    assert again["constants"]["erlang"] != every["constants"]["erlang"]
+    for part, before in zip([again, *again["folds"]], [every, *every["folds"]], strict=True):
+        assert part["constants"] | {"erlang": None} == before["constants"] | {"erlang": None}
+
+    others = [replace(third, name="fourth") if trace is third else trace for trace in loads]
+    with pytest.raises(LoadError, match="other source families than those"):
+        tuner.tune(others, only=["erlang"], **told)
+
+
 # --- recorded load
 
 

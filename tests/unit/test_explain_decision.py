@@ -131,6 +131,8 @@ POLICIES = (
     "growth-quantile",
     "hpa",
     "keda",
+    "kpa",
+    "phpa",
     "threshold",
     "lcp",
     "mpc",

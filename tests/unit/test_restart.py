@@ -60,7 +60,7 @@ BEHAVIORS: dict[str, dict[str, Any]] = {
         }
     },
 }
-POLICIES = ("default", "hpa", "erlang", "lcp", "keda")
+POLICIES = ("default", "hpa", "erlang", "lcp", "keda", "kpa", "phpa")
 
 
 @pytest.fixture(autouse=True)

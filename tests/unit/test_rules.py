@@ -11,9 +11,11 @@ from rlscaler.policy import Policy
 from rlscaler.reasons import Reason
 from rlscaler.rules.erlang import Erlang
 from rlscaler.rules.keda import Keda
+from rlscaler.rules.kpa import Kpa
 from rlscaler.rules.lcp import Lcp
 from rlscaler.rules.mpc import Mpc
 from rlscaler.rules.parameters import Parameter
+from rlscaler.rules.phpa import Phpa
 from rlscaler.rules.simple import Churn, Constant, Random, Static, Threshold, hashed
 from views import NAN, make_view, random_views, run
 
@@ -24,11 +26,13 @@ RULES: dict[str, Any] = {
     "random": Random,
     "threshold": Threshold,
     "keda": Keda,
+    "kpa": Kpa,
+    "phpa": Phpa,
     "erlang": Erlang,
     "mpc": Mpc,
     "lcp": Lcp,
 }
-READ_LOAD = ("threshold", "keda", "erlang", "mpc", "lcp")
+READ_LOAD = ("threshold", "keda", "kpa", "phpa", "erlang", "mpc", "lcp")
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -69,7 +73,13 @@ def test_unknown_load_gives_no_answer_and_changes_no_state(name: str) -> None:
         np.testing.assert_array_equal(value[0], state[key][0], err_msg=f"{key} moved on an unknown load")
 
 
-@pytest.mark.parametrize("name", ["keda", "erlang", "mpc", "lcp"])
+@pytest.mark.parametrize("name", READ_LOAD)
+def test_no_load_asks_for_no_negative_zero(name: str) -> None:
+    views = [make_view(load=0, backlog=0, current=1, ready=1, min_replicas=0, time=15.0 * i) for i in range(8)]
+    assert not np.signbit(run(RULES[name](), views)).any()
+
+
+@pytest.mark.parametrize("name", ["keda", "kpa", "phpa", "erlang", "mpc", "lcp"])
 def test_unknown_capacity_gives_no_answer(name: str) -> None:
     view = make_view(load=100, capacity_per_replica=NAN)
     assert np.isnan(run(RULES[name](), [view])).all()

@@ -201,7 +201,7 @@ def test_no_observation_leads_past_the_guard(name: str, seed: int) -> None:
 
 STEPS = np.exp(np.linspace(-2.5, 2.5, 20))
 """Factors of the newest sample."""
-RISING = ("static", "threshold", "hpa", "keda", "erlang", "lcp", "constant", "churn", "random")
+RISING = ("static", "threshold", "hpa", "keda", "kpa", "phpa", "erlang", "lcp", "constant", "churn", "random")
 """Rules that never order less for more load."""
 STARTUPS = {"learned": (60.0,)}
 """What a policy was trained for, where the rule would decide elsewhere."""
@@ -256,7 +256,7 @@ PRICED = ("growth-quantile", "erlang", "mpc", "lcp")
 """Rules that the target matters to; where policies have to earn their say, it also decides who has it."""
 
 
-@pytest.mark.parametrize("name", [*PRICED, "static", "threshold", "hpa", "keda", "constant", "churn"])
+@pytest.mark.parametrize("name", [*PRICED, "static", "threshold", "hpa", "keda", "kpa", "phpa", "constant", "churn"])
 def test_a_higher_target_never_leads_to_fewer(name: str) -> None:
     """The same load and the same counts, lived through under each target; decided with one memory of the guard."""
     rows, copies = 40, len(TARGETS)
@@ -272,7 +272,7 @@ def test_a_higher_target_never_leads_to_fewer(name: str) -> None:
 UNITS = (1.0, 2.0**-10, 2.0**20, 1e-3, 0.7, 1e6)
 EXACT = 3
 """Of UNITS, so many are powers of two."""
-COUNTING = ("hpa", "erlang", "tenure", "default")
+COUNTING = ("hpa", "phpa", "erlang", "tenure", "default")
 """Rules that count: HPA's quantities are whole thousandths, and the queues of Erlang's serve whole requests."""
 
 

@@ -37,7 +37,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{/* The policy that a job makes: (list $ "train"). */}}
 {{- define "learning.policy" -}}
 {{- $policy := default (first .).Release.Name (index (first .).Values (last .)).policy -}}
-{{- if has $policy (list "default" "learned" "static" "threshold" "hpa" "keda" "erlang" "growth-quantile" "tenure" "mpc" "lcp" "constant" "churn" "random") -}}
+{{- if has $policy (list "default" "learned" "static" "threshold" "hpa" "keda" "kpa" "phpa" "erlang" "growth-quantile" "tenure" "mpc" "lcp" "constant" "churn" "random") -}}
 {{- fail (printf "%s.policy: %s is a built-in policy; give this one another name" (last .) $policy) -}}
 {{- end -}}
 {{- $policy -}}

@@ -181,9 +181,9 @@ class Hpa:
         """Return whole replicas; NaN where an HPA would report an error, as without load or capacity."""
         xp, settings, snapshot = view.xp, view.settings, view.snapshot
         capacity = settings["capacity_per_replica"]
-        metrics = [_average(xp, snapshot["load"], like(view, self.target, xp.float64) * capacity)]
+        metrics = [average(xp, snapshot["load"], like(view, self.target, xp.float64) * capacity)]
         if self.wait is not None:
-            metrics.append(_average(xp, snapshot["backlog"], like(view, self.wait, xp.float64) * capacity))
+            metrics.append(average(xp, snapshot["backlog"], like(view, self.wait, xp.float64) * capacity))
         if self.utilization is not None:
             metrics.append(
                 Metric(
@@ -209,7 +209,7 @@ class Hpa:
         ), state
 
 
-def _average(xp: Any, total: Array, target: Array) -> Metric:
+def average(xp: Any, total: Array, target: Array) -> Metric:
     """Return an AverageValue metric in whole thousandths, so that a multiple of the target stays one."""
     return Metric(
         kind="AverageValue",
