@@ -2,7 +2,7 @@
 
 All entrants of all loads are rows of one batch: one world, one autoscaler with a panel of policies. What the load
 alone decides (history, features) is computed once for a load and shared by its entrants, unless the load is counted
-at completion, where it depends on what was decided.
+at completion, where it depends on what was decided, or the entrants' objectives price late requests differently.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -87,6 +87,12 @@ def start_replicas(loads: Sequence[Load], settings: Settings) -> np.ndarray:
     return np.clip(needed, max(1.0, float(np.max(settings.min_replicas))), float(np.max(settings.max_replicas)))
 
 
+def priced_alike(entrants: Sequence[Entrant], settings: Settings) -> bool:
+    """Tell whether every entrant's objective sets the price of late requests that the settings' does."""
+    price = settings.objective.price
+    return all(np.all(entrant.settings.objective.price == price) for entrant in entrants)
+
+
 def told_beforehand(
     config: world.WorldConfig,
     settings: Settings,
@@ -132,7 +138,7 @@ def play(
     """Run every entrant over every load and return the sums.
 
     loads: L of them, each with its seed (what the noise is drawn from). config: one world for all. settings: the
-    workload's facts; each entrant's own settings differ from them in guard and behaviour only. watch: the entrant
+    workload's facts; each entrant's own settings differ from them in guard, behaviour and objective only. watch: the entrant
     whose decisions are kept in `traced`, which then holds load 0 step by step. waits: count WAIT_EDGES too. seen:
     (L, T) float64 requests/s that were read at each step, NaN = unknown, where that is recorded; else simulated.
     start: (L,) replicas that are ready at first, by default `start_replicas`. unread: fields of the snapshot that no
@@ -151,7 +157,8 @@ def play(
     noise = Noise(params, [(load.name, seed) for load, seed in zip(loads, seeds, strict=True)], many)
 
     members, begin = [], 0
-    scaler = Autoscaler(Panel([]), remembers=bool(config.completions))
+    apart = bool(config.completions) or not priced_alike(entrants, settings)
+    scaler = Autoscaler(Panel([]), remembers=apart)
     for entrant in entrants:
         end = begin + entrant.copies * count
         members.append((entrant.policy, np.arange(begin, end)))
@@ -160,9 +167,9 @@ def play(
     scaler.reserve(rows)  # all at once: no row is spare then, and entrants' rows follow each other
     for (_, mine), entrant in zip(members, entrants, strict=True):
         scaler.add(mine.tolist(), entrant.settings)
-    replayed = not config.completions and count <= REPLAYED
+    replayed = not apart and count <= REPLAYED
     told = told_beforehand(config, settings, rates, known, clock, loads, seeds, seen) if replayed else {}
-    memory = None if config.completions or replayed else Autoscaler("growth-quantile", settings, count)
+    memory = None if apart or replayed else Autoscaler("growth-quantile", settings, count)
 
     state = world.initial(params, np.tile(start_replicas(loads, settings) if start is None else start, many))
     before: np.ndarray | None = None

@@ -87,6 +87,19 @@ def test_another_load_changes_nobody(interval: float) -> None:
         assert row(alone, entrant, 0) == row(among, entrant, 1)
 
 
+@pytest.mark.parametrize("count", [1, contest.REPLAYED + 1])
+def test_each_decides_by_its_own_objective(count: int) -> None:
+    loads, seeds = [load_of("random-walk", 60.0, seed) for seed in range(count)], range(count)
+    strict = replace(STANDARD, objective=Objective(latency=0.5, target=99.99))
+    usual, careful = Entrant("usual", Growth(), STANDARD), Entrant("careful", Growth(), strict)
+    among = play(loads, [usual, careful], WORLD, STANDARD, seeds)
+    for entrant, (alone, settings) in enumerate([(usual, STANDARD), (careful, strict)]):
+        by_itself = play(loads, [alone], WORLD, settings, seeds)
+        for name in TOTALS:
+            np.testing.assert_allclose(getattr(among, name)[entrant], getattr(by_itself, name)[0], 1e-6, err_msg=name)
+    assert (among.billed[1] > among.billed[0]).all()
+
+
 def test_a_seed_is_another_draw_of_the_same_load() -> None:
     load = load_of("working-day")
     sums = play([load, load, load], entrants()[:1], WORLD, STANDARD, [1, 2, 1])
