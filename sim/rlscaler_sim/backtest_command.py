@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from rlscaler.errors import UserError
 from rlscaler.quantities import duration_text
 from rlscaler.ranges import FiniteRange
-from rlscaler_sim.commands import Seconds, known_policy, progress_bar
+from rlscaler_sim.commands import Seconds, compared_with, known_policy, progress_bar
 
 if TYPE_CHECKING:
     from rlscaler.custom_resource import Resource
@@ -107,10 +107,9 @@ def backtest(
         source = str(source_of(resource, url, config).url)
     from rlscaler_sim import backtest as driver
     from rlscaler_sim import backtest_words as words
-    from rlscaler_sim import contenders
     from rlscaler_sim.run_record import write_decisions
 
-    names = contenders.NAMES if compare.strip() == "all" else tuple(n.strip() for n in compare.split(",") if n.strip())
+    names = compared_with(compare)
     with progress_bar(quiet) as progress, known_policy(policy, file, resource):
         outcome, brackets = driver.backtest(
             resource, past, beside, policy=policy, compare=names, seed=seed, capacity_error=capacity_error,

@@ -13,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from rlscaler.errors import UserError
+from rlscaler.name_lists import names_in
 from rlscaler.quantities import whole_text
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ LONGEST_STARTUP = 3600.0
 """Seconds that a pod may take to start."""
 STANDARD_SCALE = 25.0
 """Replicas that the 95th percentile of the load needs, where nothing else is said."""
+RULES_EXAMPLE = "hpa,keda"
 
 
 class Seconds(FloatType):
@@ -56,6 +58,15 @@ def _positive(ctx: click.Context, param: click.Parameter, value: float | None) -
     if value is not None and not 0.0 < value < 1e6:
         raise click.BadParameter(f"{value:g} is out of range; expected a number above 0 and below 1,000,000")
     return value
+
+
+def compared_with(compare: str) -> tuple[str, ...]:
+    """Return the contenders that --compare names: all, or those of a list. Raises UserError."""
+    from rlscaler_sim import contenders
+
+    if compare.strip() == "all":
+        return contenders.NAMES
+    return names_in(compare, "--compare", RULES_EXAMPLE, or_none=True)
 
 
 @contextmanager
@@ -154,11 +165,10 @@ def dry_run(
     for path in filter(None, (decisions, report, plot)):
         for index in range(1, len(resources)):
             require_writable(_each(path, resources, index))
-    from rlscaler_sim import contenders
     from rlscaler_sim import dry_run as driver
     from rlscaler_sim.run_record import write_decisions
 
-    names = contenders.NAMES if compare.strip() == "all" else tuple(n.strip() for n in compare.split(",") if n.strip())
+    names = compared_with(compare)
     named = click.get_current_context().get_parameter_source("trace") is not ParameterSource.DEFAULT
     scale: float | None
     if profile is None:
@@ -306,7 +316,7 @@ def evaluate(
 
     names: tuple[str, ...] = contenders.NAMES
     if rules.strip() != "all":
-        asked = {n.strip() for n in rules.split(",") if n.strip()}
+        asked = set(names_in(rules, "--rules", RULES_EXAMPLE, or_none=True))
         if unknown := sorted(asked - set(names)):
             raise UserError(f"--rules {unknown[0]}: no such rule; expected {', '.join(names)}")
         names = tuple(n for n in names if n in asked | {"clairvoyant", "hpa-tuned", "hpa-own"})

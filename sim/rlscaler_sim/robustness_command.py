@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlscaler.errors import UserError
+from rlscaler.name_lists import names_in
 from rlscaler.quantities import whole_text
-from rlscaler_sim.commands import Seconds, known_policy, progress_bar, read_traces
+from rlscaler_sim.commands import RULES_EXAMPLE, Seconds, known_policy, progress_bar, read_traces
 
 if TYPE_CHECKING:
     from rlscaler_sim.evaluation import Scored
@@ -56,8 +57,9 @@ def robustness(
     for path in (output, markdown):
         if path:
             require_writable(path)
-    names = tuple(known.CONDITIONS) if conditions.strip() == "all" else _names(conditions)
-    beside = _names(rules)
+    every = conditions.strip() == "all"
+    names = tuple(known.CONDITIONS) if every else names_in(conditions, "--conditions", "capacity-0.7,lag-60s")
+    beside = names_in(rules, "--rules", RULES_EXAMPLE, or_none=True)
     for option, asked, there in (
         ("--conditions", names, tuple(known.CONDITIONS)),
         ("--rules", beside, contenders.NAMES),
@@ -93,7 +95,3 @@ def _figures(scored: "Scored") -> dict[str, Any]:
     """Return what is kept of a trace."""
     figures = {c.name: [c.score, c.regret] for c in scored.contenders}
     return {"trace": scored.trace, "headline": scored.headline, "score_and_regret": figures}
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))

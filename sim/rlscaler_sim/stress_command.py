@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from rlscaler.errors import UserError
+from rlscaler.name_lists import names_in
 from rlscaler.quantities import whole_text
-from rlscaler_sim.commands import Seconds, known_policy, progress_bar
+from rlscaler_sim.commands import RULES_EXAMPLE, Seconds, known_policy, progress_bar
 
 if TYPE_CHECKING:
     from rlscaler_sim.stress import Source
@@ -71,7 +72,7 @@ def stress(
         if not SHORTEST <= value <= LONGEST:
             raise UserError(f"{option} {value:g}s: expected {SHORTEST:g}s to {LONGEST:g}s, 15 minutes to a day")
     there = tuple(name for name in contenders.NAMES if name not in (contenders.OWN, CLAIRVOYANT))
-    beside = tuple(dict.fromkeys(name.strip() for name in rules.split(",") if name.strip()))
+    beside = names_in(rules, "--rules", RULES_EXAMPLE, or_none=True)
     if unknown := [name for name in beside if name not in there]:
         raise UserError(f"--rules {unknown[0]}: expected some of {', '.join(there)}")
     sources = [_named(name, duration) for name in dict.fromkeys(patterns or known.NAMED)]

@@ -370,6 +370,8 @@ def test_an_interrupted_benchmark_goes_on_where_it_was(monkeypatch: pytest.Monke
     [
         pytest.param((*TINY, "--budget", "7"), "was begun with budget 0.01, not 7", id="another budget"),
         pytest.param(("--settings", "classics"), "--settings classics: expected one of classic", id="setting"),
+        pytest.param(("--settings", ","), "--settings ,: no name; expected names", id="no setting"),
+        pytest.param(("--only", ""), "--only '': no name; expected names", id="nobody"),
         pytest.param(("--only", "pqn"), "--only pqn: expected one of q-learning", id="contender"),
         pytest.param(("--output", "no/such/place.json"), "no/such", id="no place for the results"),
     ],

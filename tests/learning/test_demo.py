@@ -268,6 +268,9 @@ def test_a_recording_is_written_whole(root: Path, tmp_path: Path) -> None:
     [
         (("--record", "x.mp4"), "expected a name that ends in .svg, .gif or .cast"),
         (("--agents", "nobody"), "no such rule"),
+        (("--agents", ","), "--agents ,: no name; expected names separated by commas, such as hpa,keda"),
+        (("--agents", ""), "--agents '': no name"),
+        (("--agents", " , ", "--environment", "legacy"), "--agents ' , ': no name"),
         (("--agents", "hpa", "--pattern", "spikee"), "spike"),
         (("--agents", "hpa", "--for", "30s"), "at least 2m"),
         (("--agents", "hpa", "--from", "8h"), "--from 8h: flash-crowd ends after 4h; start earlier"),

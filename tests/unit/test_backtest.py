@@ -399,6 +399,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["--replicas replicas.csv", "--profile"],
     ),
     "no such rule": (["-f", WEB, "--trace", "long.csv", "--compare", "magic"], ["--compare magic"]),
+    "no name": (["-f", WEB, "--trace", "long.csv", "--compare", ","], ["--compare ,: no name", "such as hpa,keda"]),
 }
 
 

@@ -84,6 +84,8 @@ def test_what_is_scored_was_not_trained_on_the_load() -> None:
     [
         pytest.param(("--conditions", "rain"), "--conditions rain: expected some of standard, seeds", id="condition"),
         pytest.param(("--rules", "luck"), "--rules luck: expected some of", id="rule"),
+        pytest.param(("--conditions", ""), "--conditions '': no name; expected names", id="no condition"),
+        pytest.param(("--rules", ","), "--rules ,: no name; expected names", id="no rule"),
         pytest.param((), "no trace is named", id="no load"),
     ],
 )

@@ -185,6 +185,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         pytest.param("--pattern crashes", "--pattern crashes: expected a made-up load", id="another world"),
         pytest.param("--pattern a.csv", "--pattern a.csv: expected a made-up load", id="recorded"),
         pytest.param("--rules luck", "--rules luck: expected some of static", id="rule"),
+        pytest.param("--rules ,", "--rules ,: no name; expected names", id="no rule"),
         pytest.param("--rules hpa-own", "--rules hpa-own: expected some of static", id="the reference"),
         pytest.param("--policy nobody", "policy 'nobody' is unknown", id="policy"),
         pytest.param(

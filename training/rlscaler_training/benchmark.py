@@ -16,9 +16,12 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from rlscaler.errors import UserError
+from rlscaler.name_lists import names_in
 from rlscaler.ranges import FiniteRange
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rlscaler_training.benchmark_runs import Plan
 
 RUN = "runs/benchmark"
@@ -114,7 +117,7 @@ def benchmark(
     if hours is not None:
         load = dict.fromkeys(load, hours)
     known = tuple(dict.fromkeys(name for setting in runs.SETTINGS for name in runs.entrants(setting)))
-    asked = runs.checked(_names(settings) or tuple(runs.SETTINGS), tuple(runs.SETTINGS), "--settings")
+    asked = _checked("--settings", settings, tuple(runs.SETTINGS), "classic,worlds")
     if "traces" in asked:
         traces = traces or _usual_traces()
         if traces is None and settings is not None:
@@ -126,7 +129,7 @@ def benchmark(
         click.echo(f"--traces {traces} is left out: --settings {settings} meets no recorded load", err=True)
     plan = runs.Plan(
         settings=asked,
-        contenders=runs.checked(_names(only) or known, known, "--only"),
+        contenders=_checked("--only", only, known, "ppo,threshold"),
         seeds=seeds if seeds is not None else int(usual["seeds"]),
         budget=budget if budget is not None else usual["budget"],
         hours=load,
@@ -151,8 +154,11 @@ def benchmark(
         click.echo("\n".join(report.spoken(told)))
 
 
-def _names(text: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+def _checked(option: str, text: str | None, known: "Sequence[str]", example: str) -> tuple[str, ...]:
+    """Return the names that an option lists, all where it is left out; raises UserError."""
+    from rlscaler_training.benchmark_runs import checked
+
+    return checked(known if text is None else names_in(text, option, example), known, option)
 
 
 def _command(plan: "Plan", only: str | None, load: bool) -> str:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import click
 
 from rlscaler.errors import UserError
+from rlscaler.name_lists import names_in
 from rlscaler.ranges import FiniteRange
-from rlscaler_sim.commands import Seconds
+from rlscaler_sim.commands import RULES_EXAMPLE, Seconds
 
 if TYPE_CHECKING:
     from rlscaler_training.demo_play import Play
@@ -64,7 +65,7 @@ def demo(
     if record:
         demo_record.kind_of(record)
         require_writable(record)
-    names = [name.strip() for name in asked.split(",") if name.strip()] if asked else []
+    names = [] if asked is None else list(names_in(asked, "--agents", RULES_EXAMPLE))
     if environment == LEGACY:
         if also := [name for name, value in (("--from", start), ("--scale-to", scale_to)) if value is not None]:
             raise UserError(f"{also[0]} is given with --environment legacy, whose episode is one and the same; leave "
