@@ -57,6 +57,21 @@ def test_a_threshold_beside_a_formula_is_no_capacity() -> None:
     assert not any("takes the largest" in note for note in notes)
 
 
+def test_triggers_of_one_type_are_told_apart() -> None:
+    """By the name that people gave, else as KEDA calls their metrics: s0-prometheus."""
+    first, second = (trigger("prometheus", query=f"sum(rate({name}_total[2m]))", threshold="5") for name in "ab")
+    active = trigger("prometheus", query="c_rps", threshold="5", activationThreshold="2") | {"name": "night shift"}
+    summary, *notes = told(scaled(trigger("cron"), first, second, active))
+    assert summary.startswith("shop/worker: load is trigger s1-prometheus; ")
+    largest = "one load decides, where the ScaledObject takes the largest of what each asks for"
+    assert f"trigger s2-prometheus: {largest}" in notes
+    assert f"trigger 'night shift' (prometheus): {largest}" in notes
+    assert any(note.startswith("trigger 'night shift' (prometheus): activationThreshold of 2, ") for note in notes)
+    assert "trigger cron: a schedule is no load; the profile of the day is learned from the load" in notes
+    one = trigger("kafka", topic="orders", consumerGroup="a")
+    assert "load is trigger s0-kafka of topic orders; " in told(scaled(one, one))[0]
+
+
 def test_cpu_use_beside_a_formula_keeps_its_capacity() -> None:
     cpu = trigger("cpu", value="50") | {"metricType": "Utilization"}
     other = trigger("aws-sqs-queue", queueLength="1") | {"name": "a"}

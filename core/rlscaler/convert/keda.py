@@ -4,6 +4,8 @@ Source of the fields and their defaults: kedacore/keda, apis/keda/v1alpha1/scale
 to 100 replicas, a look every 30 s, 300 s before 0, a fallback to just its replicas.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 from rlscaler.convert import triggers
@@ -52,6 +54,7 @@ def read(source: Object, workloads: Workloads) -> Autoscaler:
     found = [triggers.measure(each, who) for each in listed.items("a list of triggers")]
     if not found:
         raise listed.refused("empty; expected at least one trigger")
+    found = [replace(each, called=called) for each, called in zip(found, _apart(listed, found), strict=True)]
     formula = spec.at("advanced", "scalingModifiers", "formula")
     if formula is not None:
         found = [_beside_formula(each) for each in found]
@@ -68,11 +71,26 @@ def read(source: Object, workloads: Workloads) -> Autoscaler:
         behavior=None if behavior is None else checked_behavior(behavior).node,
         behavior_comment="the ScaledObject's advanced.horizontalPodAutoscalerConfig.behavior",
         fallback=_fallback(spec),
-        measures=[replace(each, called=f"trigger {each.called}") for each in found],
+        measures=found,
         several=LARGEST if formula is None else "has a formula of them",
         notes=[*_pauses(source), *_of_spec(spec, fewest)],
-        of_zero=_of_zero(spec, listed),
+        of_zero=_of_zero(spec, listed, found),
     )
+
+
+def _apart(listed: Given, found: Sequence[Measure]) -> list[str]:
+    """Return what people call each trigger; of several that read the same, by its name or, as KEDA does, its index."""
+    alike = Counter(each.called for each in found)
+    out = []
+    for index, (trigger, measure) in enumerate(zip(listed.items(), found, strict=True)):
+        name = trigger.get("name")
+        if alike[measure.called] == 1:
+            out.append(f"trigger {measure.called}")
+        elif name is not None and name.node.text.strip():
+            out.append(f"trigger {shown(name.node.text)} ({measure.called})")
+        else:
+            out.append(f"trigger s{index}-{measure.called}")
+    return out
 
 
 def _beside_formula(measure: Measure) -> Measure:
@@ -83,19 +101,18 @@ def _beside_formula(measure: Measure) -> Measure:
     return replace(measure, rank=Rank.TOTAL, per_replica=None, capacity=text)
 
 
-def _of_zero(spec: Given, listed: Given) -> list[str]:
+def _of_zero(spec: Given, listed: Given, found: Sequence[Measure]) -> list[str]:
     """Return notes on what KEDA waits for before it goes to 0 and leaves it."""
     cooldown = spec.get("cooldownPeriod")
     text = f"{DEFAULT_COOLDOWN} s before 0, KEDA's default" if cooldown is None else f"{cooldown.whole(0)} s before 0"
     notes = [f"cooldownPeriod of {text}: the policy decides on that"]
-    for each in listed.items():
+    for each, measure in zip(listed.items(), found, strict=True):
         metadata = each.need("metadata", "the trigger's parameters")
         for name in metadata.names():
             value = metadata.need(name, "text").node.text.strip()
             if name.startswith("activation") and value not in ("", "0"):
-                called = each.need("type", "the type of the trigger").node.text
-                notes.append(f"trigger {shown(called)}: {shown(name)} of {shown(value)}, up to which KEDA stays at 0: "
-                             "here any load asks for a replica")  # fmt: skip
+                notes.append(f"{measure.called}: {shown(name)} of {shown(value)}, up to which KEDA stays at 0: here "
+                             "any load asks for a replica")  # fmt: skip
     return notes
 
 
