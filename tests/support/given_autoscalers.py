@@ -203,6 +203,11 @@ TRIGGERS = st.one_of(
         st.sampled_from([{}, {"metricType": "Value"}, {"metricType": "AverageValue"}]),
     ),
     st.builds(
+        lambda threshold, horizon: trigger("predictkube", query="up", threshold=threshold, predictHorizon=horizon),
+        _RATES,
+        _PARAMETERS,
+    ),
+    st.builds(
         lambda value: trigger("cpu", value=value) | {"metricType": "Utilization"}, st.sampled_from(["50", "150"])
     ),
     st.builds(lambda topic, group: trigger("kafka", topic=topic, consumerGroup=group), _PARAMETERS, _PARAMETERS),

@@ -125,6 +125,25 @@ def test_an_empty_answer_is_what_it_is_to_keda() -> None:
         assert "an empty answer is a failure to KEDA, as it is unknown here" in about(ignoreNullValues=word)
 
 
+def test_the_query_that_predictkube_foretells_is_the_load() -> None:
+    """Parameters as in KEDA's page of the scaler; what is to come is for the policy to tell."""
+    query, foretold = "sum(rate(a_total[2m]))", {"predictHorizon": "2h", "historyTimeWindow": "7d", "queryStep": "2m"}
+    asked = trigger("predictkube", prometheusAddress="http://p:9090", query=query, threshold="100.50", **foretold)
+    given = scaled(asked | {"authenticationRef": {"name": "predictkube"}})
+    spec = only(given)
+    assert spec["metrics"]["load"] == {"query": query}
+    assert spec["capacity"] == {"perReplica": "100.50"}
+    assert "capacity" not in only(scaled(asked | {"metricType": "Value"}))
+    text = page(convert([("x", json.dumps(given))], Options()).drafts[0])
+    assert "sources.default.url of the operator's chart has to be http://p:9090" in text
+    assert "KEDA compares what PredictKube foretells of it" in text
+    assert "an empty answer" not in text, "PredictKube answers, not Prometheus"
+    assert (
+        "trigger predictkube: predictHorizon of 2h, historyTimeWindow of 7d, queryStep of 2m: of PredictKube's "
+        "forecast, which is not asked; the policy looks ahead itself"
+    ) in told(given)
+
+
 @pytest.mark.parametrize(("name", "value", "paused"), [
     ("paused", "false", False),
     ("paused", "False", False),

@@ -198,4 +198,4 @@ def _source(chosen: Measure | None, options: Options, short: str) -> Said:
     value = f"sources.{name}.url of the operator's chart"
     if chosen is None or chosen.source_url is None:
         return Said(name, f"{value}: a Prometheus that has these series")
-    return Said(name, f"{value} has to be {shown(chosen.source_url)}, the {short}'s serverAddress")
+    return Said(name, f"{value} has to be {shown(chosen.source_url)}, the {short}'s Prometheus")

@@ -3,8 +3,9 @@
 A queue's trigger reads how many messages wait. That is a backlog and no load: for Kafka and RabbitMQ both are written
 as the usual exporters have them, for others the load has to be given.
 
-Source of the parameters: KEDA's pages of the scalers prometheus, cpu, apache-kafka and rabbitmq-queue. Series:
-danielqsj/kafka_exporter (a lag of -1 stands for no committed offset), and rabbitmq_prometheus with metrics per object.
+Source of the parameters: KEDA's pages of the scalers prometheus, predictkube, cpu, apache-kafka and rabbitmq-queue.
+Series: danielqsj/kafka_exporter (a lag of -1 stands for no committed offset), and rabbitmq_prometheus with metrics per
+object.
 """
 
 from dataclasses import replace
@@ -19,6 +20,8 @@ from rlscaler.quantities import shown
 LONGEST_QUERY = 8192
 _OF_SOURCE = ("namespace", "customHeaders", "queryParameters", "authModes", "unsafeSsl")
 """Parameters of a Prometheus trigger that belong to the operator's source here."""
+_OF_PREDICTION = ("predictHorizon", "historyTimeWindow", "queryStep")
+"""Parameters by which PredictKube foretells what the query will be."""
 _QUEUE_CAPACITY = "its target is a length of the queue and says nothing of what a replica serves"
 _WHOLE_CAPACITY = "its target is of the whole (metricType: Value) and says nothing of one replica"
 _RATES = ("MessageRate", "DeliverGetRate")
@@ -33,6 +36,8 @@ def measure(trigger: Given, who: Who) -> Measure:
     match kind:
         case "prometheus":
             return _prometheus(trigger, metadata)
+        case "predictkube":
+            return _predictkube(trigger, metadata)
         case "cpu":
             return _cpu(trigger, metadata, who)
         case "kafka" | "apache-kafka":
@@ -57,6 +62,27 @@ def _of_value(trigger: Given) -> bool:
 
 
 def _prometheus(trigger: Given, metadata: Given) -> Measure:
+    found = _queried("prometheus", trigger, metadata, "serverAddress")
+    ignored = metadata.get("ignoreNullValues")
+    empty = (
+        "an empty answer is a failure to KEDA, as it is unknown here, which holds"
+        if ignored is not None and ignored.is_no()
+        else "an empty answer is 0 to KEDA and unknown here, which holds; add 'or vector(0)' where it means 0"
+    )
+    return replace(found, about=[*found.about, empty])
+
+
+def _predictkube(trigger: Given, metadata: Given) -> Measure:
+    found = _queried("predictkube", trigger, metadata, "prometheusAddress")
+    told = [(name, metadata.get(name)) for name in _OF_PREDICTION]
+    stated = ", ".join(f"{name} of {shown(given.node.text)}" for name, given in told if given is not None)
+    about = "KEDA compares what PredictKube foretells of it; here the policy looks ahead of the load itself"
+    note = f"{stated or 'the forecast'}: of PredictKube's forecast, which is not asked; the policy looks ahead itself"
+    return replace(found, about=[*found.about, about], notes=[*found.notes, note])
+
+
+def _queried(kind: str, trigger: Given, metadata: Given, address_name: str) -> Measure:
+    """Return a trigger that reads a query of a Prometheus; raises Refused."""
     given = metadata.need("query", "a PromQL query")
     query = given.scalar("a PromQL query")
     if len(query) > LONGEST_QUERY:
@@ -64,25 +90,18 @@ def _prometheus(trigger: Given, metadata: Given) -> Measure:
     if any(not character.isprintable() and character not in "\n\t\r" for character in query):
         raise given.refused("holds a character that cannot be printed; expected a PromQL query")
     threshold = metadata.need("threshold", "a number above 0").quantity()
-    address = metadata.get("serverAddress")
+    address = metadata.get(address_name)
     notes = measures.rate_notes(query)
     own = [name for name in _OF_SOURCE if metadata.get(name) is not None]
     if trigger.get("authenticationRef") is not None:
         own.append("authenticationRef")
     if own:
         notes.append(f"{', '.join(own)}: access is stated at the source in the operator's configuration")
-    ignored = metadata.get("ignoreNullValues")
-    is_failure = ignored is not None and ignored.is_no()
     found = Measure(
-        called="prometheus",
+        called=kind,
         rank=Rank.TOTAL,
         load=query,
-        about=[
-            "the trigger's query as it stands; it has to be a rate of the whole workload, such as requests/s",
-            "an empty answer is a failure to KEDA, as it is unknown here, which holds"
-            if is_failure
-            else "an empty answer is 0 to KEDA and unknown here, which holds; add 'or vector(0)' where it means 0",
-        ],
+        about=["the trigger's query as it stands; it has to be a rate of the whole workload, such as requests/s"],
         capacity=_WHOLE_CAPACITY,
         source_url=None if address is None else address.scalar("the URL of a Prometheus"),
         notes=notes,
