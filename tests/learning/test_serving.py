@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+import os
 import queue
+import signal
 import socket
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +27,8 @@ from rlscaler.errors import UserError
 from rlscaler.policies import artifact_path, from_artifact, load_policy
 from rlscaler.policy import Policy
 from rlscaler.served import CONTENT_TYPE, FEATURES, NUMBERS, PATH, Answers, Rows
+from rlscaler_training import ray_cluster, serving_cluster
 from rlscaler_training import serving as offers
-from rlscaler_training import serving_cluster
 from rlscaler_training.serving import Offer, Question, Shelf
 from rlscaler_training.serving_http import JSON, Limits
 from rlscaler_training.serving_server import Server
@@ -462,6 +465,49 @@ def test_mistakes_of_the_command_take_one_line() -> None:
             assert code == 2, output
             assert output.startswith(sentence)
             assert output.count("\n") == 1
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_server_that_is_told_to_end_while_it_starts_ends_at_once(
+    monkeypatch: pytest.MonkeyPatch, number: int, status: int
+) -> None:
+    """Heard once only, so that what has begun is put away; Ray takes half a minute to start on a busy machine."""
+    put_away = []
+
+    @contextmanager
+    def starting(*_: Any) -> Iterator[serving_cluster.Running]:
+        try:
+            os.kill(os.getpid(), number)
+            threading.Event().wait(WAIT)
+            yield serving_cluster.Running("http://127.0.0.1:1", "cpu", None)
+        finally:
+            os.kill(os.getpid(), number)
+            put_away.append(number)
+
+    monkeypatch.setattr(serving_cluster, "running", starting)
+    before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    assert run("--port", "0") == (status, "interrupted\n")
+    assert put_away == [number]
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_what_ray_hears_while_it_starts_is_heard_by_whom_it_is_meant_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray puts a handler of its own in place of another, which exits with the number of the signal."""
+    heard: list[int] = []
+
+    def started(**_: Any) -> None:
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait(WAIT)
+
+    monkeypatch.setattr("ray.init", started)
+    before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    try:
+        with pytest.raises(SystemExit), ray_cluster.cluster(1):
+            pass
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [signal.SIGTERM]
 
 
 def test_a_caller_that_hangs_up_is_no_failure_of_the_server() -> None:

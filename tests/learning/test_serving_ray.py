@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ import pytest
 
 import served_artifacts
 from asked_rows import asked, rows, views
+from processes import Process
 from rlscaler import served
 from rlscaler.artifact import Artifact, save
 from rlscaler.policies import from_artifact, load_policy
@@ -137,6 +139,21 @@ def test_a_second_server_finds_the_port_taken(server: Running) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=START, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert f"--port {server.port} of 127.0.0.1 is taken" in done.stderr
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_server_that_is_told_to_end_while_ray_starts_never_serves(tmp_path: Path, number: int, status: int) -> None:
+    """Its session is there long before it serves."""
+    command = [sys.executable, "-c", "from rlscaler.cli import main; main()", "serve", "--port", "0", "--device", "cpu"]
+    log = tmp_path / "log"
+    with (
+        TemporaryDirectory(ignore_cleanup_errors=True) as short,  # a socket's path is no longer than 107 characters
+        Process(command, log, {"RAY_TMPDIR": short, "RAY_ADDRESS": ""}) as server,
+    ):
+        server.wait_until(lambda: any(Path(short).glob("ray/session_*/logs/gcs_server.*")), "to start Ray", START)
+        server.stop(number, LINE)
+        assert server.status == status
+    assert log.read_text() == "interrupted\n"
 
 
 def test_no_question_is_cut_off_when_the_server_is_told_to_end(tmp_path: Path) -> None:

@@ -57,6 +57,11 @@ class Process:
         """Whether it has not ended."""
         return self._process.poll() is None
 
+    @property
+    def status(self) -> int | None:
+        """What it ended with, below zero by a signal; None while it runs."""
+        return self._process.poll()
+
     def wait_until(self, ready: Callable[[], bool], what: str, deadline: float = 60.0) -> None:
         """Return once `ready` is true; raises RuntimeError with the log's tail if the program ends or time is up."""
         wait_until(ready, f"{self.name}: {what}", deadline, self)

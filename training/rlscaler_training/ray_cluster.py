@@ -127,6 +127,10 @@ def _start(where: dict[str, Any], address: str | None) -> None:
                 ray.shutdown()
                 if not left:
                     raise UserError(f"{_named(address)} cannot be used: {first_line(error)}") from error
+            except SystemExit as error:
+                if error.code == signal.SIGTERM and callable(before):  # Ray's own heard what is meant for that
+                    before(signal.SIGTERM, None)
+                raise
             else:
                 return
     finally:

@@ -113,6 +113,11 @@ def running(offers: Sequence[Offer], place: Place, limits: Limits) -> Iterator[R
             handle = serve.run(made, name=APP, route_prefix="/", logging_config=QUIET)
         except (RuntimeError, ValueError) as error:
             raise UserError(f"the server does not start: {_first_line(error)}") from error
+        except KeyboardInterrupt:
+            if not local:  # a cluster that goes on would go on starting it
+                with contextlib.suppress(Exception):
+                    serve.delete(APP)
+            raise
         try:
             yield Running(_listening(place.host, port), device, handle)
         finally:

@@ -38,7 +38,8 @@ def serve(
 
     POLICY is 'learned' (the default), the path of an artifact, or NAME=PATH; callers that name none get the first. A
     file that changes is taken in without a failed request; one that is broken is refused, and the one before stays.
-    History and guard stay with the caller. docs/serving.md has the requests.
+    History and guard stay with the caller. docs/serving.md has the requests. SIGTERM or Ctrl-C ends it with 0, or with
+    143 or 130 where it does not serve yet.
     """
     from rlscaler_training import serving, serving_cluster
     from rlscaler_training.serving_http import MEGABYTE, Limits
@@ -51,13 +52,19 @@ def serve(
     place = serving_cluster.Place(host, port, address, replicas, device, grpc_port)
     serving_cluster.require_open(place)
     stop = threading.Event()
+    serves, told = False, 0
 
-    def end(*_: Any) -> None:
+    def end(number: int, _: Any) -> None:
+        nonlocal told
+        first, told = not told, told or number
         stop.set()
+        if first and not serves:  # Ray's start takes a while, and hears of nothing else
+            raise KeyboardInterrupt
 
     before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with serving_cluster.running(offers, place, limits) as running:
+            serves = True
             for offer in offers:
                 shelved = serving.shelved(offer)
                 click.echo(f"{shelved.name} {shelved.digest}")
@@ -67,6 +74,9 @@ def serve(
                 click.echo(f"serving gRPC at port {grpc_port} of every address")
             serving_cluster.follow(running.handle, wanted, offers, stop, click.echo)
             click.echo("ending")
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        raise click.exceptions.Exit(128 + told) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
