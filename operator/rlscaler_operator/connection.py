@@ -4,9 +4,12 @@ Credentials, TLS and proxies are those of the `kubernetes` package, and so is th
 out: they cost more CPU a call than plain objects, and drop what they do not know.
 """
 
+import base64
+import binascii
 import json
 import math
 import os
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +18,7 @@ from typing import Any, Self, cast
 
 import urllib3
 from kubernetes import client, config
-from kubernetes.config import incluster_config
+from kubernetes.config import incluster_config, kube_config
 
 from rlscaler.errors import UserError
 from rlscaler_operator.api_errors import ClusterError, Right, from_answer, from_transport
@@ -29,6 +32,11 @@ RENEWAL = 10.0
 FRESH = 5.0
 """Seconds for which a token is used before the package is asked again: its answer costs a fifth of a request."""
 AGENT = "rlscaler"
+_DATA = {
+    "cluster": {"certificate-authority-data": "a certificate"},
+    "user": {"client-certificate-data": "a certificate", "client-key-data": "a key"},
+}
+"""Fields of a kubeconfig that hold files in base64, and what is expected there."""
 JSON = "application/json"
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
@@ -170,10 +178,43 @@ def credentials(kubeconfig: str | None, context: str | None) -> client.Configura
         raise UserError(f"there is no kubeconfig at {files}{hint}")
     try:
         config.load_kube_config(files, context, settings)  # type: ignore[no-untyped-call]
+        if settings.ssl_ca_cert:
+            ssl.create_default_context(cafile=settings.ssl_ca_cert)
     except Exception as error:  # a broken file shows as anything from a YAML error to a missing attribute
         named = f", context {context!r}" if context else ""
-        raise UserError(f"kubeconfig {files}{named} cannot be used: {' '.join(str(error).split())}") from error
+        text = " ".join(str(error).split())
+        if isinstance(error, binascii.Error):
+            text = _no_base64(files, context) or text
+        elif isinstance(error, ssl.SSLError) and settings.ssl_ca_cert:
+            text = _no_certificate(files, context, settings.ssl_ca_cert)
+        raise UserError(f"kubeconfig {files}{named} cannot be used: {text}") from error
     return settings
+
+
+def _no_base64(files: str, context: str | None) -> str:
+    """Return which data of a context of a kubeconfig are no base64; empty where all are."""
+    for part, fields in _DATA.items():
+        stated = _stated(files, context, part)
+        for field, expected in fields.items():
+            try:
+                base64.standard_b64decode(str(stated.get(field, "")))
+            except ValueError:  # as the package decodes it
+                return f"{field} is text that is no base64; expected {expected} in PEM form, in base64"
+    return ""
+
+
+def _no_certificate(files: str, context: str | None, path: str) -> str:
+    """Return which field of a context's cluster holds no certificate; path: the file that was read for it."""
+    if "certificate-authority-data" in _stated(files, context, "cluster"):
+        return "certificate-authority-data is base64 of no certificate; expected a certificate in PEM form, in base64"
+    return f"certificate-authority {path} holds no certificate; expected a certificate in PEM form"
+
+
+def _stated(files: str, context: str | None, part: str) -> Mapping[str, Any]:
+    """Return the cluster or the user of a context of a kubeconfig that has been read before."""
+    merged: Any = kube_config.KubeConfigMerger(files).config  # type: ignore[no-untyped-call]
+    chosen = merged["contexts"].get_with_name(context or merged["current-context"])["context"]
+    return cast(Mapping[str, Any], merged[f"{part}s"].get_with_name(chosen[part])[part].value)
 
 
 def _in_cluster() -> bool:
