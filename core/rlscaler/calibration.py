@@ -6,7 +6,7 @@ alone, side by side; what the pieces remember is then put together.
 Capacity. `capacity.estimate` over the blocks of all pieces tells the value. Its own error shrinks with the number of
 blocks, but what idle work is taken for does not become surer by more of the same; so the error is the mean of what
 the pieces state on their own, or that of the whole where it is larger, beside MODEL and IDLE. Where the pieces show
-that the capacity changed, only those since then count.
+that the capacity changed, only those since then count. What stands at a cap of its source tells no use and is left out.
 
 Start-up. `startup.estimate` over groups of GROUP scale-ups each, whose mean is told. The interval is that of the same
 over scale-ups drawn anew (bootstrap), widened by the time between two readings, which the starts may always lie alike
@@ -31,6 +31,9 @@ CHANGED, CLEAR, SIDE = 0.12, 4.0, 3
 """A change of the capacity: in its logarithm at least, in standard errors at least, with so many pieces either side."""
 SELDOM_USED = 0.5
 """Highest utilization below which what is told of full use is far from what was seen."""
+CAPPED, OFTEN, APART, SPREAD = 0.02, 20, 4, 1.15
+"""A cap of the utilization: share of its readings that are exactly the highest, and so many of them, so many times as
+many as are the next lower; and the factor between the 5th and 95th percentile of the load of a replica meanwhile."""
 STRETCH, GROUP, MOST = 21_600.0, 15, 300
 """Seconds of a piece in which start-ups are looked for; scale-ups of a group; newest scale-ups that count."""
 FEW = 0.5
@@ -104,6 +107,28 @@ def capacity_fit(recording: Recording) -> CapacityFit:
     return replace(fit, estimate=Estimate(value, value / factor, value * factor, "learned", why), idle=idle)
 
 
+def cap(recording: Recording) -> float | None:
+    """Return the utilization that its source lets none exceed, None where none is seen.
+
+    From `capacity.SATURATED` on there is none: such readings are left out, capped or not.
+    """
+    ready, use = _ready(recording), recording.utilization
+    known = np.isfinite(use) & np.isfinite(recording.load) & (ready > 0.0)
+    levels, counts = np.unique(use[known], return_counts=True)
+    if len(levels) < 2 or levels[-1] >= capacity.SATURATED:
+        return None
+    if counts[-1] < max(OFTEN, CAPPED * known.sum(), APART * counts[-2]):
+        return None
+    at = known & (use == levels[-1])
+    low, high = np.percentile(recording.load[at] / ready[at], (5.0, 95.0))
+    return float(levels[-1]) if high > SPREAD * low else None
+
+
+def _ready(recording: Recording) -> np.ndarray:
+    """Return the ready replicas (T,), those asked for where they are unknown."""
+    return np.where(np.isfinite(recording.ready), recording.ready, recording.replicas)
+
+
 def _without(fit: CapacityFit, why: str) -> CapacityFit:
     return replace(fit, estimate=unknown(why))
 
@@ -114,15 +139,17 @@ def _blocks(recording: Recording) -> tuple[np.ndarray | str, np.ndarray, np.ndar
     Where there can be none, a sentence on why takes the place of the first.
     """
     interval, nothing = recording.interval, np.empty(0)
-    ready = np.where(np.isfinite(recording.ready), recording.ready, recording.replicas)
-    for name, series in (("utilization", recording.utilization), ("replicas", ready)):
+    ready, use = _ready(recording), recording.utilization
+    for name, series in (("utilization", use), ("replicas", ready)):
         if not np.isfinite(series).any():
             return f"{name} is not known: name a query or a file of it", nothing, nothing
     if interval > 0.5 * capacity.BLOCK:
         longest = duration_text(0.5 * capacity.BLOCK)
         return f"readings every {duration_text(interval)} are too few: {longest} at most", nothing, nothing
     length = int(capacity.BLOCK * capacity.KEPT / interval)
-    load, ready, use = (_pieces(series, length) for series in (recording.load, ready, recording.utilization))
+    if (highest := cap(recording)) is not None:
+        use = np.where(use == np.float32(highest), np.nan, use)
+    load, ready, use = (_pieces(series, length) for series in (recording.load, ready, use))
     count = load.shape[1]
     state, rows = capacity.state(count), np.arange(count)
     for tick in range(length):

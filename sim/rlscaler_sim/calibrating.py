@@ -198,6 +198,9 @@ def _remarks(recording: Recording, capacity: CapacityFit, highest: float | None)
     if capacity.estimate.known and highest is not None and highest < calibration.SELDOM_USED:
         notes.append(f"utilization was never above {100.0 * highest:.0f} %: what a replica serves at full use is told "
                      "from far below it")  # fmt: skip
+    if (cap := calibration.cap(recording)) is not None:
+        notes.append(f"utilization goes no higher than {100.0 * cap:.4g} % whatever the load is: its source caps it, "
+                     "and readings there are left out of the capacity; name a query without clamp_max")  # fmt: skip
     knee = _knee(recording, capacity)
     if knee is not None:
         notes.append(f"latency is more than twice its usual from {100.0 * knee:.0f} % of the told capacity on: "

@@ -132,6 +132,18 @@ def test_a_latency_that_is_no_service_s_is_asked_about() -> None:
     assert not any("latency is" in note for note in notes)
 
 
+def test_a_utilization_that_its_source_caps_is_noted() -> None:
+    def noted(use: Any) -> tuple[float, list[str]]:
+        written("use.csv", use)
+        told = json.loads(run("calibrate", *FILES, "--json").stdout)
+        return told["capacity"]["value"], [note for note in told["notes"] if "its source caps it" in note]
+
+    assert noted(USE)[1] == []
+    capacity, (note,) = noted(np.minimum(USE, 0.6))
+    assert note.startswith("utilization goes no higher than 60 % whatever the load is")
+    assert capacity == pytest.approx(CAPACITY, rel=0.02)
+
+
 MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "no past": (["-f", WEB], ["where is the past?", "--load FILE.csv"]),
     "two pasts": (["--prometheus", "http://127.0.0.1:9", "--config", "c.yaml"], ["name one of them"]),

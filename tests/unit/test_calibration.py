@@ -101,6 +101,33 @@ def test_a_capacity_that_cannot_be_told_is_not(past: Recording, words: str) -> N
     assert found.idle is None
 
 
+NOISY = 1.2 * WAVE * np.exp(0.1 * np.random.default_rng(2).standard_normal(24 * HOURS))
+
+
+@pytest.mark.parametrize(("cap", "found"), [(0.6, 0.6), (0.8, 0.8), (0.9, 0.9), (1.0, None), (9.0, None)])
+def test_a_utilization_that_its_source_caps_tells_the_same_capacity(cap: float, found: float | None) -> None:
+    """At 80 % of use the capacity seemed to be 18 % higher; a cap above 93 % needs no care."""
+    past = course(NOISY, ready=TEN, utilization=np.minimum(NOISY / 500.0, cap))
+    assert calibration.cap(past) == (None if found is None else pytest.approx(found))
+    estimate = calibration.capacity_fit(past).estimate
+    assert estimate.value == pytest.approx(50.0, rel=0.01)
+    assert covers(estimate, 50.0)
+
+
+STEPS = np.where(np.arange(24 * HOURS) % 240 < 120, 100.0, 300.0)
+
+
+@pytest.mark.parametrize("past", [
+    pytest.param(course(STEPS, ready=TEN, utilization=STEPS / 500), id="steps"),
+    pytest.param(course(NOISY, ready=TEN, utilization=(NOISY / 900).round(1)), id="rounded"),
+    pytest.param(course(NOISY, ready=TEN, utilization=TEN / 20), id="no other"),
+    pytest.param(course(NOISY, utilization=NOISY / 900), id="no replicas"),
+    pytest.param(course(NOISY, ready=TEN), id="unknown"),
+])  # fmt: skip
+def test_what_is_highest_often_is_no_cap_by_that(past: Recording) -> None:
+    assert calibration.cap(past) is None
+
+
 def test_a_deploy_in_the_middle_is_seen_and_the_newer_capacity_told() -> None:
     past = course(WAVE, ready=TEN, utilization=WAVE / 10 / (80.0 * LOW))
     found = calibration.capacity_fit(past)
