@@ -138,9 +138,9 @@ def play(
     """Run every entrant over every load and return the sums.
 
     loads: L of them, each with its seed (what the noise is drawn from). config: one world for all. settings: the
-    workload's facts; each entrant's own settings differ from them in guard, behaviour and objective only. watch: the entrant
-    whose decisions are kept in `traced`, which then holds load 0 step by step. waits: count WAIT_EDGES too. seen:
-    (L, T) float64 requests/s that were read at each step, NaN = unknown, where that is recorded; else simulated.
+    workload's facts; each entrant's own settings differ from them in guard, behaviour and objective only. watch: the
+    entrant whose decisions are kept in `traced`, which then holds load 0 step by step. waits: count WAIT_EDGES too.
+    seen: (L, T) float64 requests/s that were read at each step, NaN = unknown, where that is recorded; else simulated.
     start: (L,) replicas that are ready at first, by default `start_replicas`. unread: fields of the snapshot that no
     query reads, so that they are unknown.
     """
