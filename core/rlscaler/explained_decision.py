@@ -14,6 +14,7 @@ from rlscaler.artifact import ArtifactError
 from rlscaler.counterfactuals import PAST, Answer, Explained, Next, explained, wish
 from rlscaler.decision_log import DecisionLog, found, read, when
 from rlscaler.errors import UserError
+from rlscaler.hedge import utmost_price
 from rlscaler.policies import BUILT_IN, RULES, SPARE_RULE, PolicyError, load_policy
 from rlscaler.policy import Policy
 from rlscaler.quantities import duration_text, shown
@@ -189,7 +190,8 @@ def standing(moment: Moment) -> dict[str, Any] | None:
     if not isinstance(tenure, Tenure):
         return None
     state = moment.memory["policy"]
-    weights = tenure.hedge.weights(np, state)[0]
+    price = np.reshape(utmost_price(np, np.atleast_1d(moment.settings.objective.price)), (-1, 1))
+    weights = tenure.hedge.weights(np, state, price)[0]
     order = np.argsort(-weights, kind="stable")
     return {
         "seconds": float(state["known"][0]),

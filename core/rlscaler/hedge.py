@@ -29,14 +29,32 @@ ORDERS = 48
 """Past orders that are kept of each candidate; a start-up of more intervals is taken for so many."""
 MOST = 32_000
 """Replicas of a candidate's order at most: orders are kept in 16 bits."""
-PRICES = (20.0, 40.0, 200.0)
+PRICES = (20.0, 40.0, 200.0, 2000.0)
 """Prices of late requests at which say is earned: the standard one, of an objective of 99.9 %, and those above it."""
+LAXER = (10.0, 5.0)
+"""Those below it, for objectives whose price is as far below again: at a price itself that is low, candidates lead that
+have three times as much late as the objective allows."""
 SWAY, MOMENT = 2.0, 15.0
 """Most that the late requests of so many seconds change the logarithm of a say by, beside another one's."""
 _BLOCK = 1280
 """Rows that are decided at once: few enough that what lies between their candidates stays in the cache."""
 _COLUMN = (slice(None), None)
 """Each row beside itself: (N,) becomes (N, 1)."""
+
+
+def asks_for(objective: Any, price: float) -> Any:
+    """Tell where say is earned at a price too, for objectives that set these prices; their last bits are left out."""
+    if price < PRICES[0]:
+        return objective * PRICES[0] < (1.0 + 1e-9) * price**2
+    return objective > (1.0 - 1e-9) * price
+
+
+def utmost_price(xp: Any, objective: Array) -> Array:
+    """Return (N,) the price farthest from the standard one at which say is earned, for objectives' prices (N,)."""
+    found = xp.full_like(objective, PRICES[0])
+    for price in (*PRICES[1:], *LAXER):
+        found = xp.where(asks_for(objective, price), price, found)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +132,9 @@ class Hedge:
     def propose(self, view: View, state: State) -> tuple[Proposal, State]:
         """Return the weighted mean of the candidates' orders, NaN where the load is unknown.
 
-        Of the means at all PRICES up to the objective's it is the largest, so that a stricter objective, by which other
-        candidates would lead, never orders less.
+        Of the means at all prices from the standard one to the objective's it is the largest where that is stricter,
+        and the smallest where it is laxer, so that a stricter objective, by which other candidates would lead, never
+        orders less.
         """
         xp, n = view.xp, view.demand.shape[0]
         state, before = dict(state), state["orders"]
@@ -151,12 +170,12 @@ class Hedge:
         orders = self._orders(view, state)
         known = xp.all(xp.isfinite(orders), axis=1)
         orders = xp.where(known[:, None], orders, 0.0)
-        price = view.settings["price"]
         mixed = xp.sum(self.weights(xp, state, PRICES[0]) * orders, axis=1)
-        for stricter in PRICES[1:]:
-            if bool(xp.any(asked := price >= stricter)):
-                more = xp.sum(self.weights(xp, state, stricter) * orders, axis=1)
-                mixed = xp.where(asked, xp.maximum(mixed, more), mixed)
+        for price in (*PRICES[1:], *LAXER):
+            if bool(xp.any(asked := asks_for(view.settings["price"], price))):
+                other = xp.sum(self.weights(xp, state, price) * orders, axis=1)
+                farther = xp.minimum(mixed, other) if price < PRICES[0] else xp.maximum(mixed, other)
+                mixed = xp.where(asked, farther, mixed)
         return xp.where(known, mixed, float("nan")), counted(xp, orders), known
 
     def patience(self, xp: Any, known: Array, settings: Mapping[str, Array]) -> Array | None:

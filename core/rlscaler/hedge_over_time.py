@@ -13,7 +13,7 @@ import numpy as np
 from rlscaler import hedge as _hedge
 from rlscaler.arrays import State
 from rlscaler.guard import in_order
-from rlscaler.hedge import ORDERS, PRICES, Hedge
+from rlscaler.hedge import LAXER, ORDERS, PRICES, Hedge, asks_for
 from rlscaler.lateness import allowed_wait, late_share
 from rlscaler.network_policy import NetworkPolicy
 from rlscaler.observation import LOAD_FIELDS
@@ -60,12 +60,13 @@ def proposals(
     orders = np.where(known[:, None], orders, 0.0)
     state = _followed(hedge, ran.demand, orders, known, settings)
     out = np.empty(len(time))
+    prices = [PRICES[0], *(price for price in (*PRICES[1:], *LAXER) if asks_for(settings["price"][0], price))]
+    farthest = np.minimum if prices[-1] < PRICES[0] else np.maximum
     for begin in range(0, len(time), _BLOCK):
         part = slice(begin, begin + _BLOCK)
         memory = {name: array[part] for name, array in state.items()}
-        prices = [price for price in PRICES if price <= settings["price"][0] or price == PRICES[0]]
         mixed = [np.sum(hedge.weights(np, memory, price) * orders[part], axis=1) for price in prices]
-        out[part] = np.maximum.reduce(mixed)
+        out[part] = farthest.reduce(mixed)
     out[~known] = np.nan
     patience = hedge.patience(np, state["known"], settings)
     return out, np.zeros(len(time)) if patience is None else patience

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rlscaler.arrays import State
-from rlscaler.hedge import PRICES
+from rlscaler.hedge import utmost_price
 from rlscaler.tenured import ADVISORY, ON, Tenured
 
 AHEAD = 1.25
@@ -42,10 +42,10 @@ def standings(
     """Return who has which say on N workloads, and who leads, by number of the candidate; -1: nobody.
 
     state: of the policy. leaders: (N,) int64, who led before. price: (N,) of a late request, by the objective: say is
-    told at the strictest of PRICES that it asks for.
+    told at the price farthest from the standard one at which it is earned.
     """
     hedge, words = policy.tenure.hedge, policy.tenure.candidates
-    at = np.max(np.where(np.array(PRICES) <= price[:, None], PRICES, PRICES[0]), axis=1, keepdims=True)
+    at = utmost_price(np, price)[:, None]
     weights, scores = hedge.weights(np, state, at), hedge.scores(np, state, at)
     lines = np.arange(len(leaders))
     best = np.argmax(weights, axis=1)

@@ -149,9 +149,21 @@ def test_replicas_are_kept_for_minutes_while_nothing_is_known() -> None:
     assert late[-1, 0] < 0.7 * late[3 * HOUR - 1, 0]
 
 
+def test_who_leads_hangs_on_what_the_objective_allows() -> None:
+    """Of three candidates each is the cheapest at one price of what is late."""
+    targets, ratios = (95.0, 99.9, 99.999), (1.18, 1.28, 1.4)
+    settings = replace(SETTINGS, objective=Objective(target=np.array(targets)))
+    scaler = Autoscaler(Hedge([], [Ratio(each) for each in ratios]), settings, len(targets))
+    load, ready = noisy(12 * HOUR), np.full(len(targets), 30.0)
+    for step, now in enumerate(load[:, 0]):
+        seen = Snapshot(time=1e9 + 15.0 * step, load=np.full(len(targets), now), ready=ready, desired=ready)
+        ready = np.asarray((found := scaler.decide(seen)).replicas, float)
+    np.testing.assert_allclose(found.proposal / (load[-1, 0] / 10.0), ratios, rtol=0.02)
+
+
 def test_a_stricter_objective_never_orders_less() -> None:
     """Though the candidate that leads by it orders less at this moment."""
-    targets = (99.0, 99.9, 99.95, 99.99)
+    targets = (95.0, 99.0, 99.5, 99.9, 99.95, 99.99, 99.999)
     later = Ratio(1.35, later=0.9, after=5 * 3600.0)  # careful until now, and reckless from here on
     settings = replace(SETTINGS, objective=Objective(target=np.array(targets)))
     scaler = Autoscaler(Hedge([], [later, Ratio(1.15)], doubt=4 * 3600.0), settings, len(targets))

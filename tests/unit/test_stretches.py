@@ -147,11 +147,16 @@ def test_draws_of_the_whole_load_are_those_of_its_steps() -> None:
             np.testing.assert_array_equal(array[..., 0], whole[name][step])
 
 
-@pytest.mark.parametrize("policy", ["tenure", "default"])
-def test_a_hedge_over_time_proposes_as_tick_by_tick(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("policy", "objective"), [("tenure", 99.9), ("default", 99.9), ("tenure", 95.0), ("tenure", 99.999)]
+)
+def test_a_hedge_over_time_proposes_as_tick_by_tick(
+    policy: str, objective: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(hedge_over_time, "WARM_UP", 300.0)
     load, seen = wild(500)
-    facts, time = compiled(SETTINGS, 1), load.start + INTERVAL * np.arange(500)
+    settings = replace(SETTINGS, objective=replace(SETTINGS.objective, target=objective))
+    facts, time = compiled(settings, 1), load.start + INTERVAL * np.arange(500)
     features = features_over_time(time, seen[0], facts, INTERVAL)
     made = load_policy(policy)
     tenure: Any = getattr(made, "tenure", made)
