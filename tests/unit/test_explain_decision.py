@@ -251,13 +251,16 @@ def test_while_the_load_is_unknown_it_says_what_a_known_one_would_bring(tmp_path
     assert "had no answer" in text
 
 
-@pytest.mark.parametrize("name", ["tenure", "default"])
-def test_who_has_the_say_is_told(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "objective", "price"), [("tenure", 99.9, 20.0), ("default", 99.9, 20.0), ("tenure", 99.999, 2000.0)]
+)
+def test_who_has_the_say_is_told(name: str, objective: float, price: float, tmp_path: Path) -> None:
     policy: Any = load_policy(name)
-    made = kept(tmp_path / "log.jsonl", policy, name, ticks=60)
+    settings = replace(SETTINGS, objective=Objective(target=objective))
+    made = kept(tmp_path / "log.jsonl", policy, name, settings=settings, ticks=60)
     value = explanation(made.path, "last", workload="web")
     tenure = getattr(policy, "tenure", policy)
-    weights = tenure.hedge.weights(np, {k: v[:1] for k, v in made.memory["policy"].items()})[0]
+    weights = tenure.hedge.weights(np, {k: v[:1] for k, v in made.memory["policy"].items()}, price)[0]
     shares = {each["name"]: each["share"] for each in value["standing"]["candidates"]}
     names = [words for _, words in tenure.candidates]
     assert [shares[each] for each in names] == pytest.approx(weights.tolist(), abs=0.02)
