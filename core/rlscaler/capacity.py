@@ -54,7 +54,7 @@ SETTLE, STEADY = 30.0, 0.05
 weight."""
 FAR = 1.0
 """Logarithm of the factor from the usual capacity beyond which a reading is left out."""
-IDLES = np.array([0.0, 0.02, 0.05, 0.09, 0.14, 0.2, 0.28, 0.38])
+IDLES = np.array([0.0, 0.02, 0.05, 0.09, 0.14, 0.2, 0.28, 0.38, 0.5])
 """Idle shares that are tried."""
 IDLE_SCALE = 0.06
 """Mean of the idle share (exponential) before anything is seen."""

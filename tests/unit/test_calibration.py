@@ -128,6 +128,14 @@ def test_what_is_highest_often_is_no_cap_by_that(past: Recording) -> None:
     assert calibration.cap(past) is None
 
 
+@pytest.mark.parametrize("idle", [0.0, 0.15, 0.3, 0.4, 0.5])
+def test_much_idle_work_hides_no_capacity(idle: float) -> None:
+    """A JVM that does half of its work without a request told 14 % to 23 % too little, and was sure of it."""
+    estimate = calibration.capacity_fit(course(WAVE, ready=TEN, utilization=idle + (1.0 - idle) * WAVE / 500)).estimate
+    assert estimate.value == pytest.approx(50.0, rel=0.05)
+    assert covers(estimate, 50.0)
+
+
 def test_a_deploy_in_the_middle_is_seen_and_the_newer_capacity_told() -> None:
     past = course(WAVE, ready=TEN, utilization=WAVE / 10 / (80.0 * LOW))
     found = calibration.capacity_fit(past)
