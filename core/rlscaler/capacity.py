@@ -17,7 +17,9 @@ A capacity once known stays until another is, or until utilization turns out to 
 hours of usable load, so a deploy is followed within hours: its capacity is taken as soon as the newest hour alone
 knows it. Replicas that are saturated by a load that they should carry, as after a deploy that made them slower, would
 never be learned; but they have served no more than what has arrived since they were last at ease, and where that
-refutes the capacity it is lowered to it. A load that never moves teaches nothing.
+refutes the capacity it is lowered to it. Where they did other work meanwhile, as by cron, each block at ease shows what
+they carry in the use that they have, which is no more than the capacity: it raises the lowered one again, up to what
+it was. A load that never moves teaches nothing.
 """
 
 from enum import IntEnum
@@ -97,12 +99,14 @@ def state(n: int) -> State:
     sums: (n, 6) float64 of the weight, and weighted of load, ready and busy replicas; requests; saturated readings.
     pressed: (n, 3) float64 since the replicas were last at ease: seconds, requests that arrived, busy replica-seconds.
     use: float64, mean of utilization over a minute. phase: float64 seconds by which the blocks are shifted, for the
-    caller to spread the work. usual: float64, logarithm of the capacity that readings usually give. ready, time:
+    caller to spread the work. former: float32 requests/s, the capacity before it was lowered, NaN = it was not or is
+    learned anew. usual: float64, logarithm of the capacity that readings usually give. ready, time:
     float64, the count as load and utilization follow it, and when. percent: float32, share of readings above PERCENT.
     """
     return {
         "capacity": np.full(n, np.nan, np.float32),
         "error": np.full(n, np.nan, np.float32),
+        "former": np.full(n, np.nan, np.float32),
         "finding": np.full(n, Finding.TooFewSamples, np.int8),
         "streak": np.zeros(n, np.int8),
         "blocks": np.zeros(n, np.int64),
@@ -174,9 +178,12 @@ def _refute(xp: Any, state: State, rows: Array, span: Array, load: Array, ready:
     pressed = more + xp.where((known & (usual < AT_EASE))[:, None], eased, before)
     state["pressed"][rows] = pressed
     carried = pressed[:, 1] / xp.where(pressed[:, 2] > 0.0, pressed[:, 2], float("nan"))
-    refuted = (pressed[:, 0] >= LONG) & (carried < REFUTED * state["capacity"][rows])
+    # Between the two, use that is idle work would count for carried.
+    refuted = (pressed[:, 0] >= LONG) & (usual >= SATURATED) & (carried < REFUTED * state["capacity"][rows])
     if bool(xp.any(refuted)):
         lower = rows[refuted]
+        former, capacity = state["former"][lower], state["capacity"][lower]
+        state["former"][lower] = xp.where(former > capacity, former, capacity)
         state["capacity"][lower] = xp.astype(LOWERED * carried[refuted], xp.float32)
         for name in ("error", "loads", "uses"):
             state[name][lower] = float("nan")
@@ -209,6 +216,10 @@ def _close(xp: Any, state: State, rows: Array) -> None:
     state["uses"][rows, place] = xp.astype(use[good], xp.float32)
     count = state["blocks"][rows] + 1
     state["blocks"][rows] = count
+    former, capacity = state["former"][rows], state["capacity"][rows]
+    shown = xp.astype(load[good] / xp.where(use[good] > 0.0, use[good], 1.0), xp.float32)
+    raised = xp.minimum(former, xp.maximum(capacity, shown))
+    state["capacity"][rows] = xp.where(former > capacity, raised, capacity)
     turn = xp.astype(state["phase"][rows], xp.int64)
     due = (count >= LEAST) & ((count <= OFTEN) | ((count + turn) % SELDOM == 0))
     due = due & (state["percent"][rows] <= DOUBTED)
@@ -233,6 +244,7 @@ def _look(xp: Any, state: State, rows: Array) -> None:
     sure = streak >= STREAK
     state["capacity"][rows] = xp.where(sure, xp.astype(capacity, xp.float32), state["capacity"][rows])
     state["error"][rows] = xp.where(sure, xp.astype(error, xp.float32), state["error"][rows])
+    state["former"][rows] = xp.where(sure, float("nan"), state["former"][rows])
     finding = xp.where((finding == known) & ~sure, int(Finding.TooFewSamples), finding)
     state["finding"][rows] = xp.astype(finding, xp.int8)
 

@@ -234,6 +234,32 @@ def test_a_drain_of_backlog_refutes_no_capacity() -> None:
     assert backlog < 1.0, "the backlog was drained within the run"
 
 
+def waves(hours: int, mean: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return load of ten replicas (T, 3) that serve ten a second each, their number, and how much of them is used."""
+    rng = np.random.default_rng(4)
+    tick, period = np.arange(hours * HOUR)[:, None], np.array([61.0, 150.0, 700.0])
+    use = mean * (1.0 + 0.25 * np.sin(tick / period)) * np.exp(0.02 * rng.standard_normal((len(tick), 3)))
+    return 100.0 * use, np.full_like(use, 10.0), use
+
+
+def test_an_hourly_job_costs_the_capacity_no_more_than_its_own_time() -> None:
+    """Ten minutes of cron at the top of the hour had it halved for 60 % of the time, as if by a slow deploy."""
+    load, ready, use = waves(24, 0.6)
+    busy = np.arange(len(use)) % HOUR < 40
+    found, _ = learned(load, ready, np.clip(use + 0.45 * busy[:, None], 0.0, 1.0))
+    off = np.abs(found / 10.0 - 1.0)[2 * HOUR :]
+    assert (off < 0.1).mean() >= 0.85
+    assert (off[~busy[2 * HOUR :]] < 0.1).mean() >= 0.9
+    assert (found[2 * HOUR :] <= 11.0).all(), "it comes back to what it was, and no further"
+
+
+def test_idle_work_beside_a_high_use_refutes_no_capacity() -> None:
+    """At 80 % to 93 % use, half of which was idle work, it was lowered by a third."""
+    load, ready, use = waves(12, 0.6)
+    found, _ = learned(load[:, :2], ready[:, :2], 0.5 + 0.5 * use[:, :2])
+    np.testing.assert_allclose(found[4 * HOUR :], 10.0, rtol=0.1)
+
+
 def test_a_row_learns_the_same_in_any_company(made_up: Readings) -> None:
     many, _ = learned(made_up.load, made_up.ready, made_up.use)
     for row in (0, 4):
