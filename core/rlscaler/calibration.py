@@ -29,6 +29,8 @@ MODEL, IDLE = 0.005, 0.01
 of use by which what is taken for idle work may be off, which weighs the more the less the replicas have to do."""
 CHANGED, CLEAR, SIDE = 0.12, 4.0, 3
 """A change of the capacity: in its logarithm at least, in standard errors at least, with so many pieces either side."""
+HALF_HOUR, DRIFTS = 10, 0.05
+"""Blocks whose median is taken for a drift, and drift from which on something else moves the utilization."""
 SELDOM_USED = 0.5
 """Highest utilization below which what is told of full use is far from what was seen."""
 CAPPED, OFTEN, APART, SPREAD = 0.02, 20, 4, 1.15
@@ -61,6 +63,7 @@ class CapacityFit:
     errors: np.ndarray
     since: float | None = None
     before: float | None = None
+    drift: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,11 +103,13 @@ def capacity_fit(recording: Recording) -> CapacityFit:
     blurred = MODEL + IDLE * (1.0 / float(np.median(np.clip(share, 0.01, 1.0))) - 1.0)
     error = float(np.hypot(max(error, errors[told].mean() if told.any() else capacity.ERROR), blurred))
     idle = float(np.clip(np.median((whole_uses - share) / np.clip(1.0 - share, 0.05, None)), 0.0, 0.9))
+    drift = _drift(np.log(whole_uses / (idle + (1.0 - idle) * share)))
+    error = float(np.hypot(error, drift))
     minutes = len(whole_loads) * capacity.BLOCK
     why = (f"load and utilization of {duration_text(minutes)}, at {100.0 * whole_uses.min():.0f} % to "
            f"{100.0 * whole_uses.max():.0f} % use, tell it")  # fmt: skip
     factor = float(np.exp(NORMAL * error))
-    return replace(fit, estimate=Estimate(value, value / factor, value * factor, "learned", why), idle=idle)
+    return replace(fit, estimate=Estimate(value, value / factor, value * factor, "learned", why), idle=idle, drift=drift)
 
 
 def cap(recording: Recording) -> float | None:
@@ -179,6 +184,20 @@ def _joined(blocks: np.ndarray) -> np.ndarray:
     """Return the blocks (P, KEPT) of pieces in order of time as one row, newest first."""
     newest = blocks[::-1].reshape(-1)
     return np.asarray(newest[np.isfinite(newest)])
+
+
+def _drift(left: np.ndarray) -> float:
+    """Return the scatter of half-hours, less what scatter of single blocks makes of it.
+
+    left: (B,) logarithms of what the load does not explain of the utilization, in order of time.
+    """
+    groups = left[: len(left) // HALF_HOUR * HALF_HOUR].reshape(-1, HALF_HOUR)
+    if len(groups) < 2:
+        return 0.0
+    middles = np.median(groups, axis=1)
+    # The median of n scatters by 1.57 times the variance of one over n.
+    within = 1.57 * float(np.median((groups - middles[:, None]) ** 2)) / 0.4549 / HALF_HOUR
+    return float(np.sqrt(max(float(middles.var()) - within, 0.0)))
 
 
 def _changed(values: np.ndarray, errors: np.ndarray) -> tuple[int, float | None]:

@@ -198,6 +198,10 @@ def _remarks(recording: Recording, capacity: CapacityFit, highest: float | None)
     if capacity.estimate.known and highest is not None and highest < calibration.SELDOM_USED:
         notes.append(f"utilization was never above {100.0 * highest:.0f} %: what a replica serves at full use is told "
                      "from far below it")  # fmt: skip
+    if capacity.drift >= calibration.DRIFTS:
+        notes.append(f"from one half-hour to another, utilization moves by {100.0 * capacity.drift:.0f} % for the same "
+                     "load: is there other work beside it, or another mix of requests at another time of the day? What "
+                     "a replica serves then may be less than what is told for all of the time")  # fmt: skip
     if (cap := calibration.cap(recording)) is not None:
         notes.append(f"utilization goes no higher than {100.0 * cap:.4g} % whatever the load is: its source caps it, "
                      "and readings there are left out of the capacity; name a query without clamp_max")  # fmt: skip

@@ -144,6 +144,16 @@ def test_a_utilization_that_its_source_caps_is_noted() -> None:
     assert capacity == pytest.approx(CAPACITY, rel=0.02)
 
 
+def test_work_beside_the_load_is_noted() -> None:
+    def noted(use: Any) -> list[str]:
+        written("use.csv", use)
+        return [note for note in json.loads(run("calibrate", *FILES, "--json").stdout)["notes"] if "half-hour" in note]
+
+    assert noted(USE) == []
+    (note,) = noted(USE * np.where(TIMES // 300 % 2 == 0, 1.0, 1.25))
+    assert "other work beside it, or another mix of requests" in note
+
+
 MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "no past": (["-f", WEB], ["where is the past?", "--load FILE.csv"]),
     "two pasts": (["--prometheus", "http://127.0.0.1:9", "--config", "c.yaml"], ["name one of them"]),

@@ -136,6 +136,41 @@ def test_much_idle_work_hides_no_capacity(idle: float) -> None:
     assert covers(estimate, 50.0)
 
 
+def slow(seconds: float, sigma: float, seed: int) -> np.ndarray:
+    """Return noise that stays alike for so long, of that standard deviation, beside `WAVE`."""
+    kept, rng = np.exp(-INTERVAL / seconds), np.random.default_rng(seed)
+    noise, level = np.zeros(len(WAVE)), 0.0
+    for tick, new in enumerate(rng.standard_normal(len(WAVE))):
+        noise[tick] = level = kept * level + np.sqrt(1.0 - kept**2) * sigma * new
+    return noise
+
+
+NIGHT = np.where(np.arange(24 * HOURS) % (6 * HOURS) < 2 * HOURS, 0.7, 1.0)
+MOVED: dict[str, tuple[np.ndarray, float]] = {  # use, and what a replica serves as a rule
+    "a mix that changes by the hour": (WAVE / 500 / NIGHT, 50.0),
+    "a mix that changes slowly": (WAVE / 425 / (1.0 + 0.18 * np.sin(np.arange(24 * HOURS) / 900.0)), 42.5),
+    "a neighbour for half an hour": (WAVE / 500 * np.exp(slow(1800.0, 0.1, 1)), 50.0),
+    "a neighbour for hours": (WAVE / 500 * np.exp(slow(10_000.0, 0.1, 2)), 50.0),
+    "a neighbour that adds": (WAVE / 600 + np.clip(0.1 + slow(3600.0, 0.1, 3), 0.0, 0.3), 60.0),
+}
+
+
+@pytest.mark.parametrize(("use", "truth"), MOVED.values(), ids=MOVED)
+def test_what_the_load_does_not_explain_of_the_use_widens_the_interval(use: np.ndarray, truth: float) -> None:
+    """Of noise that lasts, more of the same makes nothing surer; the interval was as narrow as if there were none."""
+    found = calibration.capacity_fit(course(WAVE, ready=TEN, utilization=use.clip(0.0, 1.0)))
+    assert covers(found.estimate, truth)
+    assert found.drift >= calibration.DRIFTS
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.05, 0.15])
+def test_noise_that_does_not_last_is_no_drift(sigma: float) -> None:
+    use = WAVE / 500 * np.exp(sigma * np.random.default_rng(4).standard_normal(24 * HOURS))
+    found = calibration.capacity_fit(course(WAVE, ready=TEN, utilization=use))
+    assert found.drift < 0.5 * calibration.DRIFTS
+    assert covers(found.estimate, 50.0)
+
+
 def test_a_deploy_in_the_middle_is_seen_and_the_newer_capacity_told() -> None:
     past = course(WAVE, ready=TEN, utilization=WAVE / 10 / (80.0 * LOW))
     found = calibration.capacity_fit(past)
