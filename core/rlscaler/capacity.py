@@ -81,8 +81,10 @@ class Finding(IntEnum):
 
 SENTENCES: dict[Finding, str] = {
     Finding.Known: "the load and the utilization of the replicas tell it",
-    Finding.TooFewSamples: "there are not 30 minutes yet of load and utilization at 8 % to 93 % use that agree",
-    Finding.UtilizationInPercent: "utilization is above 1.5; expected a share from 0 to 1, so divide the query by 100",
+    Finding.TooFewSamples: "there are not 30 minutes yet of load and utilization at 8 % to 93 % use that agree, of 50 "
+    "requests or more in each three",
+    Finding.UtilizationInPercent: "utilization is above 1.5; expected a share from 0 to 1, so divide the query by 100, or "
+    "name CPU use as a share of what replicas can use where it is one of their requests",
     Finding.LoadTooSteady: "the load of a replica has hardly moved yet",
     Finding.UtilizationUnrelated: "utilization does not follow the load of a replica; look at both queries",
     Finding.Uncertain: "load and utilization leave it open by more than 7 %",

@@ -146,7 +146,8 @@ def _capacity(one: Mapping[str, float], interval: float) -> str:
 def _missing(one: Mapping[str, float], finding: Finding) -> str:
     if finding is Finding.TooFewSamples and one["usable"] < capacity.SOONEST:
         there, needed = (f"{seconds / 60.0:.0f}" for seconds in (one["usable"], capacity.SOONEST))
-        return f"{there} of at least {needed} minutes of load and utilization together, at 8 % to 93 % use, are there"
+        return (f"{there} of at least {needed} minutes of load and utilization together, at 8 % to 93 % use and of 50 "
+                "requests or more in each three, are there")  # fmt: skip
     if finding is Finding.TooFewSamples:
         return "what load and utilization tell does not stay the same for long enough yet"
     return capacity.SENTENCES[finding]

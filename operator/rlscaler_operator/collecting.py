@@ -303,7 +303,8 @@ def _readings(
 def _unit_slip(name: str, value: float, spec: Spec) -> str:
     """Return the end of a sentence about a reading of another unit than expected, "" where it may be right."""
     if name in SHARES and value > LARGEST_SHARE:
-        return "; expected a share, 0 to 1: divide a percentage by 100"
+        requests = ", and CPU use by what pods can use and not by their requests" if name == "utilization" else ""
+        return f"; expected a share, 0 to 1: divide a percentage by 100{requests}"
     times, seconds = MILLISECONDS
     multiple = value / float(spec.objective.latency)
     if name == "latency" and multiple > times and value > seconds:

@@ -41,6 +41,9 @@ JUMP, STILL, AROUND, SMOOTH = 0.5, 0.1, 600.0, 120.0
 """Relative change of the replicas that is a jump, change of the load that is none, seconds around that are seen, and
 seconds whose mean is taken of it."""
 
+ABOVE, ABOVE_OFTEN = 1.1, 3
+"""Utilization in means of three minutes, and so many of them, above which it is no share of what replicas can use."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
@@ -198,6 +201,12 @@ def _remarks(recording: Recording, capacity: CapacityFit, highest: float | None)
     if capacity.estimate.known and highest is not None and highest < calibration.SELDOM_USED:
         notes.append(f"utilization was never above {100.0 * highest:.0f} %: what a replica serves at full use is told "
                      "from far below it")  # fmt: skip
+    means = np.sort(calibration_load.three_minutes(recording)[0])
+    often = means[np.isfinite(means)][-ABOVE_OFTEN:]
+    if capacity.estimate.known and len(often) == ABOVE_OFTEN and often[0] > ABOVE:
+        notes.append(f"utilization goes up to {100.0 * often[-1]:.0f} %, as where it is relative to CPU requests: what "
+                     "a replica serves is told of 100 % of them, and it may serve more; name a query of the share of "
+                     "what replicas can use")  # fmt: skip
     if capacity.drift >= calibration.DRIFTS:
         notes.append(f"from one half-hour to another, utilization moves by {100.0 * capacity.drift:.0f} % for the same "
                      "load: is there other work beside it, or another mix of requests at another time of the day? What "

@@ -144,6 +144,17 @@ def test_a_utilization_that_its_source_caps_is_noted() -> None:
     assert capacity == pytest.approx(CAPACITY, rel=0.02)
 
 
+@pytest.mark.parametrize(("factor", "named"), [(1.0, False), (1.2, False), (1.6, True), (2.0, True), (3.0, False)])
+def test_a_utilization_of_cpu_requests_is_noted(factor: float, named: bool) -> None:
+    """What never exceeds 100 % may be a share; of what mostly exceeds 150 % no capacity is told."""
+    written("use.csv", factor * USE)
+    told = json.loads(run("calibrate", *FILES, "--json").stdout)
+    notes = [note for note in told["notes"] if "relative to CPU requests" in note]
+    assert bool(notes) is named
+    if factor == 3.0:
+        assert told["capacity"]["value"] is None
+
+
 def test_work_beside_the_load_is_noted() -> None:
     def noted(use: Any) -> list[str]:
         written("use.csv", use)

@@ -116,6 +116,10 @@ def test_what_is_wrong_is_said_and_the_load_is_unknown(case: str) -> None:
 
 SLIPS = {
     "a utilization in percent": ("utilization: {query: percent}", "returns 73; expected a share, 0 to 1"),
+    "CPU use of requests": (
+        "utilization: {query: percent}",
+        "returns 73; expected a share, 0 to 1: divide a percentage by 100, and CPU use by what pods can use and not by",
+    ),
     "errors in percent": ("errors: {query: percent}", "returns 73; expected a share, 0 to 1"),
     "a utilization that exceeds 1": ("utilization: {query: a little above 1}", ""),
     "a latency in milliseconds": (

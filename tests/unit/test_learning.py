@@ -264,8 +264,8 @@ SENTENCES: dict[str, tuple[dict[str, float], dict[str, Any], str]] = {
         {"usable": 540.0},
         {},
         "What a replica serves is not known yet: 9 of at least 30 minutes of load and utilization together, at 8 % to "
-        "93 % use, are there; or state spec.capacity.perReplica. Its start-up is taken for 1m until three scale-ups "
-        "were seen from begin to end (none yet).",
+        "93 % use and of 50 requests or more in each three, are there; or state spec.capacity.perReplica. Its start-up "
+        "is taken for 1m until three scale-ups were seen from begin to end (none yet).",
     ),
     "all known": (
         {"capacity": 48.213, "error": 0.034, "finding": 0, "startup": 72.2, "within": 15.0, "requests": 6.3},
@@ -289,7 +289,8 @@ SENTENCES: dict[str, tuple[dict[str, float], dict[str, Any], str]] = {
         {"finding": int(Finding.UtilizationInPercent)},
         {"startup": False},
         "What a replica serves is not known yet: utilization is above 1.5; expected a share from 0 to 1, so divide the "
-        "query by 100; or state spec.capacity.perReplica.",
+        "query by 100, or name CPU use as a share of what replicas can use where it is one of their requests; or state "
+        "spec.capacity.perReplica.",
     ),
     "long interval": (
         {},
