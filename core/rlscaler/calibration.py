@@ -109,7 +109,8 @@ def capacity_fit(recording: Recording) -> CapacityFit:
     why = (f"load and utilization of {duration_text(minutes)}, at {100.0 * whole_uses.min():.0f} % to "
            f"{100.0 * whole_uses.max():.0f} % use, tell it")  # fmt: skip
     factor = float(np.exp(NORMAL * error))
-    return replace(fit, estimate=Estimate(value, value / factor, value * factor, "learned", why), idle=idle, drift=drift)
+    estimate = Estimate(value, value / factor, value * factor, "learned", why)
+    return replace(fit, estimate=estimate, idle=idle, drift=drift)
 
 
 def cap(recording: Recording) -> float | None:
