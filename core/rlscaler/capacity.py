@@ -4,7 +4,8 @@
 
 Readings are averaged over blocks of `BLOCK` seconds, so that load and utilization may be windows of other lengths and
 lags. What says little is left out: utilization so low that idle work is most of it; blocks near saturation, where
-arrivals are what is asked for and not what is served; blocks of few requests, whose number is chance; readings while
+arrivals are what is asked for and not what is served; readings at a cap of the source, where utilization is the same
+to the last digit while the load is not; blocks of few requests, whose number is chance; readings while
 the replica count moves, which load and utilization follow later; and readings far from the usual.
 
 Under each of a few idle shares, every block gives a capacity. The share under which the blocks agree best is believed
@@ -51,6 +52,9 @@ AT_EASE, LONG, REFUTED, LOWERED = 0.8, 600.0, 0.9, 0.85
 with which it is refuted; share of what is carried that then stands for it, as some of that waits."""
 FADING = 0.85
 """Share that stays of what was counted at ease: saturation begins a little before it shows."""
+HELD, SPREAD = 20, 1.15
+"""Readings that are exactly the highest ever, each of a load of a replica by that factor above the least that came with
+it: from so many on, and from so many lower ones, its source caps the utilization."""
 SETTLE, STEADY = 30.0, 0.05
 """Seconds within which load and utilization follow the replica count; its relative change that halves a reading's
 weight."""
@@ -83,8 +87,8 @@ SENTENCES: dict[Finding, str] = {
     Finding.Known: "the load and the utilization of the replicas tell it",
     Finding.TooFewSamples: "there are not 30 minutes yet of load and utilization at 8 % to 93 % use that agree, of 50 "
     "requests or more in each three",
-    Finding.UtilizationInPercent: "utilization is above 1.5; expected a share from 0 to 1, so divide the query by 100, or "
-    "name CPU use as a share of what replicas can use where it is one of their requests",
+    Finding.UtilizationInPercent: "utilization is above 1.5; expected a share from 0 to 1, so divide the query by 100, "
+    "or name CPU use as a share of what replicas can use where it is one of their requests",
     Finding.LoadTooSteady: "the load of a replica has hardly moved yet",
     Finding.UtilizationUnrelated: "utilization does not follow the load of a replica; look at both queries",
     Finding.Uncertain: "load and utilization leave it open by more than 7 %",
@@ -100,6 +104,8 @@ def state(n: int) -> State:
     loads, uses: (n, KEPT) float32 rings of blocks: requests/s of a replica and utilization. block: int64, in progress.
     sums: (n, 6) float64 of the weight, and weighted of load, ready and busy replicas; requests; saturated readings.
     pressed: (n, 3) float64 since the replicas were last at ease: seconds, requests that arrived, busy replica-seconds.
+    top: (n, 4) float64 of the highest utilization ever, the least load of a replica at it, its readings of much more, and
+    readings of lower utilization.
     use: float64, mean of utilization over a minute. phase: float64 seconds by which the blocks are shifted, for the
     caller to spread the work. former: float32 requests/s, the capacity before it was lowered, NaN = it was not or is
     learned anew. usual: float64, logarithm of the capacity that readings usually give. ready, time:
@@ -116,6 +122,7 @@ def state(n: int) -> State:
         "uses": np.full((n, KEPT), np.nan, np.float32),
         "block": np.full(n, -1, np.int64),
         "sums": np.zeros((n, 6)),
+        "top": np.tile([0.0, np.inf, 0.0, 0.0], (n, 1)),
         "use": np.full(n, np.nan),
         "pressed": np.full((n, 3), np.nan),
         "phase": np.zeros(n),
@@ -151,6 +158,7 @@ def record(xp: Any, state: State, rows: Array, time: Array, load: Array, ready: 
     since, smooth = _followed(xp, state, rows, time, ready)
     full = xp.clip(smooth, 0.5, None)
     usable = known & (load > 0.0) & (use > 0.0) & (use < SATURATED) & (smooth >= 0.5)
+    usable = usable & ~_capped(xp, state, rows, known, load / full, use)
     seen = xp.log(xp.where(usable, load, 1.0)) - xp.log(xp.where(usable, use * full, 1.0))
     usual = state["usual"][rows]
     usual = xp.where(xp.isnan(usual), seen, usual)
@@ -163,6 +171,17 @@ def record(xp: Any, state: State, rows: Array, time: Array, load: Array, ready: 
     requests = xp.where(xp.isnan(span), 0.0, load * span)
     state["sums"][rows] = state["sums"][rows] + xp.stack([*parts, requests, saturated], axis=1)
     _refute(xp, state, rows, span, load, xp.minimum(ready, smooth), use)
+
+
+def _capped(xp: Any, state: State, rows: Array, known: Array, load: Array, use: Array) -> Array:
+    """Tell which readings stand at a cap of their source. load: (N,) requests/s of a replica."""
+    top, least, held, lower = (state["top"][rows, part] for part in range(4))
+    higher, at = known & (use > top), known & (use == top)
+    least = xp.where(higher, load, xp.where(at, xp.minimum(least, load), least))
+    held = xp.where(higher, 0.0, held + xp.astype(at & (load > SPREAD * least), xp.float64))
+    lower = lower + xp.astype(known & (use < top), xp.float64)
+    state["top"][rows] = xp.stack([xp.where(higher, use, top), least, held, lower], axis=1)
+    return at & (held >= HELD) & (lower >= HELD) & (top < SATURATED)
 
 
 def _refute(xp: Any, state: State, rows: Array, span: Array, load: Array, ready: Array, use: Array) -> None:
