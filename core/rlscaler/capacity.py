@@ -104,8 +104,8 @@ def state(n: int) -> State:
     loads, uses: (n, KEPT) float32 rings of blocks: requests/s of a replica and utilization. block: int64, in progress.
     sums: (n, 6) float64 of the weight, and weighted of load, ready and busy replicas; requests; saturated readings.
     pressed: (n, 3) float64 since the replicas were last at ease: seconds, requests that arrived, busy replica-seconds.
-    top: (n, 4) float64 of the highest utilization ever, the least load of a replica at it, its readings of much more, and
-    readings of lower utilization.
+    top: (n, 4) float64 of the highest utilization ever, the least load of a replica at it, its readings of much more,
+    and readings of lower utilization.
     use: float64, mean of utilization over a minute. phase: float64 seconds by which the blocks are shifted, for the
     caller to spread the work. former: float32 requests/s, the capacity before it was lowered, NaN = it was not or is
     learned anew. usual: float64, logarithm of the capacity that readings usually give. ready, time:

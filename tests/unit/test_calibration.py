@@ -79,7 +79,8 @@ UNKNOWN: dict[str, tuple[Recording, str]] = {
     "percent": (course(WAVE, ready=TEN, utilization=WAVE / 6), "divide the query by 100"),
     "never used": (course(WAVE, ready=TEN, utilization=WAVE / 60_000), "8 % to 93 % use"),
     "seven requests a minute": (
-        course(WAVE / 2500, ready=TEN, utilization=WAVE / 500), "of 50 requests or more in each three"
+        course(WAVE / 2500, ready=TEN, utilization=WAVE / 500),
+        "of 50 requests or more in each three",
     ),
     "use of three requests": (course(WAVE, ready=TEN, utilization=WAVE / 167), "where it is one of their requests"),
     "a load that lies still": (course(TEN * 30, ready=TEN, utilization=TEN / 20), "hardly moved"),
