@@ -154,11 +154,12 @@ def test_who_leads_hangs_on_what_the_objective_allows() -> None:
     targets, ratios = (95.0, 99.9, 99.999), (1.18, 1.28, 1.4)
     settings = replace(SETTINGS, objective=Objective(target=np.array(targets)))
     scaler = Autoscaler(Hedge([], [Ratio(each) for each in ratios]), settings, len(targets))
-    load, ready = noisy(12 * HOUR), np.full(len(targets), 30.0)
+    load, ready, wanted = noisy(12 * HOUR), np.full(len(targets), 30.0), np.zeros(len(targets))
     for step, now in enumerate(load[:, 0]):
         seen = Snapshot(time=1e9 + 15.0 * step, load=np.full(len(targets), now), ready=ready, desired=ready)
-        ready = np.asarray((found := scaler.decide(seen)).replicas, float)
-    np.testing.assert_allclose(found.proposal / (load[-1, 0] / 10.0), ratios, rtol=0.02)
+        found = scaler.decide(seen)
+        ready, wanted = np.asarray(found.replicas, float), found.proposal
+    np.testing.assert_allclose(wanted / (load[-1, 0] / 10.0), ratios, rtol=0.02)
 
 
 def test_a_stricter_objective_never_orders_less() -> None:
