@@ -31,9 +31,9 @@ MOST = 32_000
 """Replicas of a candidate's order at most: orders are kept in 16 bits."""
 PRICES = (20.0, 40.0, 200.0, 2000.0)
 """Prices of late requests at which say is earned: the standard one, of an objective of 99.9 %, and those above it."""
-LAXER = (10.0, 5.0)
-"""Those below it, for objectives whose price is as far below again: at a price itself that is low, candidates lead that
-have three times as much late as the objective allows."""
+LAXER = tuple(PRICES[0] * 2.0 ** (-step / 2.0) for step in range(1, 7))
+"""Those below it, each for objectives whose price is as far below again: at a price itself that is low, candidates lead
+that have three times as much late as the objective allows."""
 SWAY, MOMENT = 2.0, 15.0
 """Most that the late requests of so many seconds change the logarithm of a say by, beside another one's."""
 _BLOCK = 1280
