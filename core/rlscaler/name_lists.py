@@ -5,12 +5,12 @@ from rlscaler.quantities import shown
 
 
 def names_in(text: str, option: str, example: str, *, or_none: bool = False) -> tuple[str, ...]:
-    """Return the names of a list, each once, in their order.
+    """Return the names of a list in their order, as often as they stand in it.
 
     option, example: for the sentence. or_none: whether an empty text stands for nobody. Raises UserError where no name
     is found: a list that went empty in a script must not stand for an option that was left out.
     """
-    found = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    found = tuple(name.strip() for name in text.split(",") if name.strip())
     if not found and (text.strip() or not or_none):
         raise UserError(f"{option} {shown(text)}: no name; expected names separated by commas, such as {example}")
     return found

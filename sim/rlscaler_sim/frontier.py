@@ -23,7 +23,7 @@ from rlscaler_sim.load import Load
 from rlscaler_sim.markdown import figures_table
 from rlscaler_sim.trace import family
 
-SECONDS, SEEDS = 4 * 86_400.0, 2
+SECONDS, SEEDS = 2 * 86_400.0, 2
 """Seconds of each trace, and draws, at most."""
 OBJECTIVES = (98.0, 99.5, 99.8, 99.9, 99.95, 99.98, 99.99, 99.999)
 """Percent of `objective.target`, for `default`; the usual one is among them."""

@@ -58,8 +58,9 @@ def robustness(
         if path:
             require_writable(path)
     every = conditions.strip() == "all"
-    names = tuple(known.CONDITIONS) if every else names_in(conditions, "--conditions", "capacity-0.7,lag-60s")
-    beside = names_in(rules, "--rules", RULES_EXAMPLE, or_none=True)
+    listed = tuple(known.CONDITIONS) if every else names_in(conditions, "--conditions", "capacity-0.7,lag-60s")
+    names = tuple(dict.fromkeys(listed))
+    beside = tuple(dict.fromkeys(names_in(rules, "--rules", RULES_EXAMPLE, or_none=True)))
     for option, asked, there in (
         ("--conditions", names, tuple(known.CONDITIONS)),
         ("--rules", beside, contenders.NAMES),

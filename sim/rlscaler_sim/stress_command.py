@@ -72,7 +72,7 @@ def stress(
         if not SHORTEST <= value <= LONGEST:
             raise UserError(f"{option} {value:g}s: expected {SHORTEST:g}s to {LONGEST:g}s, 15 minutes to a day")
     there = tuple(name for name in contenders.NAMES if name not in (contenders.OWN, CLAIRVOYANT))
-    beside = names_in(rules, "--rules", RULES_EXAMPLE, or_none=True)
+    beside = tuple(dict.fromkeys(names_in(rules, "--rules", RULES_EXAMPLE, or_none=True)))
     if unknown := [name for name in beside if name not in there]:
         raise UserError(f"--rules {unknown[0]}: expected some of {', '.join(there)}")
     sources = [_named(name, duration) for name in dict.fromkeys(patterns or known.NAMED)]
