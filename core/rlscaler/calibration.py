@@ -33,9 +33,9 @@ HALF_HOUR, DRIFTS = 10, 0.05
 """Blocks whose median is taken for a drift, and drift from which on something else moves the utilization."""
 SELDOM_USED = 0.5
 """Highest utilization below which what is told of full use is far from what was seen."""
-CAPPED, OFTEN, APART, SPREAD = 0.02, 20, 4, 1.15
-"""A cap of the utilization: share of its readings that are exactly the highest, and so many of them, so many times as
-many as are the next lower; and the factor between the 5th and 95th percentile of the load of a replica meanwhile."""
+CAPPED, APART = 0.02, 4
+"""A cap of the utilization: share of its readings that are exactly the highest, and so many times as many as are the
+next lower; capacity.HELD of them at least, and capacity.SPREAD between the loads of a replica meanwhile."""
 STRETCH, GROUP, MOST = 21_600.0, 15, 300
 """Seconds of a piece in which start-ups are looked for; scale-ups of a group; newest scale-ups that count."""
 FEW = 0.5
@@ -123,11 +123,11 @@ def cap(recording: Recording) -> float | None:
     levels, counts = np.unique(use[known], return_counts=True)
     if len(levels) < 2 or levels[-1] >= capacity.SATURATED:
         return None
-    if counts[-1] < max(OFTEN, CAPPED * known.sum(), APART * counts[-2]):
+    if counts[-1] < max(capacity.HELD, CAPPED * known.sum(), APART * counts[-2]):
         return None
     at = known & (use == levels[-1])
     low, high = np.percentile(recording.load[at] / ready[at], (5.0, 95.0))
-    return float(levels[-1]) if high > SPREAD * low else None
+    return float(levels[-1]) if high > capacity.SPREAD * low else None
 
 
 def _ready(recording: Recording) -> np.ndarray:

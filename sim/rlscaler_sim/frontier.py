@@ -75,17 +75,15 @@ def pods(front: np.ndarray, late: float) -> float:
 
 def fronts(draws: Evaluation) -> Fronts:
     """Return the front of everyone on each trace."""
-    found: dict[str, list[list[tuple[float, float]]]] = {}
+    found: dict[str, list[list[list[float]]]] = {}
     usual = np.zeros((len(draws.traces), 2))
     for entrants, sums, places in draws.play(_entrants):
         names = [entrant.name for entrant in entrants for _ in range(entrant.copies)]
         for trace, columns in places:
             late, cost = (each[:, columns].mean(axis=1) for each in (sums.violation_share, sums.cost_ratio))
-            for name, *point in zip(names, late.tolist(), cost.tolist(), strict=True):
-                of = found.setdefault(name, [[] for _ in draws.traces])
-                of[trace].append((point[0], point[1]))
-            at = OBJECTIVES.index(USUAL)
-            usual[trace] = found[DEFAULT][trace][at]
+            for name, *point in zip(names, late, cost, strict=True):
+                found.setdefault(name, [[] for _ in draws.traces])[trace].append(point)
+            usual[trace] = found[DEFAULT][trace][OBJECTIVES.index(USUAL)]
     return Fronts({name: [worth_having(np.array(points)) for points in each] for name, each in found.items()}, usual)
 
 
