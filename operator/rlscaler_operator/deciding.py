@@ -8,7 +8,7 @@ Shadow's comparison beside a decision can fail without harm to it.
 import logging
 import math
 import time as clocks
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,7 +18,6 @@ import numpy as np
 from rlscaler import Autoscaler
 from rlscaler.arrays import State
 from rlscaler.custom_resource import Resource, to_settings
-from rlscaler.history import RING
 from rlscaler.memory import condensed
 from rlscaler.policies import SPARE_RULE, load_policy
 from rlscaler.policy import Policy, View
@@ -31,14 +30,14 @@ from rlscaler.tenured import Tenured
 from rlscaler_operator.attic import Attic
 from rlscaler_operator.checkpoint import Batch
 from rlscaler_operator.comparison import Comparison
-from rlscaler_operator.estimating import Estimates, moved, ratio_of
+from rlscaler_operator.estimating import Estimates, moved
 from rlscaler_operator.model import Decision, Key, PolicyInUse, Readings, Target
 from rlscaler_operator.pools import Pool, breadth_of
 from rlscaler_operator.proposals import Served, with_bounds, with_served
 from rlscaler_operator.recording import Recorder
+from rlscaler_operator.remeasuring import LEARNED, Former
 from rlscaler_operator.set_aside import SetAside
 
-_LEARNED = "learned"
 _KEPT = ("history", "guard", "rule")
 log = logging.getLogger("rlscaler.deciding")
 
@@ -64,7 +63,7 @@ class Decider:
         self._settings: dict[Key, Settings] = {}
         self._time: dict[Key, float] = {}
         self._leaders: dict[Key, int] = {}
-        self._former: dict[Key, tuple[float, dict[int, float]]] = {}
+        self._former = Former()
         self._compared: set[Key] = set()
         self._comparison = Comparison(self.fallback)
         self._estimates = Estimates()
@@ -177,6 +176,16 @@ class Decider:
         self._pools.append(Pool(policy, in_use, breadth, Autoscaler(policy, fallback=self.fallback)))
         return self._pools[-1]
 
+    def _by_pool(self, keys: Iterable[Key]) -> Iterator[tuple[Pool, list[Key]]]:
+        """Yield the pools of workloads, each with its own of them; those that are not decided here are passed over."""
+        members: dict[int, list[Key]] = {}
+        for key in keys:
+            if (pool := self._home.get(key)) is not None:
+                members.setdefault(id(pool), []).append(key)
+        for pool in self._pools:
+            if mine := members.get(id(pool)):
+                yield pool, mine
+
     def _leave(self, key: Key, pool: Pool) -> None:
         pool.scaler.remove([pool.rows.pop(key)])
         if not pool.rows:
@@ -191,7 +200,7 @@ class Decider:
         del self._settings[key]
         self._time.pop(key, None)
         self._leaders.pop(key, None)
-        self._former.pop(key, None)
+        self._former.forget(key)
 
     def compare(self, key: Key, on: bool) -> None:
         """Run Shadow's comparison for a workload, or end it."""
@@ -229,13 +238,9 @@ class Decider:
         live: False for ticks that are decided again: nothing is learned or compared then. served: what an inference
         server proposes for some of them, in place of their policy, which goes on remembering all the same.
         """
-        due: dict[int, list[Key]] = {}
-        for key in time:
-            due.setdefault(id(self._home[key]), []).append(key)
         found: dict[Key, Decision] = {}
-        for pool in self._pools:
-            if keys := due.get(id(pool)):
-                found |= self._decided(pool, keys, time, readings, targets, live, served or {})
+        for pool, keys in self._by_pool(time):
+            found |= self._decided(pool, keys, time, readings, targets, live, served or {})
         return found
 
     def questions(
@@ -246,19 +251,15 @@ class Decider:
         Those with nothing to decide by are left out. To look twice at one tick, here and in `decide`, changes nothing:
         a history takes in one sample for each.
         """
-        due: dict[int, list[Key]] = {}
-        for key in time:
-            due.setdefault(id(self._home[key]), []).append(key)
         found: list[Key] = []
         parts: list[Rows] = []
-        for pool in self._pools:
-            if keys := due.get(id(pool)):
-                rows, snapshot = pool.snapshot(keys, time, readings, targets)
-                view = pool.scaler.view(snapshot, rows)
-                asked = rows_of(view)
-                known = np.flatnonzero(np.isfinite(view.demand) & np.isfinite(view.current))
-                found += [keys[i] for i in known.tolist()]
-                parts.append(Rows(asked.features[known], asked.numbers[known]))
+        for pool, keys in self._by_pool(time):
+            rows, snapshot = pool.snapshot(keys, time, readings, targets)
+            view = pool.scaler.view(snapshot, rows)
+            asked = rows_of(view)
+            known = np.flatnonzero(np.isfinite(view.demand) & np.isfinite(view.current))
+            found += [keys[i] for i in known.tolist()]
+            parts.append(Rows(asked.features[known], asked.numbers[known]))
         return found, joined_rows(parts)
 
     def _decided(
@@ -351,7 +352,7 @@ class Decider:
                 time = np.array([self.decided_at(key) for key in mine])
                 parts = pool.scaler.memory(rows, ("guard", "policy", "rule"))
                 guard = condensed(parts["guard"], pool.scaler.settings(rows), np.nan_to_num(time, nan=-np.inf))
-                kept = {"guard": guard, _LEARNED: self._estimates.memory(mine)}
+                kept = {"guard": guard, LEARNED: self._estimates.memory(mine)}
                 own = {"policy": pool.kept(parts["policy"], rows), "rule": parts["rule"]} | pool.paced(rows)
                 if isinstance(pool.policy, Tenured):
                     own["leader"] = {"leader": np.array([self._leaders.get(key, -1) for key in mine], np.int64)}
@@ -377,8 +378,8 @@ class Decider:
                 for row, key in enumerate(keys):
                     if key in refused:
                         self._aside.put(key, parts, row, mine)
-                if _LEARNED in parts:
-                    self._estimates.recall(keys, parts[_LEARNED])
+                if LEARNED in parts:
+                    self._estimates.recall(keys, parts[LEARNED])
                     self._learn(pool, keys)
                 self._time |= {batch.keys[i]: float(batch.time[i]) for i in at if np.isfinite(batch.time[i])}
 
@@ -395,26 +396,22 @@ class Decider:
     def fill(self, keys: Sequence[Key], times: np.ndarray, values: np.ndarray) -> None:
         """Take in past load, oldest first. times: (N, T) seconds. values: (N, T) requests/s, NaN = unknown."""
         at = {key: i for i, key in enumerate(keys)}
-        for pool in self._pools:
-            if mine := [key for key in pool.rows if key in at]:
-                rows, places = [pool.rows[key] for key in mine], [at[key] for key in mine]
-                pool.scaler.fill(rows, times[places], values[places])
+        for pool, mine in self._by_pool(keys):
+            places = [at[key] for key in mine]
+            pool.scaler.fill([pool.rows[key] for key in mine], times[places], values[places])
 
     def forget_past(self, keys: Iterable[Key]) -> None:
         """Forget the load that is known of workloads, and nothing else.
 
         What was learned from it is kept until `measure_anew` tells what that is worth with the load to come.
         """
-        wanted = set(keys)
-        for pool in self._pools:
-            if mine := [key for key in pool.rows if key in wanted]:
-                for key in mine:
-                    if self._estimates.has_capacity(key):
-                        interval = float(self._settings[key].interval)
-                        self._former.setdefault(key, (interval, _lived(pool.scaler, pool.rows[key])))
-                fresh = Autoscaler()
-                rows = fresh.add(mine, joined([self._settings[key] for key in mine]))
-                pool.scaler.recall([pool.rows[key] for key in mine], fresh.memory(rows, ("history",)))
+        for pool, mine in self._by_pool(keys):
+            for key in mine:
+                if self._estimates.has_capacity(key):
+                    self._former.keep(key, pool.scaler, pool.rows[key], float(self._settings[key].interval))
+            fresh = Autoscaler()
+            rows = fresh.add(mine, joined([self._settings[key] for key in mine]))
+            pool.scaler.recall([pool.rows[key] for key in mine], fresh.memory(rows, ("history",)))
 
     def measure_anew(self, pasts: Mapping[Key, tuple[np.ndarray, np.ndarray]]) -> dict[Key, float]:
         """Take a learned capacity in the measure of the load that is asked for now, and return what that was times.
@@ -425,23 +422,21 @@ class Decider:
         """
         found: dict[Key, float] = {}
         for key, (times, loads) in pasts.items():
-            former = self._former.pop(key, None)
-            if former is None or not self._estimates.has_capacity(key):
+            factor = self._former.times_what_it_was(key, times, loads)
+            if factor is None or not self._estimates.has_capacity(key):
                 continue
-            pool, settings = self._home[key], self._settings[key]
-            interval, lived = former  # the one of then: it may have been changed since
-            at = np.floor(times / interval + 1e-6).astype(np.int64)
-            found[key] = factor = ratio_of(lived, dict(zip(at.tolist(), loads.tolist(), strict=True)))
+            found[key] = factor
             self._estimates.remeasure(key, factor)
-            self._settings[key] = replace(settings, capacity_per_replica=self._estimates.learned([key]).capacity.item())
-            pool.scaler.learn([pool.rows[key]], capacity_per_replica=self._settings[key].capacity_per_replica)
+            pool, capacity = self._home[key], self._estimates.learned([key]).capacity.item()
+            self._settings[key] = replace(self._settings[key], capacity_per_replica=capacity)
+            pool.scaler.learn([pool.rows[key]], capacity_per_replica=capacity)
             if key in self._compared:
                 self._comparison.put(key, self._settings[key])
         return found
 
     def forget_learned(self, key: Key) -> bool:
         """Forget what was learned of a workload, and return whether that was a capacity; it is `put` next."""
-        self._former.pop(key, None)
+        self._former.forget(key)
         return self._estimates.forget(key)
 
     def learns_capacity(self, key: Key) -> bool:
@@ -471,23 +466,3 @@ class Decider:
         for key in keys:
             pool = self._home[key]
             pool.scaler.write_failed([pool.rows[key]])
-
-
-def unlearned(batch: Batch, loads: Set[Key], targets: Set[Key]) -> Batch:
-    """Return the batch without what was learned of the replicas of some workloads.
-
-    loads: that have another load now, which tells nothing of how long a replica starts. targets: that have another one.
-    """
-    if _LEARNED not in batch.parts or not (loads or targets):
-        return batch
-    capacity = np.array([key in loads or key in targets for key in batch.keys], bool)
-    rest = np.array([key in targets for key in batch.keys], bool)
-    known = {name: np.where(capacity if name in ("capacity", "error") else rest, np.nan, values).astype(values.dtype)
-             for name, values in batch.parts[_LEARNED].items()}  # fmt: skip
-    return batch._replace(parts={**batch.parts, _LEARNED: known})
-
-
-def _lived(scaler: Autoscaler, row: int) -> dict[int, float]:
-    """Return the loads that are remembered of a row, by the slot of its interval."""
-    slots, values = scaler.samples([row], scaler.slots([row]) - RING, RING)
-    return dict(zip(slots[0].tolist(), values[0].tolist(), strict=True))

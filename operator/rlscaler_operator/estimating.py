@@ -3,7 +3,6 @@
 The estimators lie in `rlscaler.learning`; here are their rows, by key. Pure: no I/O, no clock.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -15,10 +14,6 @@ from rlscaler.custom_resource import Resource
 from rlscaler.rows import put, stacked, taken
 from rlscaler_operator.model import Key
 
-COMPARED = 8
-"""Moments at least at which two loads have to be known for one to be measured by the other."""
-ALIKE = 0.25
-"""Logarithm of the ratio of two loads by which half of the moments may be further from the median."""
 _READ = ("time", "load", "ready", "starting", "desired", "utilization")
 
 
@@ -146,21 +141,3 @@ def moved(known: np.ndarray, used: np.ndarray) -> np.ndarray:
     """Tell where an estimate is known and differs from what is used by more than noise would; (N,) bool."""
     off: np.ndarray = np.isfinite(known) & ~(np.abs(known - used) <= learning.MOVE * np.abs(used))
     return off
-
-
-def ratio_of(before: Mapping[int, float], now: Mapping[int, float]) -> float:
-    """Return by how much a load is more than another one, both by slot; NaN where they do not go together.
-
-    1 where the difference may be noise.
-    """
-    both = [slot for slot in now if slot in before]
-    old, new = (np.array([loads[slot] for slot in both], np.float64) for loads in (before, now))
-    known = (old > learning.SMALLEST) & (new > learning.SMALLEST)  # neither is true of NaN
-    if known.sum() < COMPARED:
-        return float("nan")
-    times = np.log(new[known]) - np.log(old[known])
-    middle = float(np.median(times))
-    if float(np.median(np.abs(times - middle))) > ALIKE:
-        return float("nan")
-    factor = math.exp(middle)
-    return 1.0 if abs(factor - 1.0) <= learning.MOVE else factor

@@ -18,12 +18,12 @@ from rlscaler_operator import checkpoint, missed_writes, past
 from rlscaler_operator.api_errors import ClusterError
 from rlscaler_operator.checkpoint import Kept
 from rlscaler_operator.conflicts import MANAGER
-from rlscaler_operator.deciding import unlearned
 from rlscaler_operator.leading import FORGOTTEN, Leader
 from rlscaler_operator.model import Key, Readings
 from rlscaler_operator.older_past import OlderPast
 from rlscaler_operator.past_loads import SLICE, Loads, PastLoads, alike
 from rlscaler_operator.queries import Group, fingerprint
+from rlscaler_operator.remeasuring import unlearned
 from rlscaler_operator.shelf import Shelf
 
 GATHER = 0.2
