@@ -1,53 +1,23 @@
-"""The dry-run as one picture for a README or a ticket: load and replicas, late requests, cost.
+"""The dry-run as one picture for a README or a ticket: load and replicas, late requests, cost."""
 
-Drawn with matplotlib's Agg canvas and no global state. The picture is 1400 x 900 pixels: 700 x 450 in a page,
-at two pixels for each of a sharp screen's points.
-"""
-
-import io
 import math
-import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rlscaler.errors import UserError
 from rlscaler.files import write_bytes_atomically
+from rlscaler_sim import drawing
 from rlscaler_sim.chart_data import Thinning, gaps
+from rlscaler_sim.drawing import DPI, LOAD, MUTED
 from rlscaler_sim.palette import LIGHT, MATPLOTLIB_DASHES, looks
 from rlscaler_sim.result import DryRun
 from rlscaler_sim.verdict import YEAR, percent, verdict
 from rlscaler_sim.verdict import figure as figure_text
 
-WIDTH, HEIGHT, DPI = 1400, 900, 200
-"""Pixels, pixels, and pixels per inch."""
-
-_TEXT, _MUTED, _GRID, _LOAD = "#161b22", "#566071", "#e8ebef", "#d9dde3"
-STYLE: dict[Any, Any] = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 6.5,
-    "text.parse_math": False,
-    "text.color": _TEXT,
-    "axes.edgecolor": _GRID,
-    "axes.labelcolor": _MUTED,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "grid.color": _GRID,
-    "grid.linewidth": 0.6,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "xtick.major.size": 2,
-    "ytick.major.size": 0,
-    "lines.solid_joinstyle": "miter",
-}
+WIDTH, HEIGHT = 1400, 900
+"""Pixels."""
 _GRID_OF_PANELS = {
     "height_ratios": [3.2, 1.25, 1.25],
     "hspace": 0.5,
@@ -72,22 +42,7 @@ def write_plot(run: DryRun, path: str | Path) -> None:
 
 def png(run: DryRun) -> bytes:
     """Return the picture as PNG. Raises UserError where matplotlib is not installed."""
-    try:
-        import matplotlib as mpl
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        wanted = "the plot needs matplotlib; install it with: pip install 'rlscaler[report]'"
-        raise UserError(wanted) from error
-    out = io.BytesIO()
-    with mpl.rc_context(STYLE), warnings.catch_warnings():
-        # names come from users; a letter that the font lacks is drawn as a box and is no reason to warn
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure = Figure(figsize=(WIDTH / DPI, HEIGHT / DPI), dpi=DPI, facecolor="white")
-        FigureCanvasAgg(figure)
-        _draw(figure, run)
-        figure.savefig(out, format="png", metadata={"Software": "rlscaler"})
-    return out.getvalue()
+    return drawing.png(WIDTH, HEIGHT, lambda figure: _draw(figure, run))
 
 
 def shown(run: DryRun) -> list[int]:
@@ -106,7 +61,7 @@ def _draw(figure: Any, run: DryRun) -> None:
     x = hours[thin.points]
     panels = figure.subplots(3, 1, sharex=True, gridspec_kw=_GRID_OF_PANELS)
     drawn = ((panels[0], series.ready), (panels[1], 100 * series.violations), (panels[2], series.cost))
-    panels[0].fill_between(x, thin.envelope(series.demand), color=_LOAD, linewidth=0, zorder=1)
+    panels[0].fill_between(x, thin.envelope(series.demand), color=LOAD, linewidth=0, zorder=1)
     for axes, values in drawn:
         for i in reversed(rows):
             axes.plot(
@@ -119,7 +74,7 @@ def _draw(figure: Any, run: DryRun) -> None:
                 drawstyle="default" if axes is panels[2] else "steps-post",
             )
         for start, end in gaps(hours, series.known):
-            axes.axvspan(start / 1000, end / 1000, color=_MUTED, alpha=0.16, linewidth=0, zorder=0)
+            axes.axvspan(start / 1000, end / 1000, color=MUTED, alpha=0.16, linewidth=0, zorder=0)
         axes.locator_params(axis="y", nbins=5 if axes is panels[0] else 3)
     panels[0].set_ylim(bottom=0)
     panels[1].set_ylim(0, max(1.0, panels[1].get_ylim()[1]))
@@ -141,13 +96,13 @@ def _draw(figure: Any, run: DryRun) -> None:
     )
     headline, why = verdict(run)
     figure.text(0.012, 0.958, _cut(f"{run.resource}: {headline}", 80), fontsize=9.5, fontweight="bold", va="center")
-    figure.text(0.012, 0.912, _cut(why, 140), color=_MUTED, va="center")
+    figure.text(0.012, 0.912, _cut(why, 140), color=MUTED, va="center")
 
 
 def _title(axes: Any, title: str, unit: str) -> None:
     place = {"xycoords": "axes fraction", "textcoords": "offset points"}
     drawn = axes.annotate(title, (0, 1), (0, 5), fontweight="bold", fontsize=7, **place)
-    axes.annotate(unit, (1, 0), (5, 0), xycoords=drawn, textcoords="offset points", color=_MUTED, va="bottom")
+    axes.annotate(unit, (1, 0), (5, 0), xycoords=drawn, textcoords="offset points", color=MUTED, va="bottom")
 
 
 def _label(axes: Any, labels: list[tuple[float, str, str]]) -> None:

@@ -58,7 +58,7 @@ def stress(
       rlscaler stress --policy runs/mine/policy.rlz --pattern flash-crowd --plot out/stress.png
     """
     from rlscaler.files import require_ending, require_writable, write_bytes_atomically, write_text_atomically
-    from rlscaler_sim import adversary, contenders, stress_page, stress_plot
+    from rlscaler_sim import adversary, contenders, drawing, stress_page, stress_plot
     from rlscaler_sim import stress as known
     from rlscaler_sim.result import CLAIRVOYANT
 
@@ -67,7 +67,7 @@ def stress(
         if path:
             require_writable(path)
     if plot:
-        stress_plot.require()
+        drawing.require()
     for option, value in (("--for", duration), ("--search-for", length)):
         if not SHORTEST <= value <= LONGEST:
             raise UserError(f"{option} {value:g}s: expected {SHORTEST:g}s to {LONGEST:g}s, 15 minutes to a day")

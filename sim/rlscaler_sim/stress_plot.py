@@ -1,29 +1,24 @@
 """The loads on which a policy loses most, as one picture: load, and what policy, HPA and clairvoyant had ready."""
 
-import io
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
 from rlscaler import Settings
-from rlscaler.errors import UserError
-from rlscaler_sim import contenders
+from rlscaler_sim import contenders, drawing
 from rlscaler_sim.contest import Entrant, play
+from rlscaler_sim.drawing import LOAD, MUTED
 from rlscaler_sim.evaluation import clairvoyant_plan, limit, standard_world
 from rlscaler_sim.load import generator, realise
 from rlscaler_sim.palette import LIGHT, MATPLOTLIB_DASHES
-from rlscaler_sim.plot import STYLE
 from rlscaler_sim.result import CLAIRVOYANT
 from rlscaler_sim.stress import Hard
 from rlscaler_sim.totals import Traced
 
-WIDTH, ROW, DPI = 7.0, 2.0, 200
-"""Inches, inches for each load, and pixels per inch."""
-_LOAD, _MUTED = "#d9dde3", "#566071"
+WIDTH, ROW, MARGIN = 1400, 400, 80
+"""Pixels, those for each load, and those around them."""
 _COLOURS = (LIGHT[0], LIGHT[1], LIGHT[-1])
 _DASHES = ("solid", "dash", "dot")
 
@@ -38,12 +33,6 @@ class Course:
     demand: np.ndarray
     ready: np.ndarray
     late: np.ndarray
-
-
-def require() -> None:
-    """Raise UserError where matplotlib is not installed."""
-    if find_spec("matplotlib") is None:
-        raise UserError("the picture needs matplotlib; install it with: pip install 'rlscaler[report]'")
 
 
 def course(hard: Hard, entrant: Entrant, settings: Settings) -> Course:
@@ -69,31 +58,24 @@ def course(hard: Hard, entrant: Entrant, settings: Settings) -> Course:
 
 def png(courses: Sequence[Course], policy: str) -> bytes:
     """Return the picture of some loads, one below the other, as PNG. Raises UserError without matplotlib."""
-    require()
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    height = ROW * len(courses) + MARGIN
 
-    out = io.BytesIO()
-    with mpl.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure = Figure(figsize=(WIDTH, ROW * len(courses) + 0.4), dpi=DPI, facecolor="white")
-        FigureCanvasAgg(figure)
+    def draw(figure: Any) -> None:
         panels = figure.subplots(2 * len(courses), 1, gridspec_kw={
             "height_ratios": [3.0, 1.0] * len(courses), "hspace": 0.55, "left": 0.06, "right": 0.985,
-            "top": 1.0 - 0.32 / (ROW * len(courses) + 0.4), "bottom": 0.3 / (ROW * len(courses) + 0.4),
+            "top": 1.0 - 64 / height, "bottom": 60 / height,
         })  # fmt: skip
         for index, each in enumerate(courses):
             _draw(panels[2 * index], panels[2 * index + 1], each, policy, index == 0)
         panels[-1].set_xlabel("hours since the start", labelpad=2)
-        figure.savefig(out, format="png", metadata={"Software": "rlscaler"})
-    return out.getvalue()
+
+    return drawing.png(WIDTH, height, draw)
 
 
 def _draw(upper: Any, lower: Any, course: Course, policy: str, legend: bool) -> None:
     """Draw one load: ready replicas over the load, and late requests below."""
     names = (policy, "hpa-own", CLAIRVOYANT)
-    upper.fill_between(course.hours, course.demand, color=_LOAD, linewidth=0, zorder=1, label="load, in replicas")
+    upper.fill_between(course.hours, course.demand, color=LOAD, linewidth=0, zorder=1, label="load, in replicas")
     for axes, values in ((upper, course.ready), (lower, 100.0 * course.late)):
         for i in (2, 1, 0):
             look = {"color": _COLOURS[i], "linestyle": MATPLOTLIB_DASHES[_DASHES[i]]}
@@ -106,6 +88,6 @@ def _draw(upper: Any, lower: Any, course: Course, policy: str, legend: bool) -> 
     upper.tick_params(labelbottom=False)
     hard = course.hard
     upper.set_title(f"{hard.source.title}: loss {hard.loss(policy):.2f}", loc="left", fontweight="bold", fontsize=7)
-    lower.set_title("late requests, %", loc="left", fontsize=6, color=_MUTED, pad=2)
+    lower.set_title("late requests, %", loc="left", fontsize=6, color=MUTED, pad=2)
     if legend:
         upper.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=4, frameon=False, borderaxespad=0.2)

@@ -19,11 +19,11 @@ from rlscaler.observation import NAMES, SCHEMA
 from rlscaler.policies import from_artifact, load_policy
 from rlscaler.policy import Proposal, View
 from rlscaler_sim.contenders import standard_settings
-from rlscaler_sim.plot import STYLE
+from rlscaler_sim.drawing import DPI, STYLE
 from rlscaler_training import run_record
 from rlscaler_training.run_compare import difference
 from rlscaler_training.run_curves import band, grouped, in_environment_steps, rule
-from rlscaler_training.run_dashboard import DPI, HEIGHT, WIDTH, _draw, png
+from rlscaler_training.run_dashboard import HEIGHT, WIDTH, _draw, png
 from rlscaler_training.run_page import render
 from rlscaler_training.run_summary import Summary, summarise, verdict
 from rlscaler_training.surfaces import CHANGES, LEVELS, bin_of, surfaces, table_of

@@ -239,4 +239,4 @@ def test_the_stored_page_is_that_of_the_stored_results() -> None:
 def test_the_picture_needs_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(Exception, match="needs matplotlib"):
-        tictactoe_picture.require_matplotlib()
+        tictactoe_picture.png({})

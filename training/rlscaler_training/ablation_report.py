@@ -5,7 +5,6 @@
 makes the page and the picture anew, beside the stored figures.
 """
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,11 +16,11 @@ import numpy as np
 from rlscaler.errors import UserError
 from rlscaler.files import write_bytes_atomically, write_text_atomically
 from rlscaler.policies import SPARE_RULE
-from rlscaler_sim import evaluation
+from rlscaler_sim import drawing, evaluation
 from rlscaler_sim.contenders import OWN, OWN_TARGET
+from rlscaler_sim.drawing import MUTED
 from rlscaler_sim.evaluation import Scored
 from rlscaler_sim.palette import LIGHT
-from rlscaler_sim.plot import STYLE
 from rlscaler_sim.result import CLAIRVOYANT, REFERENCE, plain
 from rlscaler_sim.score_statistics import interval
 from rlscaler_sim.summary_table import ranked
@@ -67,8 +66,8 @@ BETTER, WORSE, OPEN = "better", "worse", "cannot be told"
 MOSTLY = 0.5
 """Share of decisions outside of the training range, where the guard follows the rule, above which that is said."""
 FIGURES = ("score", "cost_ratio", "violation_share", "regret", "regret_own")
-WIDTH, ROW, MARGIN, DPI = 1400, 44, 210, 200
-"""Pixels, pixels of a contender, pixels above and below, and pixels per inch."""
+WIDTH, ROW, MARGIN = 1400, 44, 210
+"""Pixels, pixels of a contender, and pixels above and below."""
 
 
 # --- figures
@@ -305,25 +304,16 @@ def _listed(names: Sequence[str]) -> str:
 
 def png(told: Mapping[str, Any]) -> bytes:
     """Return the mean regret_own of everyone with its interval, as PNG. Raises UserError without matplotlib."""
-    try:
-        import matplotlib as mpl
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise UserError("the picture needs matplotlib; install it with: pip install 'rlscaler[report]'") from error
     found = told["summary"]
     names = [name for name in ranked(found) if name != CLAIRVOYANT and found[name].get("mean_regret_own") is not None]
     height = MARGIN + ROW * len(names)
-    out = io.BytesIO()
-    style: dict[Any, Any] = STYLE | {"axes.grid.axis": "x"}
-    with mpl.rc_context(style):
-        figure = Figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI, facecolor="white")
-        FigureCanvasAgg(figure)
+
+    def draw(figure: Any) -> None:
         axes = figure.add_axes((0.17, 95 / height, 0.80, 1 - MARGIN / height))
         figure.text(0.02, 1 - 32 / height, "Mean regret_own of each contender: less is better", fontsize=8.5,
                     fontweight="bold", va="center")  # fmt: skip
         figure.text(0.02, 1 - 72 / height, "0 is the clairvoyant, 1 an HPA tuned in hindsight on the very trace; bars"
-                    " are 90 % intervals over source families, none of which was trained on", color="#566071",
+                    " are 90 % intervals over source families, none of which was trained on", color=MUTED,
                     va="center")  # fmt: skip
         for place, name in enumerate(reversed(names)):
             mean, (low, high) = found[name]["mean_regret_own"], found[name]["mean_regret_own_interval"]
@@ -332,15 +322,15 @@ def png(told: Mapping[str, Any]) -> bytes:
             axes.plot([mean], [place], "o" if _kind(name) != RULE else "D", color=colour, markersize=4)
             axes.annotate(f"{mean:.2f}", (high, place), (6, 0), textcoords="offset points", va="center", color=colour,
                           bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"})  # fmt: skip
-        axes.axvline(1.0, color="#566071", linewidth=0.8, linestyle=(0, (4, 2)), zorder=0.9)
+        axes.axvline(1.0, color=MUTED, linewidth=0.8, linestyle=(0, (4, 2)), zorder=0.9)
         axes.set_yticks(range(len(names)), list(reversed(names)))
         axes.set_ylim(-0.7, len(names) - 0.3)
         axes.set_xlabel("mean regret_own")
         for kind, text in KINDS.items():
             axes.plot([], [], "D" if kind == RULE else "o", color=LIGHT[kind], markersize=4, label=text)
         axes.legend(loc="upper right", frameon=False)
-        figure.savefig(out, format="png", metadata={"Software": "rlscaler"})
-    return out.getvalue()
+
+    return drawing.png(WIDTH, height, draw, {"axes.grid.axis": "x"})
 
 
 PART, LEARNER, RULE = 0, 1, 7

@@ -234,7 +234,7 @@ def gif(play: Play, speed: float) -> bytes:
     except ModuleNotFoundError as error:
         wanted = "a GIF needs matplotlib; install it with: pip install 'rlscaler[report]', or record an SVG"
         raise UserError(wanted) from error
-    from rlscaler_sim.plot import STYLE as LOOK
+    from rlscaler_sim.drawing import STYLE as LOOK
 
     shown, lasts = frames(play), seconds_of(play, speed)
     columns = min(COLUMNS, len(play.agents))

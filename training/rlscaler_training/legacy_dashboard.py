@@ -1,38 +1,26 @@
-"""A run in the environment of earlier work as a picture: how it learned, and what it does. Needs matplotlib.
+"""A run in the environment of earlier work as a picture: how it learned, and what it does. Needs matplotlib."""
 
-Drawn with matplotlib's Agg canvas and no global state, in the dry-run's style.
-"""
-
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from rlscaler.files import write_bytes_atomically
-from rlscaler_sim import legacy
+from rlscaler_sim import drawing, legacy
+from rlscaler_sim.drawing import LOAD, MUTED
 from rlscaler_sim.palette import LIGHT
-from rlscaler_sim.plot import STYLE
 from rlscaler_training.legacy import PUBLISHED, Verdict
 
-WIDTH, HEIGHT, DPI = 2000, 1250, 200
-"""Pixels, pixels, and pixels per inch."""
-_MUTED, _LOAD, _OWN, _OTHER = "#566071", "#d9dde3", LIGHT[0], LIGHT[1]
+WIDTH, HEIGHT = 2000, 1250
+"""Pixels."""
+_OWN, _OTHER = LIGHT[0], LIGHT[1]
 
 
 def write(path: Path, learner: str, rows: Sequence[Mapping[str, float]], found: Verdict) -> None:
     """Write the picture as PNG, whole or not at all. rows: what the run measured. Raises UserError."""
-    out = io.BytesIO()
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH / DPI, HEIGHT / DPI), dpi=DPI, facecolor="white")
-        FigureCanvasAgg(figure)
-        _draw(figure, learner, rows, found)
-        figure.savefig(out, format="png", metadata={"Software": "rlscaler"})
-    write_bytes_atomically(path, out.getvalue())
+    drawn = drawing.png(WIDTH, HEIGHT, lambda figure: _draw(figure, learner, rows, found))
+    write_bytes_atomically(path, drawn)
 
 
 def _draw(figure: Any, learner: str, rows: Sequence[Mapping[str, float]], found: Verdict) -> None:
@@ -40,7 +28,7 @@ def _draw(figure: Any, learner: str, rows: Sequence[Mapping[str, float]], found:
     words = f"{learner} on the environment of earlier work: {total:.2f}, where {found.optimum:.2f} is the best there is"
     figure.text(0.035, 0.965, words, fontsize=10.5, fontweight="bold", va="center")
     figure.text(0.035, 0.935, "Return of 200 steps of SINE_CURVE, trained on and published alike",
-                color=_MUTED, va="center")  # fmt: skip
+                color=MUTED, va="center")  # fmt: skip
     grid = figure.add_gridspec(3, 2, height_ratios=[1.6, 1.2, 0.8], hspace=0.55, wspace=0.5,
                                left=0.05, right=0.975, top=0.87, bottom=0.065)  # fmt: skip
     _learning(figure.add_subplot(grid[0, 0]), rows, found)
@@ -53,7 +41,7 @@ def _draw(figure: Any, learner: str, rows: Sequence[Mapping[str, float]], found:
 def _title(axes: Any, title: str, unit: str) -> None:
     drawn = axes.annotate(title, (0, 1), (0, 6), xycoords="axes fraction", textcoords="offset points",
                           fontweight="bold", fontsize=7)  # fmt: skip
-    axes.annotate(unit, (1, 0), (5, 0), xycoords=drawn, textcoords="offset points", color=_MUTED, va="bottom")
+    axes.annotate(unit, (1, 0), (5, 0), xycoords=drawn, textcoords="offset points", color=MUTED, va="bottom")
 
 
 def _learning(axes: Any, rows: Sequence[Mapping[str, float]], found: Verdict) -> None:
@@ -63,7 +51,7 @@ def _learning(axes: Any, rows: Sequence[Mapping[str, float]], found: Verdict) ->
     returns = np.array([-row["score"] for row in scored])
     axes.plot(steps, returns, color=_OTHER, linewidth=0.8, label="greedy policy")
     axes.plot(steps, np.maximum.accumulate(returns), color=_OWN, linewidth=1.2, drawstyle="steps-post", label="best")
-    axes.axhline(found.optimum, color=_MUTED, linewidth=0.8, linestyle=(0, (1, 1.3)), label="the best there is")
+    axes.axhline(found.optimum, color=MUTED, linewidth=0.8, linestyle=(0, (1, 1.3)), label="the best there is")
     axes.set_yscale("symlog", linthresh=1.0)
     ticks = [-200, -100, -50, -20, -10, -5, -3]
     axes.set_yticks(ticks, [str(tick) for tick in ticks], minor=False)
@@ -80,7 +68,7 @@ def _returns(axes: Any, learner: str, found: Verdict) -> None:
     rows = found.rows()
     names = [name.replace("this run", f"this run, {learner}", 1) for name, _ in rows]
     losses = [-value for _, value in rows]
-    colours = [_OWN if name.startswith("this run") else _LOAD for name, _ in rows]
+    colours = [_OWN if name.startswith("this run") else LOAD for name, _ in rows]
     axes.barh(range(len(rows)), losses, color=colours, height=0.7)
     for place, (_, value) in enumerate(rows):
         axes.annotate(f"{value:.2f}", (-value, place), (3, 0), textcoords="offset points", va="center", fontsize=6)
@@ -98,7 +86,7 @@ def _instances(axes: Any, found: Verdict) -> None:
     """Draw instances over those that the load needs."""
     episode = found.episode
     steps = np.arange(1, len(episode.instances) + 1)
-    axes.fill_between(steps, episode.influx / legacy.CAPACITY, color=_LOAD, linewidth=0, zorder=1)
+    axes.fill_between(steps, episode.influx / legacy.CAPACITY, color=LOAD, linewidth=0, zorder=1)
     axes.plot(steps, episode.instances, color=_OWN, linewidth=1.1, drawstyle="steps-post", zorder=3)
     axes.set_ylim(0, max(55.0, 1.1 * float(episode.instances.max())))
     axes.set_xlim(1, max(len(steps), 2))
@@ -113,5 +101,5 @@ def _queue(axes: Any, found: Verdict) -> None:
     axes.locator_params(axis="y", nbins=3)
     axes.set_xlabel("steps of 300 s", labelpad=2)
     if not queue.any():
-        axes.annotate("none", (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", color=_MUTED)
+        axes.annotate("none", (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", color=MUTED)
     _title(axes, "Queue", "items that wait; 10 are punished at 91 % of what 43,500 are")

@@ -1,40 +1,26 @@
-"""The report on training runs as one picture: curves, scores on the classic patterns, what is decided, an episode.
+"""The report on training runs as one picture: curves, scores on the classic patterns, what is decided, an episode."""
 
-Drawn with matplotlib's Agg canvas and no global state, in the dry-run's style.
-"""
-
-import io
 import math
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rlscaler.errors import UserError
 from rlscaler.files import write_bytes_atomically
+from rlscaler_sim import drawing
+from rlscaler_sim.drawing import DPI, LOAD, MUTED
 from rlscaler_sim.palette import LIGHT, MATPLOTLIB_DASHES, looks
-from rlscaler_sim.plot import STYLE, shown
+from rlscaler_sim.plot import shown
 from rlscaler_sim.result import CLAIRVOYANT, REFERENCE
 from rlscaler_training import run_curves, surfaces
 from rlscaler_training.run_record import SCORE
 from rlscaler_training.run_summary import Summary, verdict
 
-WIDTH, HEIGHT, CURVES_ALONE, DPI = 2000, 1500, 640, 200
-"""Pixels, pixels, pixels of height where there is no policy yet, and pixels per inch."""
+WIDTH, HEIGHT, CURVES_ALONE = 2000, 1500, 640
+"""Pixels, pixels, and pixels of height where there is no policy yet."""
 FAR = 8.0
 """Where the longest training took so many times the steps of the shortest, curves are drawn over their share."""
-_MUTED, _LOAD = "#566071", "#d9dde3"
 _CURVES = 3
-
-
-def require_matplotlib() -> None:
-    """Raise UserError where matplotlib is not installed."""
-    try:
-        import matplotlib as mpl
-    except ModuleNotFoundError as error:
-        raise UserError("the dashboard needs matplotlib; install it with: pip install 'rlscaler[report]'") from error
-    assert mpl
 
 
 def write_dashboard(found: Summary, path: str | Path) -> None:
@@ -47,21 +33,8 @@ def write_dashboard(found: Summary, path: str | Path) -> None:
 
 def png(found: Summary) -> bytes:
     """Return the picture as PNG. Raises UserError where matplotlib is not installed."""
-    require_matplotlib()
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    out = io.BytesIO()
-    with mpl.rc_context(STYLE), warnings.catch_warnings():
-        # names come from users; a letter that the font lacks is drawn as a box and is no reason to warn
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        height = HEIGHT if found.trials is not None else CURVES_ALONE
-        figure = Figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI, facecolor="white")
-        FigureCanvasAgg(figure)
-        _draw(figure, found)
-        figure.savefig(out, format="png", metadata={"Software": "rlscaler"})
-    return out.getvalue()
+    height = HEIGHT if found.trials is not None else CURVES_ALONE
+    return drawing.png(WIDTH, height, lambda figure: _draw(figure, found))
 
 
 def _draw(figure: Any, found: Summary) -> None:
@@ -69,7 +42,7 @@ def _draw(figure: Any, found: Summary) -> None:
     headline, why, _ = verdict(found)
     pixel = 1.0 / (figure.get_figheight() * DPI)
     figure.text(0.03, 1 - 40 * pixel, _cut(headline, 90), fontsize=10.5, fontweight="bold", va="center")
-    figure.text(0.03, 1 - 77 * pixel, _whole(why, 205), color=_MUTED, va="center")
+    figure.text(0.03, 1 - 77 * pixel, _whole(why, 205), color=MUTED, va="center")
     whole = found.trials is not None
     rows = figure.add_gridspec(3 if whole else 1, 1, height_ratios=[1.0, 1.0, 1.05] if whole else None, hspace=0.42,
                                left=0.045, right=0.975, top=1 - 150 * pixel, bottom=68 * pixel)  # fmt: skip
@@ -96,7 +69,7 @@ def _draw(figure: Any, found: Summary) -> None:
 def _title(axes: Any, title: str, unit: str) -> None:
     place = {"xycoords": "axes fraction", "textcoords": "offset points"}
     drawn = axes.annotate(title, (0, 1), (0, 5), fontweight="bold", fontsize=7, **place)
-    axes.annotate(unit, (1, 0), (5, 0), xycoords=drawn, textcoords="offset points", color=_MUTED, va="bottom")
+    axes.annotate(unit, (1, 0), (5, 0), xycoords=drawn, textcoords="offset points", color=MUTED, va="bottom")
 
 
 def _curve(axes: Any, found: Summary, name: str) -> None:
@@ -170,7 +143,7 @@ def _episode(panels: Any, found: Summary) -> None:
     assert run is not None
     look, rows = looks(run), shown(run)
     hours = (np.asarray(run.series.time) - run.series.time[0]) / 3600.0
-    panels[0].fill_between(hours, run.series.demand, color=_LOAD, linewidth=0, zorder=1)
+    panels[0].fill_between(hours, run.series.demand, color=LOAD, linewidth=0, zorder=1)
     for axes, values in ((panels[0], run.series.ready), (panels[1], 100.0 * run.series.violations)):
         for row in reversed(rows):
             each = look[row]

@@ -7,6 +7,7 @@ import click
 
 from rlscaler.errors import UserError
 from rlscaler.ranges import FiniteRange
+from rlscaler_sim import drawing
 
 OUTPUT = "report.html"
 
@@ -57,9 +58,7 @@ def report(
 
     plotly_source("the report")  # before minutes are spent
     if png:
-        from rlscaler_training.run_dashboard import require_matplotlib
-
-        require_matplotlib()
+        drawing.require()
     with progress_bar(quiet) as progress, known_policy():
         found = summarise(runs, draws=draws, hours=hours, scenario=scenario, progress=progress)
     write_page(found, page)

@@ -17,6 +17,7 @@ import click
 
 from rlscaler.errors import UserError
 from rlscaler.ranges import FiniteRange
+from rlscaler_sim import drawing
 from rlscaler_training import hyper, tictactoe_dqn
 from rlscaler_training.rollouts import Local, Rollouts
 from rlscaler_training.tictactoe_dqn import Config, Learned, Making, Play
@@ -97,7 +98,7 @@ def tictactoe(
         if path:
             require_writable(path)
     if plot:
-        tictactoe_picture.require_matplotlib()
+        drawing.require()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the network is small, and the other processors are the workers'
     try:

@@ -1,48 +1,27 @@
-"""The picture of the Tic-Tac-Toe benchmark: episodes per second by workers, and strength, beside what was published.
+"""The picture of the Tic-Tac-Toe benchmark: episodes per second by workers, and strength, beside what was published."""
 
-Drawn with matplotlib's Agg canvas and no global state.
-"""
-
-import io
 from collections.abc import Mapping
 from typing import Any
 
-from rlscaler.errors import UserError
+from rlscaler_sim import drawing
+from rlscaler_sim.drawing import LOAD, MUTED
 from rlscaler_sim.palette import LIGHT
-from rlscaler_sim.plot import STYLE
 from rlscaler_training.tictactoe_report import RATES, WINS
 
-WIDTH, HEIGHT, DPI = 2000, 760, 200
-"""Pixels, and pixels per inch."""
-_MUTED, _GREY = "#566071", "#d9dde3"
-
-
-def require_matplotlib() -> None:
-    """Raise UserError where matplotlib is not installed."""
-    try:
-        import matplotlib as mpl
-    except ModuleNotFoundError as error:
-        raise UserError("the picture needs matplotlib; install it with: pip install 'rlscaler[report]'") from error
-    assert mpl
+WIDTH, HEIGHT = 2000, 760
+"""Pixels."""
 
 
 def png(told: Mapping[str, Any]) -> bytes:
     """Return the picture as PNG. Raises UserError where matplotlib is not installed."""
-    require_matplotlib()
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    out = io.BytesIO()
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH / DPI, HEIGHT / DPI), dpi=DPI, facecolor="white")
-        FigureCanvasAgg(figure)
+    def draw(figure: Any) -> None:
         left, right = figure.subplots(1, 2, gridspec_kw={"wspace": 0.42, "left": 0.06, "right": 0.975, "top": 0.88,
                                                          "bottom": 0.16, "width_ratios": [1.1, 1.0]})  # fmt: skip
         _speed(left, told)
         _strength(right, told)
-        figure.savefig(out, format="png", metadata={"Software": "rlscaler"})
-    return out.getvalue()
+
+    return drawing.png(WIDTH, HEIGHT, draw)
 
 
 def _speed(axes: Any, told: Mapping[str, Any]) -> None:
@@ -53,15 +32,15 @@ def _speed(axes: Any, told: Mapping[str, Any]) -> None:
     over = [row["workers"] for row in rows if row["oversubscribed"]]
     if over:
         begins = told["machine"]["usable_processors"] + 0.5
-        axes.axvspan(begins, top + 1, color=_GREY, alpha=0.35, linewidth=0)
+        axes.axvspan(begins, top + 1, color=LOAD, alpha=0.35, linewidth=0)
         axes.annotate("oversubscribed", (begins + 0.15, 0.97), xycoords=("data", "axes fraction"), va="top",
-                      color=_MUTED, fontsize=6)  # fmt: skip
+                      color=MUTED, fontsize=6)  # fmt: skip
     for label, colour, values, marker in (
         ("workers alone", LIGHT[1], [row["alone"]["episodes_per_s"] for row in rows], "s"),
         ("training", LIGHT[0], [row["episodes_per_s"] for row in rows], "o"),
     ):
         axes.plot(counts, values, color=colour, marker=marker, markersize=3.5, linewidth=1.2, label=label)
-    axes.plot(list(RATES), list(RATES.values()), color=_MUTED, marker="x", markersize=4, linewidth=1.0,
+    axes.plot(list(RATES), list(RATES.values()), color=MUTED, marker="x", markersize=4, linewidth=1.0,
               linestyle=(0, (2, 1.5)), label="published training, 12 processors")  # fmt: skip
     if local is not None:
         axes.axhline(local["episodes_per_s"], color=LIGHT[0], linewidth=0.9, linestyle=(0, (1, 1.5)),
@@ -90,7 +69,7 @@ def _strength(axes: Any, told: Mapping[str, Any]) -> None:
         place = -at - (0.6 if at >= len(bars) // 2 else 0.0)
         axes.barh(place, wins, color=LIGHT[0], height=0.7, label="wins" if at == 0 else None)
         if draws == draws:
-            axes.barh(place, draws, left=wins, color=_GREY, height=0.7, label="draws" if at == 1 else None)
+            axes.barh(place, draws, left=wins, color=LOAD, height=0.7, label="draws" if at == 1 else None)
             axes.barh(place, losses, left=wins + draws, color=LIGHT[1], height=0.7, label="losses" if at == 1 else None)
     axes.set_yticks([-at - (0.6 if at >= len(bars) // 2 else 0.0) for at in range(len(bars))], [bar[0] for bar in bars])
     axes.set_xlim(0, 1)
