@@ -6,18 +6,20 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from rlscaler import Settings
 from rlscaler.errors import UserError
+from rlscaler.files import require_writable
 from rlscaler_sim import contenders, evaluation
 from rlscaler_sim.contest import Entrant, play
 from rlscaler_sim.load import Load, LoadError, realise_many
 from rlscaler_sim.totals import Totals
 from rlscaler_sim.trace import Trace, TraceError, read_trace, since_first_load, trace_files
 
+Found = TypeVar("Found")
 AT_ONCE = 12
 """Traces, of about one length, that are played at once."""
 
@@ -79,17 +81,31 @@ def evaluation_of(traces: Path, results: Path) -> Evaluation:
         raise UserError(f"{results} is not what `rlscaler evaluate --output FILE.json` writes: {error!r}") from None
 
 
-def told_beside(name: str, purpose: str, tell: Callable[[Evaluation], str]) -> None:
-    """Run a module's command line: `tell` of the evaluation that is named, and print it.
+def told_beside(
+    name: str,
+    purpose: str,
+    find: Callable[[Evaluation], Found],
+    tell: Callable[[Found], str],
+    keep: Callable[[Found, Path], None] | None = None,
+) -> None:
+    """Run a module's command line: `find` in the evaluation that is named, and print what `tell` makes of it.
 
-    name: of the module. purpose: its docstring, whose first line is shown. Exits with one sentence on a user's mistake.
+    name: of the module. purpose: its docstring, whose first line is shown. keep: writes what was found to a file, where
+    that is asked for. Exits with one sentence on a user's mistake.
     """
     parser = argparse.ArgumentParser(description=purpose.splitlines()[0])
     parser.add_argument("--traces", type=Path, required=True, help="folder of recorded load")
     parser.add_argument("--results", type=Path, required=True, help="what `rlscaler evaluate --output` wrote of it")
+    if keep is not None:
+        parser.add_argument("--output", type=Path, metavar="FILE.json", help="keep what was found")
     asked = parser.parse_args()
+    output = asked.output if keep is not None else None
     try:
-        text = tell(evaluation_of(asked.traces, asked.results))
+        if output is not None:
+            require_writable(output)
+        found = find(evaluation_of(asked.traces, asked.results))
+        if keep is not None and output is not None:
+            keep(found, output)
     except (UserError, TraceError, LoadError, OSError) as error:
         sys.exit(f"{name}: {error}")
-    print(text)
+    print(tell(found))

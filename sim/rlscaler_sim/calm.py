@@ -83,7 +83,7 @@ def table(found: Mapping[str, Fared]) -> str:
 
 def main() -> None:
     """Score, and print the table."""
-    told_beside("calm", __doc__ or "", lambda draws: table(fared(draws)))
+    told_beside("calm", __doc__ or "", fared, table)
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def table(found: Mapping[str, Mapping[str, np.ndarray]]) -> str:
 
 def main() -> None:
     """Score, and print the table."""
-    told_beside("foresight", __doc__ or "", lambda draws: table(regrets(scores(draws), draws.told)))
+    told_beside("foresight", __doc__ or "", lambda draws: regrets(scores(draws), draws.told), table)
 
 
 if __name__ == "__main__":

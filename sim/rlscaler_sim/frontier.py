@@ -1,21 +1,25 @@
 """Pods against late requests on recorded load, with everybody's knob turned: who needs fewer pods to be as seldom late.
 
-    python -m rlscaler_sim.frontier --traces FOLDER --results docs/results.json
+    python -m rlscaler_sim.frontier --traces FOLDER --results docs/results.json --output docs/frontier.json
 
 A score weighs the one against the other once, so it also tells who happened to stand at the right place. Here
 `objective.target` of `default` is turned, and the target of rules that have one; each trace then has a front for each
 of them, the fewest pods by the share of late requests. An HPA's target, or its window and tolerance as well, are so
 chosen in hindsight on the trace itself, while the weights of `default` are of other sources than the trace. On the
-first days and draws of an evaluation.
+first days and draws of an evaluation. `frontier_page` makes a page and a picture of what it writes.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rlscaler import Settings
+from rlscaler.errors import UserError
+from rlscaler.files import write_text_atomically
 from rlscaler_sim import contenders
 from rlscaler_sim.again import Evaluation, told_beside
 from rlscaler_sim.contest import Entrant
@@ -39,9 +43,10 @@ LATE = (0.0005, 0.001, 0.002, 0.005, 0.01)
 
 @dataclass(frozen=True, slots=True)
 class Fronts:
-    """front: by name, of each trace the settings that are worth having, (points, 2) late share and pods over those that
-    were needed, the least late first. usual: the same of `default` at 99.9 %, (traces, 2)."""
+    """traces: their names. front: by name, of each trace the settings that are worth having, (points, 2) late share and
+    pods over those that were needed, the least late first. usual: the same of `default` at 99.9 %, (traces, 2)."""
 
+    traces: Sequence[str]
     front: Mapping[str, Sequence[np.ndarray]]
     usual: np.ndarray
 
@@ -74,7 +79,8 @@ def pods(front: np.ndarray, late: float) -> float:
 
 
 def fronts(draws: Evaluation) -> Fronts:
-    """Return the front of everyone on each trace."""
+    """Return the front of everyone on each trace, over the first days and draws of an evaluation."""
+    draws = replace(draws, seconds=min(draws.seconds, SECONDS), seeds=min(draws.seeds, SEEDS))
     found: dict[str, list[list[list[float]]]] = {}
     usual = np.zeros((len(draws.traces), 2))
     for entrants, sums, places in draws.play(_entrants):
@@ -84,7 +90,8 @@ def fronts(draws: Evaluation) -> Fronts:
             for name, *point in zip(names, late, cost, strict=True):
                 found.setdefault(name, [[] for _ in draws.traces])[trace].append(point)
             usual[trace] = found[DEFAULT][trace][OBJECTIVES.index(USUAL)]
-    return Fronts({name: [worth_having(np.array(points)) for points in each] for name, each in found.items()}, usual)
+    front = {name: [worth_having(np.array(points)) for points in each] for name, each in found.items()}
+    return Fronts([each["trace"] for each in draws.told], front, usual)
 
 
 def _entrants(loads: Sequence[Load], settings: Settings) -> list[Entrant]:
@@ -141,15 +148,33 @@ def at_shares(found: Fronts) -> str:
     return figures_table(("late", *(f"{100.0 * late:g} %" for late in LATE)), rows)
 
 
-def tables(draws: Evaluation) -> str:
-    """Return both tables of the first days and draws of an evaluation."""
-    found = fronts(replace(draws, seconds=min(draws.seconds, SECONDS), seeds=min(draws.seeds, SEEDS)))
+def tables(found: Fronts) -> str:
+    """Return both tables."""
     return f"{as_late(found)}\n\n{at_shares(found)}"
+
+
+def write(found: Fronts, path: Path) -> None:
+    """Write fronts as JSON, to the seventh place. Raises UserError where that cannot be."""
+    front = {name: [np.round(each, 7).tolist() for each in of] for name, of in found.front.items()}
+    told = {"traces": list(found.traces), "usual": np.round(found.usual, 7).tolist(), "front": front}
+    write_text_atomically(path, json.dumps(told) + "\n")
+
+
+def read(path: Path) -> Fronts:
+    """Return what `write` wrote. Raises UserError where it is no such file."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        front = {name: [np.array(each, np.float64) for each in of] for name, of in told["front"].items()}
+        return Fronts(told["traces"], front, np.array(told["usual"], np.float64))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not what `python -m rlscaler_sim.frontier --output` writes: {error!r}") from None
 
 
 def main() -> None:
     """Play, and print the tables."""
-    told_beside("frontier", __doc__ or "", tables)
+    told_beside("frontier", __doc__ or "", fronts, tables, write)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def table(found: Fared) -> str:
 
 def main() -> None:
     """Score, and print the table."""
-    told_beside("kept_objectives", __doc__ or "", lambda draws: table(fared(draws)))
+    told_beside("kept_objectives", __doc__ or "", fared, table)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from recorded_minutes import written
-from rlscaler_sim import frontier
+from rlscaler.errors import UserError
+from rlscaler_sim import frontier, frontier_page
 from rlscaler_sim.again import Evaluation, evaluation_of
 from rlscaler_sim.frontier import DEFAULT, HPA, OBJECTIVES, RULES, TARGETS, Fronts, pods, worth_having
 from small_evaluation import evaluated
@@ -76,12 +77,57 @@ def test_every_knob_trades_pods_for_lateness(draws: Evaluation, monkeypatch: pyt
         assert jumping[0, 1] > jumping[-1, 1], name
 
 
-def test_the_tables_tell_who_reaches_what() -> None:
+def two() -> Fronts:
+    """Return the fronts of two traces: on one an HPA needs half as much again, on the other it is always late."""
     mine = np.array([(0.001, 1.2), (0.01, 1.1)])
     dearer, reckless = mine * (1.0, 1.5), np.array([(0.02, 1.0)])
-    found = Fronts({DEFAULT: [mine, mine], HPA: [dearer, reckless]}, np.array([mine[0], mine[0]]))
+    return Fronts(["calm", "jumping"], {DEFAULT: [mine, mine], HPA: [dearer, reckless]}, np.array([mine[0], mine[0]]))
+
+
+def test_the_tables_tell_who_reaches_what() -> None:
+    found = two()
     assert frontier.as_late(found).splitlines()[2:] == ["| `hpa` | 1 | +50.0 % | +50.0 to +50.0 % | 1 |"]
     assert frontier.at_shares(found).splitlines()[2:] == [
         "| `default` can, of 2 | 0 | 2 | 2 | 2 | 2 |",
         "| `hpa` | -; can 0 | +50.0 % on 1; can 1 | +50.0 % on 1; can 1 | +50.0 % on 1; can 1 | +50.0 % on 1; can 1 |",
     ]
+
+
+def test_what_was_found_is_read_as_it_was_written(tmp_path: Path) -> None:
+    frontier.write(two(), path := tmp_path / "frontier.json")
+    again = frontier.read(path)
+    assert frontier.tables(again) == frontier.tables(two())
+    assert again.traces == ["calm", "jumping"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"traces": [], "usual": [], "front": 3}'])
+def test_another_file_is_told_in_one_sentence(text: str, tmp_path: Path) -> None:
+    (path := tmp_path / "other.json").write_text(text)
+    with pytest.raises(UserError, match=r"other\.json is not what `python -m rlscaler_sim\.frontier --output` writes"):
+        frontier.read(path)
+    with pytest.raises(UserError, match=r"nowhere\.json: No such file"):
+        frontier.read(tmp_path / "nowhere.json")
+
+
+def test_the_picture_tells_what_the_tables_tell() -> None:
+    more = frontier_page.more_pods(two(), HPA)
+    can = (frontier_page.SHARES >= 0.001) & (frontier_page.SHARES < 0.02)
+    np.testing.assert_allclose(more[0, can], 0.5)
+    assert np.isnan(more[0, ~can][0]), "default itself cannot be so seldom late"
+    assert np.isnan(more[1, can]).all(), "the HPA cannot be on the other trace"
+
+
+def test_a_page_and_a_picture_are_written_beside_the_file(tmp_path: Path) -> None:
+    frontier.write(two(), path := tmp_path / "fronts.json")
+    frontier_page.write(path)
+    page = (tmp_path / "fronts.md").read_text()
+    assert frontier.as_late(two()) in page
+    assert "](fronts.png)" in page
+    assert (tmp_path / "fronts.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_lines_of_text_are_never_over_one_another() -> None:
+    places = frontier_page._apart([0.0, 0.0, 0.01, 5.0], (0.0, 10.0))
+    assert (np.diff(places) >= 0.75 - 1e-9).all()
+    assert places[0] == 0.0
+    assert places[-1] == 5.0
