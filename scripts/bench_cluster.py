@@ -73,6 +73,7 @@ def _known(value: float, form: str) -> str:
     return form.format(value) if math.isfinite(value) else ""
 
 
+FLEETS = ("shared", "own", "hpa")
 HEAD = ("autoscaler", "workloads", "start to all decided", "on time", "tick p99", "CPU of a core", "memory",
         "scale writes / decision", "status writes / decision")  # fmt: skip
 
@@ -80,19 +81,34 @@ HEAD = ("autoscaler", "workloads", "start to all decided", "on time", "tick p99"
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--workloads", default="1000,3000,5000")
-    parser.add_argument("--fleets", default="shared,own,hpa", help="(default: shared,own,hpa)")
+    parser.add_argument("--workloads", type=_counts, default="1000,3000,5000", help="(default: 1000,3000,5000)")
+    parser.add_argument("--fleets", type=_fleets, default="shared,own,hpa", help="(default: shared,own,hpa)")
     parser.add_argument("--seconds", type=float, default=90.0, help="of the steady window (default: 90)")
     options = parser.parse_args()
     rows = []
     print(machine(), flush=True)
-    for count in map(int, options.workloads.split(",")):
-        for fleet in options.fleets.split(","):
+    for count in options.workloads:
+        for fleet in options.fleets:
             measured = hpas if fleet == "hpa" else rlscalers
             rows.append(measured(count, fleet, options.seconds))
             print(" | ".join(rows[-1].cells()), flush=True)
     print()
     print(table(HEAD, [row.cells() for row in rows]))
+
+
+def _counts(text: str) -> list[int]:
+    """Return the numbers of workloads in a list. Raises ArgumentTypeError where it holds anything else."""
+    found = text.split(",")
+    if not all(each.isdecimal() and int(each) for each in found):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers above 0, such as 1000,3000")
+    return [int(each) for each in found]
+
+
+def _fleets(text: str) -> list[str]:
+    """Return the fleets in a list. Raises ArgumentTypeError where it holds another name."""
+    if set(found := text.split(",")) - set(FLEETS):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected some of {','.join(FLEETS)}")
+    return found
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
