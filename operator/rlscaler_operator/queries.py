@@ -6,18 +6,23 @@ ever runs, and history samples sit on one grid.
 """
 
 import hashlib
+import heapq
 import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from typing import NamedTuple, Protocol
 
+from rlscaler.quantities import shown
 from rlscaler.resource_objects import Metrics, Query, Spec
 from rlscaler_operator.model import Note
 
 METRICS = ("load", "backlog", "latency", "errors", "utilization")
 """The readings of a workload, by the names of spec.metrics."""
-
+MOST_TABLES = 8
+"""Sets of labels by which an answer is looked up at once. Each costs a pass over all series, and megabytes where they
+are many, and who writes resources may think of any number of sets: the series of a further one are sifted."""
 
 _COUNTER = re.compile(r"(?<![\w:])[a-zA-Z_]\w*_total(?![\w:])")
 _CHANGE = re.compile(r"\b(?:rate|irate|increase|delta|idelta|deriv)\s*\(")
@@ -100,6 +105,8 @@ class Index:
         """Take the answer."""
         self._series = series
         self._by: dict[tuple[str, ...], dict[tuple[str, ...], list[Labelled]]] = {}
+        self._of: dict[str, dict[str, list[Labelled]]] = {}
+        self._instead: dict[str, str] = {}
 
     def __len__(self) -> int:
         """Return the number of series."""
@@ -111,12 +118,36 @@ class Index:
             return self._series
         names = tuple(sorted(match))
         table = self._by.get(names)
-        if table is None:
-            table = {}
+        if table is None and len(self._by) < MOST_TABLES:
+            table = self._by[names] = {}
             for one in self._series:
-                table.setdefault(tuple(one.labels.get(name, "") for name in names), []).append(one)
-            self._by[names] = table
-        return table.get(tuple(match[name] for name in names), ())
+                table.setdefault(tuple(map(one.labels.get, names, repeat(""))), []).append(one)
+        if table is not None:
+            return table.get(tuple(match[name] for name in names), ())
+        fewest = min((self.having(name).get(match[name], []) for name in names), key=len)
+        return [one for one in fewest if all(one.labels.get(name, "") == value for name, value in match.items())]
+
+    def having(self, name: str) -> Mapping[str, list[Labelled]]:
+        """Return the series by their values of one label."""
+        found = self._of.get(name)
+        if found is None:
+            found = self._of[name] = {}
+            for one in self._series:
+                found.setdefault(one.labels.get(name, ""), []).append(one)
+        return found
+
+    def instead(self, name: str) -> str:
+        """Return what the series have of a label, the end of a sentence; worked out once for all who ask."""
+        if name not in self._instead:
+            present = self.having(name)
+            values = heapq.nsmallest(3, filter(None, present))
+            if values:
+                told = f"{name} is there as {', '.join(map(shown, values))}{', ...' if len(present) > 3 else ''}"
+            else:
+                have = heapq.nsmallest(6, {label for one in self._series for label in one.labels})
+                told = f"they have no label {name}, only {', '.join(map(shown, have)) or 'none'}"
+            self._instead[name] = told
+        return self._instead[name]
 
 
 def picked(index: Index, query: Query, field: str) -> tuple[float, Note | None]:
@@ -148,17 +179,12 @@ def picked(index: Index, query: Query, field: str) -> tuple[float, Note | None]:
 def _differing(found: Sequence[Labelled]) -> str:
     names = sorted({name for one in found[:20] for name in one.labels})
     several = [name for name in names if len({one.labels.get(name) for one in found[:20]}) > 1]
-    return ", ".join(several[:4]) or "no label (the same series twice)"
+    return ", ".join(map(shown, several[:4])) or "no label (the same series twice)"
 
 
 def _nearest(index: Index, match: Mapping[str, str]) -> str:
     """Return what the series have instead, for the first label of match that none of them fits."""
     for name in sorted(match):
-        present = sorted({one.labels.get(name, "") for one in index.matching({})})
-        if match[name] not in present:
-            shown = [value for value in present if value][:3]
-            if not shown:
-                have = sorted({label for one in index.matching({}) for label in one.labels})[:6]
-                return f"they have no label {name}, only {', '.join(have) or 'none'}"
-            return f"{name} is there as {', '.join(shown)}{', ...' if len(present) > 3 else ''}"
+        if match[name] not in index.having(name):
+            return index.instead(name)
     return "no series has all of these labels at once"

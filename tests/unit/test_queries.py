@@ -1,7 +1,9 @@
 """Which series is a workload's, what is said where none is, and when each query is asked."""
 
 import math
-from typing import NamedTuple
+import tracemalloc
+from itertools import combinations
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -62,14 +64,62 @@ def test_of_a_metric_without_data_nothing_is_said_of_another(name: str) -> None:
     assert "load" not in note.message.removeprefix("spec.metrics.load")
 
 
-LABELS = st.dictionaries(st.sampled_from("abc"), st.sampled_from(["x", "y", ""]), max_size=3)
+class Looked(dict[str, str]):
+    """Labels that count how often one of them is looked at."""
+
+    looks = 0
+
+    def get(self, *args: Any) -> Any:
+        Looked.looks += 1
+        return super().get(*args)
 
 
-@given(st.lists(LABELS, max_size=6), LABELS)
-def test_the_index_finds_what_a_search_finds(labels: list[dict[str, str]], match: dict[str, str]) -> None:
+def test_what_is_there_instead_is_looked_for_once_for_all_workloads() -> None:
+    """They share the event loop: a look at all series for each of them would hold up everybody's decisions."""
+    names = [f"label{i}" for i in range(8)]
+    index = Index([One(Looked({name: f"{name} {i}" for name in names}), 1.0) for i in range(100)])
+    Looked.looks = 0
+    for i in range(200):
+        match = {name: f"{name} {i % 100}" for name in names} | {"label7": f"gone {i}"}
+        note = picked(index, Query(query="q", match=match), "spec.metrics.load")[1]
+        assert note is not None
+        assert "label7 is there as 'label7 0', 'label7 1', 'label7 10', ..." in note.message
+    assert Looked.looks <= 2 * len(names) * len(index)
+
+
+def test_any_number_of_sets_of_labels_takes_bounded_memory() -> None:
+    names = [f"l{i}" for i in range(10)]
+    series = [One({name: f"{i} {name}" for name in names}, float(i)) for i in range(2000)]
+    index = Index(series)
+    tracemalloc.start()
+    try:
+        for chosen in combinations(names, 5):
+            assert index.matching({name: f"7 {name}" for name in chosen}) == [series[7]]
+            assert not index.matching({name: f"{i} {name}" for i, name in enumerate(chosen)})
+        assert tracemalloc.get_traced_memory()[0] < 2**24
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_label_that_is_long_or_no_plain_text_is_shown_short_and_plain() -> None:
+    index = Index([One({"app": "x" * 10_000}, 1.0), One({"app": "\x1b[2J", "\u202elabel": ""}, 1.0)])
+    for match in ({"app": "web"}, {"gone": "web"}, {}):
+        note = picked(index, Query(query="q", match=match), "spec.metrics.load")[1]
+        assert note is not None
+        assert note.message.isprintable()
+        assert len(note.message) < 400
+
+
+LABELS = st.dictionaries(st.sampled_from("abcd"), st.sampled_from(["x", "y", ""]), max_size=3)
+
+
+@given(st.lists(LABELS, max_size=6), st.lists(LABELS, max_size=12))
+def test_the_index_finds_what_a_search_finds(labels: list[dict[str, str]], matches: list[dict[str, str]]) -> None:
     series = [One(one, float(i)) for i, one in enumerate(labels)]
-    found = Index(series).matching(match)
-    assert list(found) == [one for one in series if all(one.labels.get(k, "") == v for k, v in match.items())]
+    index = Index(series)
+    for match in matches:
+        found = [one for one in series if all(one.labels.get(k, "") == v for k, v in match.items())]
+        assert list(index.matching(match)) == found
 
 
 GROUPS = st.builds(
