@@ -68,12 +68,20 @@ class Source:
     """One Prometheus. Threads may share it: each call has a connection and a deadline of its own."""
 
     def __init__(
-        self, config: SourceConfig, monotonic: Callable[[], float] = time.monotonic, pool_size: int = 8
+        self,
+        config: SourceConfig,
+        monotonic: Callable[[], float] = time.monotonic,
+        pool_size: int = 8,
+        memory: int | None = None,
     ) -> None:
-        """Take the configuration; nothing is opened yet. pool_size: connections that are kept."""
+        """Take the configuration; nothing is opened yet.
+
+        pool_size: connections that are kept. memory: bytes that reading one answer may take, about, while others wait
+        with theirs; None: as many as all of them take.
+        """
         self.config = config
         self._monotonic = monotonic
-        self._session = DeadlineSession(config, monotonic, pool_size)
+        self._session = DeadlineSession(config, monotonic, pool_size, memory)
         self._client = PrometheusConnect(config.url, session=self._session, retry=Retry(total=0))
         self._faults = Faults(config, self._session.credentials.described)
 
@@ -83,13 +91,14 @@ class Source:
         deadline: seconds for the whole call; None: the configuration's time-out. Raises SourceError.
         """
         seconds = self.config.timeout if deadline is None else deadline
-        result = self._ask(seconds, lambda params: self._client.custom_query(query, params))
-        if result.kind in _NO_VECTOR:
-            raise self._faults.error("BadQuery", _NO_VECTOR[result.kind])
-        if result.kind not in ("vector", "scalar"):
-            raise self._faults.error("BadAnswer", _UNKNOWN)
-        value = [{"metric": {}, "value": result.value}] if result.kind == "scalar" else result.value
-        return SeriesList(self._read(lambda: answers.vector(value)), result.notes)
+        with self._session.within(seconds):
+            result = self._ask(seconds, lambda params: self._client.custom_query(query, params))
+            if result.kind in _NO_VECTOR:
+                raise self._faults.error("BadQuery", _NO_VECTOR[result.kind])
+            if result.kind not in ("vector", "scalar"):
+                raise self._faults.error("BadAnswer", _UNKNOWN)
+            value = [{"metric": {}, "value": result.value}] if result.kind == "scalar" else result.value
+            return SeriesList(self._read(lambda: answers.vector(value)), result.notes)
 
     def range(self, query: str, start: float, end: float, step: float, *, deadline: float | None = None) -> SeriesRange:
         """Return the series of a query at start, start + step, ... up to end, in several requests where it is long.
@@ -138,36 +147,34 @@ class Source:
         step = f"{grid.every / 1000.0:.3f}"
         exact = {"start": f"{start:.3f}", "end": f"{end:.3f}"}  # the client rounds what it is given to seconds
         times = datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(end, UTC)
-        result = self._ask(
-            seconds, lambda params: self._client.custom_query_range(query, *times, step, {**params, **exact})
-        )
-        if result.kind != "matrix":
-            raise self._faults.error("BadAnswer", _UNKNOWN)
-        return self._read(lambda: answers.matrix(result.value, grid))
+        with self._session.within(seconds):
+            result = self._ask(
+                seconds, lambda params: self._client.custom_query_range(query, *times, step, {**params, **exact})
+            )
+            if result.kind != "matrix":
+                raise self._faults.error("BadAnswer", _UNKNOWN)
+            return self._read(lambda: answers.matrix(result.value, grid))
 
     def _ask(self, seconds: float, call: Callable[[dict[str, str]], Any]) -> _Result:
-        """Return what a call of the client brings; raises SourceError."""
+        """Return what a call of the client brings, within the session's seconds; raises SourceError."""
         if seconds <= 0.0:
             raise self._faults.late(seconds)
         session, config = self._session, self.config
         # The server gives up when nobody waits any more, and leaves out what is refused here anyway.
         params = {"timeout": f"{seconds:.3f}", "limit": str(config.max_series + 1)}
         value: Any = None
-        with session.within(seconds):
-            try:
-                value = call(params)
-            except (PrometheusApiClientException, KeyError, TypeError):
-                pass  # the answer itself says more
-            except UnreadableError as error:
-                raise SourceError("Unauthorized", f"source {config.name}: {error}") from None
-            except AnswerTooLargeError:
-                raise self._faults.error(
-                    "TooLarge", f"sends more than {config.max_bytes} bytes; make the query return fewer series"
-                ) from None
-            except UnicodeEncodeError:
-                raise self._faults.error("BadQuery", "cannot be asked: the query holds half a character") from None
-            except (OSError, HTTPError, RequestException, HTTPException, UnicodeError) as error:
-                raise self._faults.unsent(error, seconds) from None
+        try:
+            value = call(params)
+        except (PrometheusApiClientException, KeyError, TypeError):
+            pass  # the answer itself says more
+        except UnreadableError as error:
+            raise SourceError("Unauthorized", f"source {config.name}: {error}") from None
+        except AnswerTooLargeError as error:
+            raise self._faults.error("TooLarge", f"sends {error}; make the query return fewer series") from None
+        except UnicodeEncodeError:
+            raise self._faults.error("BadQuery", "cannot be asked: the query holds half a character") from None
+        except (OSError, HTTPError, RequestException, HTTPException, UnicodeError) as error:
+            raise self._faults.unsent(error, seconds) from None
         answer, keys = session.answer, session.keys
         if answer is None:
             raise self._faults.error("BadAnswer", "gave no answer; does url lead to a Prometheus?")

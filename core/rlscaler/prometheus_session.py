@@ -31,12 +31,16 @@ it is a GET, since what stands before a Prometheus may let readers GET only (kub
 CHUNK = 65536
 LARGEST_ERROR = 65536
 """Bytes that are read of an answer other than 200."""
+SMALL = 2**22
+"""Bytes of memory up to which answers are read side by side; a larger one waits until no other such is being read."""
+EACH = 64
+"""Bytes of memory that a list, an object, or a value in one takes as Python reads JSON, which writes some in two."""
 _NEVER = urllib3.Retry(total=False, redirect=False)
 _CUT_OFF = (ConnectionResetError, BrokenPipeError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 
 class AnswerTooLargeError(Exception):
-    """The body is longer than is read."""
+    """The body is longer than is read, or takes more memory; the message says what is more."""
 
 
 class Answer:
@@ -62,12 +66,19 @@ class Answer:
 class DeadlineSession(requests.Session):
     """The session that a `PrometheusConnect` is given. Threads may share it; each call has its own deadline."""
 
-    def __init__(self, config: SourceConfig, monotonic: Callable[[], float], pool_size: int) -> None:
-        """Take the configuration; pool_size: connections that are kept. Nothing is opened or read yet."""
+    def __init__(
+        self, config: SourceConfig, monotonic: Callable[[], float], pool_size: int, memory: int | None = None
+    ) -> None:
+        """Take the configuration; pool_size: connections that are kept. Nothing is opened or read yet.
+
+        memory: bytes that reading one answer as JSON may take, about; None: as many as it takes.
+        """
         super().__init__()
         self.credentials = Credentials(config)
         self._config, self._monotonic = config, monotonic
         self._turn = threading.local()
+        self._memory = memory
+        self._large, self._large_past = threading.Lock(), threading.Lock()  # the past is never waited for
         self._adapter = HTTPAdapter(pool_maxsize=pool_size, max_retries=urllib3.Retry(total=0))
         proxies = get_environ_proxies(config.url)
         first = requests.Request("GET", config.url).prepare()
@@ -81,14 +92,20 @@ class DeadlineSession(requests.Session):
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """Give the calls of this thread, until the block ends, so many seconds in all."""
+        """Give the calls of this thread, until the block ends, so many seconds in all.
+
+        Answers are to be made use of within the block: it ends the turn of a large one.
+        """
         self._turn.end = self._monotonic() + seconds
         self._turn.answer = self._turn.keys = None
-        self._turn.wary = False
+        self._turn.wary, self._turn.past, self._turn.alone = False, False, None
         try:
             yield
         finally:
             del self._turn.end
+            self._turn.answer = None  # a thread that rests would hold it
+            if self._turn.alone is not None:
+                self._turn.alone.release()
 
     def left(self) -> float:
         """Return the seconds that are left to this thread's block; raises TimeoutError where there are none."""
@@ -117,10 +134,11 @@ class DeadlineSession(requests.Session):
         self._turn.keys = keys = self.credentials.keys()
         text = urlencode({**params, **self._config.query_parameters})
         target = str(url).removeprefix(self._origin)
+        self._turn.past = target.endswith("query_range")
         headers = {
             "Accept": "application/json",
             # Packing a small answer costs both sides more than sending it.
-            "Accept-Encoding": "gzip" if target.endswith("query_range") else "identity",
+            "Accept-Encoding": "gzip" if self._turn.past else "identity",
             "User-Agent": "rlscaler",
             **keys.headers,
         }
@@ -174,19 +192,35 @@ class DeadlineSession(requests.Session):
         """Return the answer with its body; the connection is closed where that is not read to its end."""
         good = response.status == 200
         most = self._config.max_bytes if good else LARGEST_ERROR
-        parts, size = [], 0
+        parts, size, needed = [], 0, 0
         try:
             while size <= most and (part := response.read(CHUNK, decode_content=True)):
                 parts.append(part)
                 size += len(part)
+                if self._memory is not None:
+                    # the parts, the whole and its text, beside what is made of it
+                    needed += 3 * len(part) + EACH * (part.count(b",") + part.count(b"[") + part.count(b"{"))
+                    self._require_room(needed, self._memory)
         except BaseException:
             response.close()
+            parts.clear()  # the error's traceback would hold them
             raise
         if size > most:
             response.close()
             if good:
-                raise AnswerTooLargeError
+                parts.clear()
+                raise AnswerTooLargeError(f"more than {most} bytes")
         return Answer(response.status, response.headers, b"".join(parts))
+
+    def _require_room(self, needed: int, most: int) -> None:
+        """Wait until a large answer may be read on. Raises AnswerTooLargeError, TimeoutError."""
+        if needed > most:
+            raise AnswerTooLargeError(f"what takes more than {most} bytes of memory")
+        if needed > SMALL and self._turn.alone is None:
+            large = self._large_past if self._turn.past else self._large
+            if not large.acquire(timeout=self.left()):
+                raise TimeoutError("other large answers took the call's time")
+            self._turn.alone = large
 
     def close(self) -> None:
         """Close the connections that no call is using."""

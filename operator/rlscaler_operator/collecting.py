@@ -238,21 +238,33 @@ class Collector:
         """Return the readings of workloads that are due at `time`; asks each distinct query once."""
         wanted: dict[Key, tuple[Spec, Mapping[str, tuple[Ask, Query]]]] = {}
         waits: dict[Ask, float] = {}
+        askers: dict[Ask, list[tuple[Key, str, Query]]] = {}
         for workload in workloads:
             if workload.resource is not None:
                 spec = workload.resource.spec
                 fields = asked(spec.metrics)
                 wanted[workload.key] = spec, fields
-                for name, (ask, _) in fields.items():
+                for name, (ask, query) in fields.items():
                     wait = math.inf if name == "load" else SHARE * spec.interval
                     waits[ask] = max(wait, waits.get(ask, 0.0))
+                    askers.setdefault(ask, []).append((workload.key, name, query))
+        found: dict[tuple[Key, str], tuple[float, Note | None]] = {}
+
+        async def read(ask: Ask, wait: float) -> None:
+            # At once, so that no answer is kept while others are waited for: some are a thousand times what is read.
+            answer = await self._ask(ask, wait, clock)
+            for key, name, query in askers[ask]:
+                found[key, name] = _read(answer, query, f"spec.metrics.{name}")
+
         if len(waits) == 1:  # most workloads have a load and nothing else: no need for a task beside this one
             ((ask, wait),) = waits.items()
-            answers = {ask: await self._ask(ask, wait, clock)}
+            await read(ask, wait)
         else:
-            found = await asyncio.gather(*(self._ask(ask, wait, clock) for ask, wait in waits.items()))
-            answers = dict(zip(waits, found, strict=True))
-        return {key: _readings(time, spec, fields, answers) for key, (spec, fields) in wanted.items()}
+            await asyncio.gather(*(read(ask, wait) for ask, wait in waits.items()))
+        return {
+            key: _readings(time, spec, {name: found[key, name] for name in fields})
+            for key, (spec, fields) in wanted.items()
+        }
 
     async def _ask(self, ask: Ask, wait: float, clock: Clock) -> Answer:
         """Return the answer to a query, or why there is none within `wait` seconds or the source's time-out."""
@@ -281,20 +293,18 @@ def _unknown(name: str, known: Iterable[str]) -> str:
     )
 
 
-def _readings(
-    time: float, spec: Spec, fields: Mapping[str, tuple[Ask, Query]], answers: Mapping[Ask, Answer]
-) -> Readings:
+def _read(answer: Answer, query: Query, field: str) -> tuple[float, Note | None]:
+    """Return the workload's value in an answer, NaN where it is unknown, and then why."""
+    return (math.nan, _blamed(answer, field)) if isinstance(answer, Note) else picked(answer, query, field)
+
+
+def _readings(time: float, spec: Spec, found: Mapping[str, tuple[float, Note | None]]) -> Readings:
     values: dict[str, float] = {}
     problems: dict[str, Note] = {}
-    for name, (ask, query) in fields.items():
-        note: Note | None
-        answer, field = answers[ask], f"spec.metrics.{name}"
-        if isinstance(answer, Note):
-            values[name], note = math.nan, _blamed(answer, field)
-        else:
-            values[name], note = picked(answer, query, field)
-        if note is None and (slip := _unit_slip(name, values[name], spec)):
-            values[name], note = math.nan, Note("UnitSlip", f"{field}: the query returns {values[name]:g}{slip}")
+    for name, (value, note) in found.items():
+        values[name], field = value, f"spec.metrics.{name}"
+        if note is None and (slip := _unit_slip(name, value, spec)):
+            values[name], note = math.nan, Note("UnitSlip", f"{field}: the query returns {value:g}{slip}")
         if note is not None:
             problems[field] = note
     return Readings(time=time, problems=problems, asked=spec.metrics, **values)

@@ -1,6 +1,7 @@
 """The past loads of workloads, read back group by group from the sources that they are decided by."""
 
 import asyncio
+import math
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from rlscaler_operator.queries import Group
 
 SLICE = 32
 """Samples of the past that are taken in at a stretch."""
+FEWER = 8
+"""Part of the times that are asked for again where an answer for them is too large."""
 
 
 class Loads(NamedTuple):
@@ -60,16 +63,21 @@ class PastLoads:
         offset = await line.offset(line.timeout)
         pieces: dict[Key, list[np.ndarray]] = {key: [] for key in members}
         times: list[np.ndarray] = []
-        series = len(members)
+        series, least = len(members), 1
         while start < end:
             (since, until), *_ = past.spans(group, start, end, series)
             found = await past.loads(line, group, members, since, until, offset)
             if isinstance(found, Note):
-                return {}
+                points = math.floor((until - since) / group.interval)
+                if found.reason != "TooLarge" or points < FEWER:
+                    return {}
+                # it has more series than members: less at a time
+                series = least = max(series, FEWER * past.POINTS // points)
+                continue
             times.append(found[0])
             for key, values in found[1].items():
                 pieces[key].append(values)
-            start, series = until, max(found[2], 1)
+            start, series = until, max(found[2], least)
         grid = np.concatenate(times)
         return {key: Loads(grid, np.concatenate(values)) for key, values in pieces.items()} if len(grid) else {}
 

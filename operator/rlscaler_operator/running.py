@@ -58,6 +58,9 @@ LAST_WRITES = 0.5
 """Seconds for which writes that are under way after that are waited for before the Lease is given away."""
 BEAT = 1.0
 """Seconds between two beats of a leader that does not decide yet."""
+MEMORY = 2
+"""Multiple of a source's maxBytes that reading one answer may take of memory: 128 MiB of the chart's 1 GiB by default.
+Who writes a resource chooses what its queries return."""
 POLICY_LABEL = "rlscaler.io/policy=true"
 """Label of the ConfigMaps that hold policies, in the operator's own namespace."""
 
@@ -303,7 +306,10 @@ class Operator:
 
     def _lines(self) -> dict[str, Line]:
         found = self._configured.value.sources
-        return {name: Line(name, Source(each), self._clock, each.timeout) for name, each in found.items()}
+        return {
+            name: Line(name, Source(each, memory=MEMORY * each.max_bytes), self._clock, each.timeout)
+            for name, each in found.items()
+        }
 
     async def _follow_sources(self, collector: Collector) -> None:
         """Take the sources of the configuration as it is now."""

@@ -16,8 +16,8 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 @contextmanager
-def asking(url: str, **config: Any) -> Iterator[Source]:
-    source = Source(SourceConfig(name="shop", url=url, **config))
+def asking(url: str, *, memory: int | None = None, **config: Any) -> Iterator[Source]:
+    source = Source(SourceConfig(name="shop", url=url, **config), memory=memory)
     try:
         yield source
     finally:

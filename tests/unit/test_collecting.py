@@ -5,6 +5,7 @@ import itertools
 import math
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -84,6 +85,33 @@ def test_workloads_with_one_query_share_one_request() -> None:
     assert (found["web"].load, found["shop"].load) == (1.0, 2.0)
     assert not found["web"].problems
     assert math.isnan(found["web"].backlog)
+
+
+class Labels(dict[str, str]):
+    """Labels that tell when nobody has them any more."""
+
+
+class Watched(Scripted):
+    """A source that answers `slow` once nobody has its answer to `q`. gone: whether that came in time."""
+
+    gone = False
+
+    def instant(self, query: str, *, deadline: float | None = None) -> list[Series]:
+        self.hang = self.hang or threading.Event()
+        if query == "slow":
+            self.gone = self.hang.wait(deadline)
+            return [Series({}, 3.0, 0.0)]
+        labels = Labels()
+        weakref.finalize(labels, self.hang.set)
+        return [Series(labels, 1.0, 0.0)]
+
+
+def test_an_answer_is_not_kept_while_others_are_waited_for() -> None:
+    """A query may return a thousand times what is read of it, and a fleet's are many at once."""
+    source = Watched()
+    found = collect({"default": source}, workload("web", "{load: {query: q}, backlog: {query: slow}}"), timeout=10.0)
+    assert source.gone
+    assert (found["web"].load, found["web"].backlog) == (1.0, 3.0)
 
 
 PROBLEMS = {

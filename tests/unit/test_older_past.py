@@ -1,6 +1,7 @@
 """The past before the last hour: read a little at a time, and the longer it takes, the more was lived through."""
 
 import asyncio
+import math
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from rlscaler_operator.deciding import Admission, Decider
 from rlscaler_operator.keeping import Keeper
 from rlscaler_operator.leading import Leader
 from rlscaler_operator.ledger import Ledger
-from rlscaler_operator.model import Key, PolicyInUse
+from rlscaler_operator.model import Key, Note, PolicyInUse
 from rlscaler_operator.older_past import OlderPast
 from rlscaler_operator.past_loads import PastLoads
 from rlscaler_operator.queries import Ask, group_of
@@ -35,19 +36,22 @@ class Source:
 
     def __init__(self, clock: SetClock, known: set[str], takes: float) -> None:
         self.clock, self.known, self.takes = clock, known, takes
+        self.largest = math.inf  # times of one answer
         self.timeout, self.has_past = 10.0, True
         self.asked, self.under_way, self.most = 0, 0, 0
 
     async def offset(self, deadline: float) -> float:
         return 0.0
 
-    async def range(self, query: str, start: float, end: float, step: float, deadline: float) -> SeriesRange:
+    async def range(self, query: str, start: float, end: float, step: float, deadline: float) -> SeriesRange | Note:
         self.asked, self.under_way = self.asked + 1, self.under_way + 1
         self.most = max(self.most, self.under_way)
         await asyncio.sleep(0.0)
         self.clock.at += self.takes
         self.under_way -= 1
         times = start + step * np.arange(round((end - start) / step) + 1)
+        if len(times) > self.largest:
+            return Note("TooLarge", "sends too much")
         if query not in self.known:
             return SeriesRange((), times, np.zeros((0, len(times))))
         return SeriesRange(({},), times, np.where(times > NOW - DAY, 100.0 + times % 7.0, np.nan)[None, :])
@@ -111,6 +115,17 @@ def test_a_source_that_takes_longer_than_an_interval_is_read_to_the_end(takes: f
     known = scene.read()
     assert scene.source.asked <= 2 * (5 + older_past.TRIES)
     assert (known > 0.97 * DAY).all()
+
+
+@pytest.mark.parametrize(("largest", "known"), [(40, True), (1, False)])
+def test_less_is_asked_for_at_a_time_where_an_answer_is_too_large(largest: int, known: bool) -> None:
+    """A query of many series that few workloads are picked from: how many is not known before the first answer."""
+    scene = Scene(1, known=1)
+    scene.source.largest = largest
+    before = scene.known()
+    (found,) = scene.read()
+    assert found == pytest.approx(DAY, rel=0.001) if known else found == before[0]
+    assert scene.source.asked < 400
 
 
 def test_new_workloads_are_read_a_few_queries_at_a_time_and_those_of_one_query_together(

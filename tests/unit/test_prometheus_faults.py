@@ -1,7 +1,11 @@
 """What becomes of a source's faults, against a loopback server that has them. (A real Prometheus: tests/cluster.)"""
 
+import json
 import math
+import threading
+import tracemalloc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,6 +15,7 @@ from asking_prometheus import CHUNKED, GONE, ONE, asking, fault
 from faulty_prometheus import (
     Answer,
     FaultyPrometheus,
+    Talk,
     failure,
     flood,
     raw,
@@ -18,6 +23,7 @@ from faulty_prometheus import (
     success,
 )
 from rlscaler.prometheus import SourceError
+from rlscaler.prometheus_session import SMALL
 
 
 @pytest.fixture
@@ -190,6 +196,63 @@ def test_a_table_that_would_fill_the_memory_is_refused(server: FaultyPrometheus)
     with asking(server.url, max_bytes=2**20) as source, pytest.raises(SourceError) as caught:
         source.range("up", 0.0, 10_999.0, 1.0)  # 88 MB for 1,000 values
     assert caught.value.reason == "TooLarge"
+
+
+def _of_nothing(count: int) -> bytes:
+    """Return JSON whose lists take twenty times its bytes of memory."""
+    return b'{"status": "success", "data": {"resultType": "vector", "result": [' + b"[]," * count + b"[]]}}"
+
+
+def test_what_would_fill_the_memory_is_not_read_as_json(server: FaultyPrometheus) -> None:
+    many = [{"metric": {"a": str(i)}, "value": [1.5, "2"]} for i in range(1000)]
+    with asking(server.url, memory=2**20) as source:
+        server.answer = reply(_of_nothing(20_000), kind="application/json")
+        error = fault(source)
+        server.answer = reply(success(many))
+        assert len(source.instant("up")) == 1000
+    assert error.reason == "TooLarge"
+    assert "sends what takes more than 1048576 bytes of memory; make the query return fewer series" in error.message
+
+
+@pytest.mark.parametrize("memory", [None, 2**27])
+def test_no_answer_is_kept_when_it_has_been_read(server: FaultyPrometheus, memory: int | None) -> None:
+    """A source has eight threads, each of which would hold the largest that anybody's query ever returned."""
+    series = [{"metric": {"a": "x" * 1000}, "value": [1.5, "2"]}] * 4000
+    server.answer = reply(success(series))
+    with asking(server.url, memory=memory) as source:
+        tracemalloc.start()
+        try:
+            assert len(source.instant("up")) == 4000
+            assert tracemalloc.get_traced_memory()[0] < 2**20
+        finally:
+            tracemalloc.stop()
+
+
+def test_large_answers_are_read_one_at_a_time_and_small_ones_beside_them(server: FaultyPrometheus) -> None:
+    large = json.dumps(success([ONE])).encode() + b" " * (SMALL // 2)
+    begun, done = threading.Event(), threading.Event()
+
+    def half(talk: Talk) -> None:
+        talk.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(large) + large[:-1])
+        begun.set()
+        done.wait()
+        talk.send(large[-1:])
+
+    def answer(talk: Talk) -> None:
+        query = talk.request.parameters["query"]
+        half(talk) if query == "half" else reply(success([ONE]) if query == "small" else large)(talk)
+
+    server.answer = answer
+    with asking(server.url, timeout=60.0, memory=2**27) as source, ThreadPoolExecutor(1) as thread:
+        under_way = thread.submit(source.instant, "half")
+        begun.wait()
+        while not source._session._large.locked():
+            source.instant("small")
+        error = fault(source, "large", deadline=0.2)
+        assert len(source.instant("small")) == 1
+        done.set()
+        assert under_way.result() == source.instant("large")
+    assert error.reason == "Timeout"
 
 
 def test_too_many_series_are_refused(server: FaultyPrometheus) -> None:
