@@ -16,6 +16,7 @@ from click.shell_completion import CompletionItem
 
 from rlscaler.errors import NoRoomError, UserError
 from rlscaler.files import FULL
+from rlscaler.quantities import printable
 
 ENTRY_POINTS = "rlscaler.commands"
 SECTIONS: tuple[tuple[str, dict[str, str]], ...] = (
@@ -105,7 +106,7 @@ class Failure(click.ClickException):
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the message."""
         for line in self.message.splitlines():
-            click.echo(f"error: {line}", file=file, err=file is None)
+            click.echo(f"error: {printable(line)}", file=file, err=file is None)
 
 
 class FullFailure(Failure):

@@ -49,6 +49,7 @@ def validate(ctx: click.Context, files: Sequence[str], as_json: bool) -> None:
       kubectl get rls web -o yaml | rlscaler validate -f -
     """
     from rlscaler.custom_resource import Resource, ResourceError, load_resources
+    from rlscaler.quantities import printable
 
     found: list[Resource] = []
     errors: list[str] = []
@@ -66,7 +67,7 @@ def validate(ctx: click.Context, files: Sequence[str], as_json: bool) -> None:
         for r in found:
             click.echo(f"ok {r.key} ({r.source.file}:{r.source.line})")
         for message in errors:
-            click.echo(f"error: {message}", err=True)
+            click.echo(f"error: {printable(message)}", err=True)
     if errors:
         ctx.exit(2)
 
@@ -141,19 +142,23 @@ def _is_terminal() -> bool:
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a table: fitted to the width of a terminal, one unbroken line a row for a pipe."""
+    from rlscaler.quantities import printable
+
+    rows = [[printable(str(cell)) for cell in row] for row in rows]
     if _is_terminal():
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(title=title, title_justify="left", box=None, pad_edge=False)
         for name in header:
             table.add_column(name, overflow="fold")
         for row in rows:
-            table.add_row(*(str(cell) for cell in row))
+            table.add_row(*(Text(cell) for cell in row))
         Console().print(table)
         return
-    widths = [max(len(str(row[column])) for row in (header, *rows)) for column in range(len(header))]
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     click.echo(title)
     for row in (header, *rows):
-        cells = (str(cell).ljust(width) for cell, width in zip(row, widths, strict=True))
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         click.echo("  ".join(cells).rstrip())

@@ -33,6 +33,11 @@ def shown(value: object) -> str:
     return text if text.isprintable() and text and not any(c.isspace() for c in text) else repr(text)
 
 
+def printable(text: str) -> str:
+    """Return a line without anything that would steer the terminal it is printed on, as text from elsewhere might."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+
+
 def duration(value: str | float) -> float:
     """Return a duration such as 15s, 1m30s, 500ms or 2h in seconds.
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from rlscaler.errors import UserError
+from rlscaler.quantities import printable
 from rlscaler.ranges import FiniteRange
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def explain(
 
         value = explanation(log, at, workload=workload, policy=policy, settings=_settings_of(file))
         if output == "text":
-            click.echo("\n".join(page(value)))
+            click.echo("\n".join(map(printable, page(value))))
         else:
             _print_value(value, output)
         return
@@ -333,7 +334,7 @@ def _print_overview(rows: Sequence[Mapping[str, Any]], *, namespaced: bool) -> N
     for index in range(len(lines)):
         shown = []
         for name, size in columns.items():
-            cell = table[name][index]
+            cell = printable(table[name][index])
             cell = cell if len(cell) <= size else f"{cell[: size - 1]}…"
             cell = cell.rjust(size) if name in _NUMBERS else cell.ljust(size)
             colour = _COLOUR.get(rows[index - 1]["urgency"]) if index and name == "REASON" else None

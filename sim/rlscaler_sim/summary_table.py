@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rlscaler.quantities import printable
 from rlscaler_sim.contenders import OWN_TARGET
 from rlscaler_sim.evaluation import Scored, regrets_to, summary
 from rlscaler_sim.result import CLAIRVOYANT, plain
@@ -86,7 +87,7 @@ def print_summary(scored: Sequence[Scored], found: Mapping[str, Mapping[str, Any
         ("no load in what was run", [s.trace for s in left_out if not s.loaded]),
     ):
         if those:
-            console.print(f"not in the headline ({why}): {', '.join(those)}")
+            console.print(printable(f"not in the headline ({why}): {', '.join(those)}"), markup=False)
 
 
 def _figure(value: float | None) -> str:

@@ -16,6 +16,7 @@ from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 
 from rlscaler.cli import EXTRAS, SECTIONS, root
+from rlscaler.commands import print_table
 from rlscaler.observation import FIELDS
 from rlscaler.reasons import SENTENCES
 
@@ -156,6 +157,7 @@ def test_a_broken_entry_is_one_line(install: Install, target: str, message: str)
 
 MISTAKES = {
     "user-error": ("raise UserError('a: wrong\\nb: wrong')", 2, "error: a: wrong\nerror: b: wrong\n"),
+    "steers": ("raise UserError('a \x9b2J\u202e\a: wrong')", 2, "error: a ?2J??: wrong\n"),
     "interrupt": ("raise KeyboardInterrupt", 130, "interrupted\n"),
     "usage": ("raise click.UsageError('no')", 2, "Error: no\n"),
     "value": ("return 'a value is no exit code'", 0, ""),
@@ -278,6 +280,36 @@ def test_validate_reports_all_the_mistakes_of_all_the_files(install: Install, tm
         f"error: {path}:15: spec.interval: 15 has no unit; write 15s if seconds are meant",
         "error: missing.yaml: no such file; expected a file of RLScaler resources",
     ]
+
+
+HOSTILE = r"""apiVersion: rlscaler.io/v1alpha1
+kind: RLScaler
+metadata: {name: "web\a", !!float "\a\u202E": 1, annotations: {"\x9B": !!int "\a"}}
+spec:
+  maxReplicas: !!float "\a"
+  interval: !!float "\x9B"
+  scaleTargetRef: {apiVersion: !!float "\x9B", kind: "\a", name: !!int "\a"}
+  metrics: {load: {query: "\a", match: {"\a": !!bool "\a"}}}
+"""
+"""Values that YAML lets a file name by escapes and that PyYAML takes for numbers or truths as they are tagged so."""
+
+
+def test_a_file_cannot_steer_the_terminal(install: Install, tmp_path: Path) -> None:
+    install(COMMANDS)
+    (path := tmp_path / "web.yaml").write_text(HOSTILE)
+    for arguments in (["validate", "-f", str(path)], ["validate", "-f", "no\a\x9bsuch\u202e"]):
+        result = run(*arguments)
+        assert result.exit_code == 2
+        assert [line for line in result.stderr.split("\n") if not line.isprintable()] == []
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_cell_is_neither_markup_nor_steers_the_terminal(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("rlscaler.commands._is_terminal", lambda: terminal)
+    print_table("Models", ("model", "kind"), [("[/x]\a.rlz", "\x9b")])
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["[/x]?.rlz", "?"]
 
 
 def test_validate_reads_the_standard_input_and_writes_json(install: Install) -> None:

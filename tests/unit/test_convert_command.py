@@ -73,6 +73,16 @@ def test_a_mistake_is_one_sentence_with_its_place(value: Any, message: str) -> N
     assert message in line
 
 
+def test_names_cannot_steer_the_terminal(here: Path) -> None:
+    nasty = "\a\x9b2J\u202e"
+    given = [hpa(pods(nasty, 1), external(nasty, 1)), scaled(trigger(nasty, **{nasty: nasty}), name="b")]
+    Path("x.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": given}))
+    for arguments in (["-f", "x.json"], ["-f", nasty]):
+        result = run(*arguments)
+        assert result.exit_code == 2
+        assert [line for line in result.output.split("\n") if not line.isprintable()] == []
+
+
 def test_all_mistakes_are_told_at_once_with_the_place_in_a_list() -> None:
     items = [hpa(name="a", maxReplicas=0), hpa(name="b"), hpa(name="b")]
     with pytest.raises(UserError) as caught:

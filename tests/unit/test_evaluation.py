@@ -381,12 +381,12 @@ def test_a_policy_that_does_not_exist(traces: list[Trace]) -> None:
 def test_a_trace_of_nothing_has_no_score_and_no_bound(capsys: pytest.CaptureFixture[str]) -> None:
     """Nor has the beginning of one whose load comes later; nobody was late and nobody was in time."""
     nothing = Trace("nothing", 0.0, 60.0, np.zeros(30))
-    later = Trace("later", 0.0, 60.0, np.repeat([0.0, 1000.0], [20, 10]))
+    later = Trace("[/later]\x9b", 0.0, 60.0, np.repeat([0.0, 1000.0], [20, 10]))
     scored = evaluate([nothing, later], ["default"], seeds=[0], duration=900.0, settings=STANDARD)
     print_summary(scored, summary(scored))
     said = capsys.readouterr().out
     assert "0 headline traces of 2" in said
-    assert "not in the headline (no load in what was run): nothing, later" in said
+    assert "not in the headline (no load in what was run): nothing, [/later]?" in said
     assert "too few events" not in said
     assert "0 headline traces of 2, 1 seed each. Regret is" in markdown(scored, summary(scored), "command")
     found = scored[0]

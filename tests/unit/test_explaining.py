@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rlscaler.behavior import TOLERANCE
 from rlscaler.reasons import Reason
 from rlscaler_operator import commands
-from rlscaler_operator.commands import _fitted, _print_told
+from rlscaler_operator.commands import _fitted, _print_overview, _print_told
 from rlscaler_operator.explaining import COLUMNS, cells, explained, overview, rough, sorted_overviews, told
 from rlscaler_operator.model import Note, Readings
 from rlscaler_operator.status import status
@@ -183,6 +183,12 @@ def test_no_status_at_all_is_told_without_a_fault(junk: Any) -> None:
 def test_nobody_can_colour_a_terminal_through_a_status(capsys: pytest.CaptureFixture[str]) -> None:
     _print_told([("!", "a \x1b[31mred\x07 message"), ("", ""), ("Seen", "x")])
     assert capsys.readouterr().out == "! a  [31mred  message\n\nSeen  x\n"
+
+
+def test_nobody_can_steer_a_terminal_through_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    body = {"metadata": {"namespace": "shop", "name": "web"}, "spec": {}, "status": {"reason": "a\x9b\x07 b"}}
+    _print_overview(sorted_overviews([body], NOON), namespaced=True)
+    assert "a?? b" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 140])

@@ -79,6 +79,15 @@ def test_all_that_the_manifest_says_is_shown(folder: Path) -> None:
     assert "MetricsUnknown" in lines["unknown"]
 
 
+def test_a_manifest_cannot_steer_the_terminal(folder: Path) -> None:
+    nasty = "\a\x9b2J\x1b]0;title\u202e"
+    stated = {"command": nasty, "date": nasty, "trained_on": [nasty], "config": {nasty: nasty}}
+    save(network(provenance=stated, scores={nasty: 1.0}), folder / "a.rlz")
+    result = run("inspect", "a.rlz")
+    assert result.exit_code == 0, result.output
+    assert [line for line in result.output.split("\n") if not line.isprintable()] == []
+
+
 def test_json_holds_the_same(folder: Path) -> None:
     save(branching(), folder / "a.rlz")
     told = json.loads(run("inspect", "a.rlz", "--json").stdout)

@@ -9,11 +9,11 @@ import numpy as np
 
 from rlscaler.errors import UserError
 from rlscaler.policies import LEARNED
+from rlscaler.quantities import printable
 from rlscaler_sim.contenders import NAMES, OWN
 from rlscaler_sim.palette import DARK, LIGHT
 from rlscaler_sim.result import CLAIRVOYANT, LATE_WEIGHT, REFERENCE
 from rlscaler_training import run_record
-from rlscaler_training.run_table import printable
 from rlscaler_training.trials import Candidate, Episode, unservable
 
 BUILT_IN = "default"

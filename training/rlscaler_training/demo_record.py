@@ -15,8 +15,8 @@ import numpy as np
 
 from rlscaler.errors import UserError
 from rlscaler.files import write_bytes_atomically, write_text_atomically
+from rlscaler.quantities import printable
 from rlscaler_training.demo_play import Play, clock, colour_of, corners
-from rlscaler_training.run_table import printable
 
 FRAMES = 100
 """Frames of figures in an SVG and of pictures in a GIF."""

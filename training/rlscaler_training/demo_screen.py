@@ -20,8 +20,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from rlscaler.quantities import printable
 from rlscaler_training.demo_play import Play, Terms, clock, colour_of
-from rlscaler_training.run_table import large, printable
+from rlscaler_training.run_table import large
 
 PANEL, WIDEST, HIGHEST = 38, 60, 9
 """Columns that a panel takes at least and at most, with its frame; rows of its chart at most."""

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from rlscaler.quantities import printable
+
 WIDTH = 100
 """Columns that a line of values may take before it is continued below."""
 
@@ -124,7 +126,7 @@ def _print_lines(lines: Sequence[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in lines) + 2
     for name, value in lines:
         for index, part in enumerate(textwrap.wrap(value, WIDTH - width, break_on_hyphens=False) or [""]):
-            click.echo(f"{(name if index == 0 else ''):<{width}}{part}".rstrip())
+            click.echo(printable(f"{(name if index == 0 else ''):<{width}}{part}").rstrip())
 
 
 def print_behaviour(told: Mapping[str, Any]) -> None:

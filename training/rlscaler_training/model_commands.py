@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlscaler.errors import UserError
+from rlscaler.quantities import printable
 from rlscaler_training.inspect_text import in_words, listed, print_behaviour, print_policy
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def _print_checks(checks: "Sequence[Check]") -> None:
     width = max(len(check.name) for check in checks) + 2
     for check in checks:
         verdict = {True: "ok", False: "FAILED", None: "open"}[check.passed]
-        click.echo(f"{verdict:<8}{check.name:<{width}}{check.told}")
+        click.echo(printable(f"{verdict:<8}{check.name:<{width}}{check.told}"))
 
 
 @click.command()
@@ -141,6 +142,7 @@ def verify(ctx: click.Context, folder: str, traces: str | None, no_scores: bool,
       rlscaler verify models/ --traces recorded/ --json
     """
     from rich.console import Console
+    from rich.text import Text
 
     from rlscaler_training.verifying import models, verified
 
@@ -149,7 +151,7 @@ def verify(ctx: click.Context, folder: str, traces: str | None, no_scores: bool,
     console = Console(stderr=True, quiet=quiet or as_json or not sys.stderr.isatty())
     with console.status("") as status:
         for number, path in enumerate(paths):
-            status.update(f"verifying {path} ({number + 1} of {len(paths)})")
+            status.update(Text(printable(f"verifying {path} ({number + 1} of {len(paths)})")))
             found.append(verified(path, traces, scores=not no_scores))
     if as_json:
         click.echo(json.dumps([each.told() for each in found], indent=2))
@@ -183,7 +185,7 @@ def _print_verified(found: "Sequence[Verified]") -> None:
         click.echo()
     for each, check in notes:
         told = check.told.removeprefix(f"{each.path}: ")
-        click.echo(f"{each.path}: {check.name} {'failed' if check.passed is False else 'open'}: {told}")
+        click.echo(printable(f"{each.path}: {check.name} {'failed' if check.passed is False else 'open'}: {told}"))
     failed = sum(bool(each.failed) for each in found)
     left = sum(len(each.open) for each in found)
     parts = [f"{len(found) - failed} of {len(found)} passed", f"{failed} failed" if failed else "",

@@ -7,11 +7,12 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from rlscaler.quantities import printable
 from rlscaler_sim.result import LATE_WEIGHT
 from rlscaler_training.demo_play import Agent, Play, colour_of
 from rlscaler_training.demo_screen import ASCII_BLOCKS, BLOCKS, COLUMN, RED, chart
 from rlscaler_training.preference_pairs import Segments
-from rlscaler_training.run_table import large, printable
+from rlscaler_training.run_table import large
 
 SIDES = ("A", "B")
 ROWS = 8

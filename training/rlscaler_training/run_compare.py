@@ -20,12 +20,13 @@ import click
 import numpy as np
 
 from rlscaler.errors import UserError
+from rlscaler.quantities import printable
 from rlscaler.ranges import FiniteRange
 from rlscaler_sim.result import CLAIRVOYANT, REFERENCE
 from rlscaler_sim.verdict import counted
 from rlscaler_training.run_curves import asked, differing
 from rlscaler_training.run_record import Record, number
-from rlscaler_training.run_table import WIDE, duration, figure, large, printable
+from rlscaler_training.run_table import WIDE, duration, figure, large
 from rlscaler_training.trials import Candidate, Trials
 
 LOADS = ("steady", "sine-curve", "sinusoidal", "spike", "poisson", "random-walk", "working-day", "level-shift",

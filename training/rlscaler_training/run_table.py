@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rlscaler.quantities import printable
+
 if TYPE_CHECKING:
     from rlscaler_training.run_record import Record
 
@@ -154,11 +156,6 @@ def print_runs(runs: "Sequence[Record]", width: int | None = None) -> None:
         console.print("Interrupted; go on by:")
         for run in waiting:
             click.echo(f"  {printable(run.resumption)}")
-
-
-def printable(text: str) -> str:
-    """Return text without anything that would steer the terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 @click.command()

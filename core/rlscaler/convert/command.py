@@ -56,6 +56,7 @@ def convert(
     from rlscaler.convert.page import page
     from rlscaler.custom_resource import parse_resources
     from rlscaler.files import require_apart, require_ending, require_writable, write_text_atomically
+    from rlscaler.quantities import printable
 
     options = _options(load, capacity, startup, source)
     if out is not None:
@@ -69,18 +70,18 @@ def convert(
         parse_resources(made, f"what becomes of {each.autoscaler.key}")
     text = "---\n".join(pages)
     for line in found.passed:
-        click.echo(line, err=True)
+        click.echo(printable(line), err=True)
     for each in found.drafts:
-        click.echo(each.summary, err=True)
+        click.echo(printable(each.summary), err=True)
         for note in each.notes:
-            click.echo(f"note: {each.autoscaler.key}: {note}", err=True)
+            click.echo(printable(f"note: {each.autoscaler.key}: {note}"), err=True)
     if found.drafts:
         if out is None:
             click.echo(text, nl=False)
         else:
             write_text_atomically(out, text)
     for line in found.refused:
-        click.echo(f"error: {line}", err=True)
+        click.echo(f"error: {printable(line)}", err=True)
     if found.refused:
         ctx.exit(2)
 
