@@ -115,15 +115,15 @@ class _Lines(logging.Formatter):
 
 
 class TextLines(_Lines):
-    """Time, level, sentence, then key=value; a line break within them is shown as \\n."""
+    """Time, level, sentence, then key=value; what is not printable within them is shown as \\n or \\x1b."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, and the traceback of a defect below it."""
         time, message, context, trace = self.parts(record)
-        pairs = [f"{name}={_word(value)}" for name, value in context.items()]
+        pairs = [f"{_one_line(name)}={_word(value)}" for name, value in context.items()]
         name = [] if record.name.partition(".")[0] == "rlscaler" else [f"logger={record.name}"]
         line = " ".join([f"{time} {record.levelname:<7} {_one_line(message)}", *pairs, *name])
-        return line + (f"\n{trace.rstrip()}" if trace else "")
+        return "\n".join([line, *map(_one_line, trace.rstrip().split("\n"))] if trace else [line])
 
 
 class JsonLines(_Lines):
@@ -136,7 +136,9 @@ class JsonLines(_Lines):
         line |= {name: value for name, value in context.items() if name not in line}
         if trace:
             line["traceback"] = trace
-        return json.dumps(line, default=str, ensure_ascii=False)
+        text = json.dumps(line, default=str, ensure_ascii=False)
+        # JSON lets stand what a terminal may take for a command, or for the end of the line.
+        return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def _clean(name: str, value: Any) -> Any:
@@ -155,7 +157,7 @@ def _clean(name: str, value: Any) -> Any:
 
 
 def _one_line(text: str) -> str:
-    return text.replace("\r", "\\r").replace("\n", "\\n")
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _word(value: Any) -> str:

@@ -113,6 +113,22 @@ def test_nobody_can_forge_a_line(form: Form) -> None:
     assert len(stream.getvalue().splitlines()) == 1
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_nobody_can_steer_a_terminal_through_a_line(form: Form) -> None:
+    """What is told may come from a label of a tenant's series, and is read by whoever follows the log."""
+    stream, nasty = written(form), "a\x1b[2J\x07\x7f\x9b2J\u2028\u202e\ud800\U000e0001 grüße"
+    try:
+        raise ValueError(nasty)
+    except ValueError:
+        logging.getLogger("rlscaler.workload").exception(nasty, extra={"context": {nasty: nasty}})
+    lines = stream.getvalue().split("\n")
+    assert [line for line in lines if not line.isprintable()] == []
+    assert all("grüße" in line for line in (lines[0], lines[-2]))
+    if form == "json":
+        found = json.loads(lines[0])
+        assert found["message"] == found[nasty] == nasty
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_level_is_of_our_own_lines_and_others_tell_of_warnings(level: str) -> None:
     stream = written("text", level)
