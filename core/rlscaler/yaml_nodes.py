@@ -6,6 +6,7 @@ a mistake (the line, the duplicate key) and what YAML 1.1 made of their text (`o
 copied out, so a few lines that would expand to gigabytes stay a few lines.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ Kind = Literal[
     "tagged value",
 ]
 
+MOST_VALUES = 100_000
+"""Values that a document may have with its aliases written out."""
 _TAG = "tag:yaml.org,2002:"
 _KINDS: dict[str, Kind] = {
     _TAG + "bool": "boolean",
@@ -84,6 +87,21 @@ def documents(text: str) -> Iterator[Node]:
     except (ValueError, OverflowError) as error:
         # PyYAML hands the number of an escape to chr() unchecked.
         raise YamlError(r"not YAML: a quoted escape such as \UFFFFFFFF or \uD800 is no character") from error
+
+
+def require_small(root: Node) -> None:
+    """Raise YamlError where a document with its aliases written out, as objects have them, would be endless or huge."""
+    sizes: dict[int, float] = {}
+
+    def size(node: Node) -> float:
+        if id(node) not in sizes:
+            sizes[id(node)] = math.inf  # of a node within itself
+            inner = (each for entry in node.entries for each in entry)
+            sizes[id(node)] = 1.0 + sum(map(size, inner)) + sum(map(size, node.items))
+        return sizes[id(node)]
+
+    if size(root) > MOST_VALUES:
+        raise YamlError(f"not read: its aliases stand for more than {MOST_VALUES} values; write them out", root.line)
 
 
 def from_object(value: Any) -> Node:

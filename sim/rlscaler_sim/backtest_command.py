@@ -235,12 +235,12 @@ def _configuration(path: Path) -> Any:
     """Return what a file of the operator's configuration holds; raises UserError."""
     import yaml
 
-    from rlscaler.yaml_nodes import YamlError, documents
+    from rlscaler.yaml_nodes import YamlError, documents, require_small
 
     try:
         text = path.read_text(encoding="utf-8-sig")
-        for _ in documents(text):  # a mistake is told in one line, with its place
-            pass
+        for root in documents(text):  # a mistake is told in one line, with its place
+            require_small(root)
         return yaml.safe_load(text)
     except YamlError as error:
         raise UserError(f"--config {path}{f':{error.line}' if error.line else ''}: {error}") from error

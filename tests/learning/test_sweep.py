@@ -109,7 +109,14 @@ def test_load_that_is_not_there_is_said_before_anything_is_tried(
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("text", ["learner: [", "\xff\xfe"], ids=["no YAML", "no text"])
+MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 40))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["learner: [", "\xff\xfe", "[" * 100_000, MERGES],
+    ids=["no YAML", "no text", "too deep", "too many aliases"],
+)
 def test_a_file_that_is_none_is_said(text: str, tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_bytes(text.encode("latin-1"))

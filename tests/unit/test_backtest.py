@@ -374,6 +374,9 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "a config of another encoding": (["-f", WEB, "--config", "latin.yaml"], ["--config latin.yaml: not UTF-8 text"]),
     "a config of two documents": (["-f", WEB, "--config", "docs.yaml"], ["--config docs.yaml: ", "single document"]),
     "a config with a strange date": (["-f", WEB, "--config", "date.yaml"], ["--config date.yaml: ", "month"]),
+    "a config nested too deeply": (["-f", WEB, "--config", "nested.yaml"], ["--config nested.yaml: nested too deeply"]),
+    "a config of merges of merges": (["-f", WEB, "--config", "merges.yaml"], ["merges.yaml:1: not read: its aliases"]),
+    "a config within itself": (["-f", WEB, "--config", "aliases.yaml"], ["aliases.yaml:1: not read: its aliases"]),
     "a config that is a folder": (["-f", WEB, "--config", "."], ["--config .: cannot be read: Is a directory"]),
     "no sources": (["-f", WEB, "--config", "empty.yaml"], ["empty.yaml", "sources is missing"]),
     "another source": (["-f", WEB, "--config", "other.yaml"], ["spec.metrics.source is default", "other.yaml has eu"]),
@@ -414,6 +417,10 @@ def test_mistakes_are_named(arguments: list[str], words: list[str]) -> None:
     Path("broken.yaml").write_text("sources:\n\teu: {}\n")
     Path("latin.yaml").write_bytes("# Zürich\nsources: {}\n".encode("latin-1"))
     Path("docs.yaml").write_text("sources: {}\n---\nsources: {}\n")
+    Path("nested.yaml").write_text("[" * 100_000)
+    merges = "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 40))
+    Path("merges.yaml").write_text("a0: &a0 {x: 1}\n" + merges)
+    Path("aliases.yaml").write_text("sources: &a {default: {url: x, headers: *a}}\n")
     Path("date.yaml").write_text("sources: {}\nsince: 2024-13-45\n")
     written("short.csv", wave(40))
     written("minutes.csv", wave(30, 60.0), step=60.0)

@@ -22,6 +22,7 @@ import yaml
 
 from rlscaler.errors import UserError
 from rlscaler.policies import RULES
+from rlscaler.yaml_nodes import YamlError, documents, require_small
 from rlscaler_training import hyper
 from rlscaler_training.asked import STANDARD, Asked, ranges
 from rlscaler_training.commands import LEARNERS
@@ -164,11 +165,14 @@ def _config(learner: str) -> Any:
 def read(path: str | Path) -> Sweep:
     """Return what a YAML (or JSON) file asks for. Raises UserError naming the file, the key and what is expected."""
     try:
-        told = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        for root in documents(text):
+            require_small(root)
+        told = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{path}: cannot be read: {reason}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, YamlError) as error:
         raise UserError(f"{path}: is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(told, dict):
         raise UserError(f"{path}: holds a {type(told).__name__}; expected keys such as 'learner: ppo-fast'")
