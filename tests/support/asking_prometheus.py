@@ -16,7 +16,9 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 @contextmanager
-def asking(url: str, *, memory: int | None = None, **config: Any) -> Iterator[Source]:
+def asking(url: str, **config: Any) -> Iterator[Source]:
+    """Ask a source. config: of `SourceConfig`, and memory as of `Source`."""
+    memory = config.pop("memory", None)
     source = Source(SourceConfig(name="shop", url=url, **config), memory=memory)
     try:
         yield source
