@@ -75,7 +75,7 @@ def test_a_mistake_is_one_sentence_with_its_place(value: Any, message: str) -> N
 
 def test_names_cannot_steer_the_terminal(here: Path) -> None:
     nasty = "\a\x9b2J\u202e"
-    given = [hpa(pods(nasty, 1), external(nasty, 1)), scaled(trigger(nasty, **{nasty: nasty}), name="b")]
+    given = [hpa(pods(nasty, 1), external(nasty, average(1))), scaled(trigger(nasty, **{nasty: nasty}), name="b")]
     Path("x.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": given}))
     for arguments in (["-f", "x.json"], ["-f", nasty]):
         result = run(*arguments)

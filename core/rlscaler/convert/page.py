@@ -117,7 +117,12 @@ def word(text: str) -> str:
 
 
 def query(text: str, depth: int) -> str:
-    """Return a query as the value of an entry: on one line as it stands, several lines as a block."""
+    """Return a query as the value of an entry: on one line as it stands, several lines as a block.
+
+    YAML takes characters as they are that would turn the text around on a screen; they are written as escapes.
+    """
+    if not text.replace("\n", "").replace("\t", "").isprintable():
+        return _double_quoted(text)
     for form in _forms(text, depth):
         if _reads(form, text):
             return form
