@@ -45,6 +45,7 @@ class Plain:
         self.kinds: list[int] = []
         self.usual = math.nan
         self.samples: list[tuple[float, int, int, float]] = []  # time, horizon, kind, growth
+        self.means: dict[int, list[float]] = {}  # levels of each five minutes
 
     def level(self, at: int) -> float:
         return 0.5 * (self.values[at] + self.values[max(0, at - 1)])
@@ -61,6 +62,7 @@ class Plain:
         self.values.append(load if known else self.values[-1])
         now = len(self.values) - 1
         level = self.level(now)
+        self.means.setdefault(int(time // 300), []).extend([level] * known)
         rate = 1 - 2 ** (-self.interval / history.LEVEL_HALF_LIFE)
         self.usual = level if math.isnan(self.usual) else self.usual + rate * known * (level - self.usual)
         trend = math.log((self.mean(30) + self.half) / (self.mean(180) + self.half))
@@ -77,6 +79,29 @@ class Plain:
             top = max(self.values[base + 1 : now + 1])
             grown = math.log((top + self.half) / (self.level(base) + self.half))
             self.samples.append((time, h, self.kinds[base], grown))
+
+    def miss(self) -> None:
+        if self.values:
+            self.values.append(self.values[-1])
+            self.kinds.append(-1)
+
+    def quarters(self) -> np.ndarray:
+        """Return the moments of growth by the quarter-hour in which it began."""
+        out = np.zeros((96, len(growth.LADDER), 2))
+        for time, h, _, grown in self.samples:
+            span = max(1, round(growth.LADDER[h] / self.interval)) * self.interval
+            cell = out[int((time - span) // 900) % 96, h]
+            cell += history.QUARTER_RATE * min(1.0, self.interval / 900) * (np.array([grown, grown**2]) - cell)
+        return out
+
+    def profile(self, quarters: int, rate: float) -> np.ndarray:
+        """Return the usual level in each quarter-hour of so many, of five minutes that are over."""
+        out = np.full(quarters, np.nan)
+        for slot in sorted(self.means)[:-1]:
+            if found := self.means[slot]:
+                at, mean = slot // 3 % quarters, sum(found) / len(found)
+                out[at] = mean if math.isnan(out[at]) else out[at] + rate * (mean - out[at])
+        return out
 
     def histogram(self, now: float, horizon: int, which: int) -> np.ndarray:
         out = np.zeros(growth.BINS)
@@ -107,6 +132,50 @@ def test_histograms_equal_the_plain_computation(interval: float) -> None:
             found = state["growth"][0, horizon, which] * decay[which]
             expected = plain.histogram(now, horizon, which)
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5, err_msg=f"{horizon=} {which=}")
+
+
+def test_days_and_weeks_equal_the_plain_computation() -> None:
+    """Of rows that begin at different times, lack readings, miss ticks and stand apart among others."""
+    interval, ticks, n = 120.0, 850, 4
+    rng = np.random.default_rng(8)
+    loads = 80 * np.exp(np.cumsum(0.05 * rng.standard_normal((n, ticks)), axis=1))
+    loads[rng.random((n, ticks)) < 0.04] = np.nan
+    loads[1, 300:340] = loads[2, :7] = np.nan
+    missed = rng.random((n, ticks)) < 0.03
+    missed[3, 600:800] = True
+    missed[:, -1] = False
+    ahead = interval * np.array([0, 0, 41, 700])
+    state, every, about = history.state(9), np.array([3, 5, 8, 1]), facts(n, interval=interval)
+    plain = [Plain(interval, 10.0) for _ in range(n)]
+    for tick in range(ticks):
+        time = START + ahead + interval * tick
+        for some in (np.flatnonzero(~missed[:2, tick]), 2 + np.flatnonzero(~missed[2:, tick])):
+            if len(some):
+                part = {name: array[some] for name, array in about.items()}
+                history.record(np, state, every[some], time[some], loads[some, tick], part, interval)
+        for each in range(n):
+            if missed[each, tick]:
+                plain[each].miss()
+            else:
+                plain[each].tick(float(time[each]), float(loads[each, tick]))
+    for row, own in zip(every, plain, strict=True):
+        newest = max(own.means)
+        means = np.full(history.COARSE, np.nan)
+        for slot, levels in own.means.items():
+            if levels and slot < newest:
+                means[slot % history.COARSE] = sum(levels) / len(levels)
+        expected = {
+            "quarter": own.quarters(),
+            "day": own.profile(96, history.DAY_RATE),
+            "week": own.profile(672, history.WEEK_RATE),
+            "coarse": means,
+            "usual": np.array(own.usual),
+        }
+        for name, array in expected.items():
+            np.testing.assert_allclose(state[name][row], array, rtol=1e-4, atol=1e-5, err_msg=f"{name} of {row}")
+    others = np.setdiff1d(np.arange(9), every)
+    for name, array in history.state(1).items():
+        np.testing.assert_array_equal(state[name][others], np.repeat(array, len(others), axis=0), err_msg=name)
 
 
 def test_old_weights_are_renormalised_without_changing_what_they_say() -> None:
@@ -223,13 +292,14 @@ def test_yesterday_and_the_profile_are_remembered() -> None:
 
 @pytest.mark.parametrize("beyond", [0, 1, 10, history.COARSE, 3 * history.COARSE + 7])
 def test_a_pause_longer_than_the_ring_of_means_leaves_none_of_before(beyond: int) -> None:
-    """Else the last mean before the pause would stand for five minutes after it."""
-    state, rows, about = history.state(1), np.arange(1), facts(1)
+    """Else the last mean before the pause would stand for five minutes after it; beside one that was read meanwhile."""
+    state, rows, about = history.state(2), np.arange(2), facts(2)
     begin = 1_699_999_800.0
     again = begin + history.COARSE_SECONDS * (history.COARSE + beyond)
     for start, load in ((begin, 100.0), (again, 200.0)):
+        history.record(np, state, rows[1:], np.array([start - 600.0]), np.array([load]), facts(1), 15.0)
         for tick in range(40):
-            history.record(np, state, rows, np.array([start + 15.0 * tick]), np.array([load]), about, 15.0)
+            history.record(np, state, rows, np.full(2, start + 15.0 * tick), np.full(2, load), about, 15.0)
     newest = int(state["coarse_slot"][0])
     past = newest - 1 - np.arange(history.COARSE - 1)
     kept = {int(slot): float(state["coarse"][0, slot % history.COARSE]) for slot in past}
