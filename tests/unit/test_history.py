@@ -197,6 +197,25 @@ def test_old_weights_are_renormalised_without_changing_what_they_say() -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("interval", "lag", "startup", "horizon"),
+    [
+        (5.0, 0.0, 1.0, 30.0),
+        (15.0, 0.0, 15.0, 30.0),
+        (15.0, 0.0, 15.5, 60.0),
+        (15.0, 15.0, 60.0, 90.0),
+        (15.0, 15.0, 300.0, 330.0),
+        (60.0, 30.0, 300.0, 660.0),
+        (60.0, 60.0, 900.0, 660.0),
+    ],
+)
+def test_growth_is_told_of_the_first_horizon_that_covers_the_reaction(
+    interval: float, lag: float, startup: float, horizon: float
+) -> None:
+    about = {"interval": np.array([interval]), "lag": np.array([lag]), "startup": np.array([startup])}
+    assert growth.LADDER[int(growth.horizon_index(np, about)[0])] == horizon
+
+
 def test_a_summary_says_what_the_histogram_says() -> None:
     weights = np.zeros((1, 1, growth.BINS), np.float32)
     weights[0, 0, 20] = 1e6
