@@ -55,6 +55,23 @@ class Broken:
         return Proposal(replicas=np.full(len(view.demand), np.nan)), state
 
 
+@dataclass
+class Patient:
+    """Orders what the demand needs and asks for it to be kept; `untrained` tells that it was not trained on this."""
+
+    hold: float
+    untrained: bool = False
+    name: str = "patient"
+
+    def state(self, n: int) -> State:
+        return {}
+
+    def propose(self, view: View, state: State) -> tuple[Proposal, State]:
+        n = len(view.demand)
+        trained = np.full(n, False) if self.untrained else None
+        return Proposal(replicas=np.ceil(view.demand), patience=np.full(n, self.hold), trained=trained), {}
+
+
 def run(policy: Policy, load: np.ndarray, settings: Settings = SETTINGS, start: float = 1e9) -> np.ndarray:
     """Return the replicas (T, N) for a load (T, N) requests/s, NaN = unknown."""
     scaler = Autoscaler(policy, settings, load.shape[1])
@@ -201,6 +218,24 @@ def test_a_batch_decides_as_each_workload_alone() -> None:
     for row in range(3):
         alone = run(Tenure(**TUNED), load[:, row : row + 1])
         np.testing.assert_array_equal(together[:, row], alone[:, 0])
+
+
+def test_a_workload_is_charged_alike_beside_others_of_another_start_up_and_lag() -> None:
+    startups, lags, ticks = np.array([10.0, 300.0, 2000.0]), np.array([0.0, 45.0, 15.0]), 55
+    hedge, load = Hedge([], [Ratio(0.9), Ratio(1.2), Patient(100.0)]), noisy(ticks)
+    load[20:24] = np.nan
+
+    def earned(rows: slice) -> State:
+        startup, lag = startups[rows], lags[rows]
+        scaler = Autoscaler(hedge, replace(SETTINGS, startup=startup, lag=lag), len(startup))
+        for step, now in enumerate(load[:, 0]):
+            scaler.decide(Snapshot(time=1e9 + 15.0 * step, load=now, ready=30.0, desired=30.0))
+        return scaler.memory(scaler.rows, ["policy"])["policy"]
+
+    together = earned(slice(None))
+    for row in range(len(startups)):
+        for name, array in earned(slice(row, row + 1)).items():
+            np.testing.assert_array_equal(together[name][row], array[0], err_msg=f"{name} of {startups[row]:g} s")
 
 
 def test_constants_may_differ_from_row_to_row() -> None:
