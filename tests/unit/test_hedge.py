@@ -238,6 +238,17 @@ def test_a_workload_is_charged_alike_beside_others_of_another_start_up_and_lag()
             np.testing.assert_array_equal(together[name][row], array[0], err_msg=f"{name} of {startups[row]:g} s")
 
 
+@pytest.mark.parametrize(("hold", "ticks"), [(0.0, 1), (20.0, 2), (50.0, 4), (75.0, 6)])
+def test_a_candidates_patience_keeps_the_most_that_it_asked_for(hold: float, ticks: int) -> None:
+    """For its seconds, and no decision longer."""
+    needed = np.random.default_rng(6).integers(10, 60, 80)
+    scaler, found = Autoscaler(Hedge([], [Patient(hold)]), SETTINGS, 1), []
+    for step, need in enumerate(needed):
+        snapshot = Snapshot(time=1e9 + 15.0 * step, load=10.0 * need, ready=30.0, desired=30.0)
+        found.append(float(scaler.decide(snapshot).proposal[0]))
+    assert found == [max(needed[max(0, step + 1 - ticks) : step + 1]) for step in range(len(needed))]
+
+
 def test_constants_may_differ_from_row_to_row() -> None:
     """As in an evaluation, where each load has the constants that were tuned without its family."""
     load = np.concatenate([noisy(HOUR, 1), noisy(HOUR, 2)], axis=1)
