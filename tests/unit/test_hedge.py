@@ -205,6 +205,14 @@ def test_a_candidate_without_an_answer_is_stood_in_for() -> None:
     np.testing.assert_array_equal(made, same)
 
 
+def test_a_candidate_outside_of_its_training_is_stood_in_for() -> None:
+    hpas = Family(Hpa, [{"target": 0.5, "tolerance": 0.0, "hold": 0.0}])
+    told = [followed(Hedge([hpas], [other]), noisy(40)) for other in (Patient(300.0, untrained=True), Broken())]
+    for mine, theirs in zip(*told, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert not np.array_equal(followed(Hedge([hpas], [Patient(300.0)]), noisy(40))[1], told[0][1])
+
+
 def test_weights_are_shares() -> None:
     told, _ = followed(Tenure(**TUNED), noisy(HOUR))
     np.testing.assert_allclose(told.sum(axis=1), 1.0)
