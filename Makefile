@@ -8,7 +8,7 @@ COMPARE ?= hpa,hpa-tuned,keda
 run := $(PYTHON) scripts/environment.py run
 test := $(PYTHON) scripts/environment.py test
 
-.PHONY: help dry-run test lint format bench bench-sim bench-training bench-cluster bench-serving bench-distributed benchmark side-by-side constraints docs results robustness ablations stress preferences tictactoe rollouts default-policy
+.PHONY: help dry-run test lint format bench bench-sim bench-training bench-cluster bench-serving bench-distributed benchmark side-by-side constraints docs results robustness frontier ablations stress preferences tictactoe rollouts default-policy
 
 help: ## Show what there is to do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r target text; do \
@@ -66,6 +66,7 @@ docs: ## Make anew what the chart and the documents take from the code: the CRD 
 	@$(test) python -m rlscaler_training.benchmark_report docs/benchmark.json docs/benchmark.md
 	@$(test) python -m rlscaler_training.ablation_report docs/ablations.json
 	@$(test) python -m rlscaler_training.tictactoe_report docs/tictactoe.json docs/tictactoe.md
+	@$(test) python -m rlscaler_sim.frontier_page docs/frontier.json
 
 TRACES ?= ../shared/traces
 benchmark: ## Compare the learners with the rules, and write docs/benchmark.md (an hour; goes on where it was cut off)
@@ -76,6 +77,10 @@ results: ## Score everyone on the recorded loads of TRACES, and write docs/resul
 
 robustness: ## Score the default policy where the world is not as it is told, and write docs/robustness.md
 	@$(run) rlscaler robustness --policy default --policy learned --traces $(TRACES) --for 6h --jobs 2 --output docs/robustness.json --markdown docs/robustness.md $(ARGS)
+
+frontier: ## Turn everybody's knob: pods at the same share of late requests, and write docs/frontier.md (an hour)
+	@$(run) python -m rlscaler_sim.frontier --traces $(TRACES) --results docs/results.json --output docs/frontier.json
+	@$(run) python -m rlscaler_sim.frontier_page docs/frontier.json
 
 stress: ## Search the load on which the default policy loses most, and write docs/stress.md (a few minutes)
 	@$(run) rlscaler stress --policy default --for 4h --budget 384 --output docs/stress.json --markdown docs/stress.md --plot docs/stress.png $(ARGS)

@@ -37,7 +37,7 @@ TARGETS = tuple(round(float(target), 2) for target in np.arange(0.3, 0.951, 0.05
 DEFAULT, HPA, ANY = "`default`", "`hpa`", "`hpa`, any window and tolerance"
 RULES = {"`keda`": "keda", "`kpa`": "kpa", "`phpa`": "phpa"}
 """Rules with a target beside HPA; their other constants are those tuned without the trace's source."""
-LATE = (0.0005, 0.001, 0.002, 0.005, 0.01)
+LATE = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02)
 """Shares of late requests at which fronts are told."""
 
 

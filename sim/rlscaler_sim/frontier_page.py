@@ -16,10 +16,10 @@ from rlscaler.errors import UserError
 from rlscaler.files import write_bytes_atomically, write_text_atomically
 from rlscaler_sim import drawing, frontier
 from rlscaler_sim.drawing import MUTED
-from rlscaler_sim.frontier import ANY, DEFAULT, HPA, USUAL, Fronts, as_late, at_shares, pods
+from rlscaler_sim.frontier import ANY, DEFAULT, HPA, LATE, USUAL, Fronts, as_late, at_shares, pods
 from rlscaler_sim.palette import DASHES, LIGHT, MATPLOTLIB_DASHES
 
-SHARES = np.geomspace(5e-4, 2e-2, 60)
+SHARES = np.geomspace(LATE[0], LATE[-1], 60)
 """Shares of late requests from one end of the picture to the other."""
 WIDTH, HEIGHT = 1400, 720
 """Pixels."""
@@ -47,8 +47,8 @@ def _draw(figure: Any, found: Fronts) -> None:
     axes = figure.add_axes((0.065, 0.115, 0.725, 0.73))
     figure.text(0.02, 0.955, "Pods that others need more than default, to be as seldom late", fontsize=8.5,
                 fontweight="bold", va="center")  # fmt: skip
-    figure.text(0.02, 0.9, f"Everybody's knob turned; medians of {len(found.traces)} recorded loads; band: half of "
-                "them, for hpa", color=MUTED, va="center")  # fmt: skip
+    figure.text(0.02, 0.9, f"Medians of {len(found.traces)} recorded loads; everybody's target is chosen in "
+                "hindsight on the load itself; band: half of the loads, for hpa", color=MUTED, va="center")  # fmt: skip
     late = 100.0 * SHARES
     ends = []
     for index, name in enumerate(name for name in found.front if name != DEFAULT):
@@ -70,7 +70,7 @@ def _draw(figure: Any, found: Fronts) -> None:
                   textcoords="offset points", va="top", color=MUTED)  # fmt: skip
     axes.set_xscale("log")
     axes.set_xlim(late[0], late[-1])
-    axes.set_xticks(ticks := [100.0 * share for share in frontier.LATE] + [late[-1]], [f"{tick:g} %" for tick in ticks])
+    axes.set_xticks([100.0 * share for share in LATE], [f"{100.0 * share:g} %" for share in LATE])
     axes.minorticks_off()
     axes.set_xlabel("late requests", labelpad=2)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:+.0f} %" if value else "0")
@@ -118,7 +118,8 @@ Not every rule can be so seldom late on every trace, whatever its target.
 
 ## At a share of late requests
 
-The median of the pods that each needs more than {DEFAULT}, on the traces where both can be so seldom late:
+The median of the pods that each needs more than {DEFAULT}, on the traces where both can be so seldom late; and on how
+many it can be, with its most careful setting.
 
 {at_shares(found)}
 """

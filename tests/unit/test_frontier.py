@@ -1,5 +1,6 @@
 """Fronts of pods against late requests: read off the settings that are worth having, on an evaluation's own draws."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -88,8 +89,8 @@ def test_the_tables_tell_who_reaches_what() -> None:
     found = two()
     assert frontier.as_late(found).splitlines()[2:] == ["| `hpa` | 1 | +50.0 % | +50.0 to +50.0 % | 1 |"]
     assert frontier.at_shares(found).splitlines()[2:] == [
-        "| `default` can, of 2 | 0 | 2 | 2 | 2 | 2 |",
-        "| `hpa` | -; can 0 | +50.0 % on 1; can 1 | +50.0 % on 1; can 1 | +50.0 % on 1; can 1 | +50.0 % on 1; can 1 |",
+        "| `default` can, of 2 | 0 | 2 | 2 | 2 | 2 | 2 |",
+        f"| `hpa` | -; can 0 |{' +50.0 % on 1; can 1 |' * 4} +20.5 % on 2; can 2 |",
     ]
 
 
@@ -131,3 +132,11 @@ def test_lines_of_text_are_never_over_one_another() -> None:
     assert (np.diff(places) >= 0.75 - 1e-9).all()
     assert places[0] == 0.0
     assert places[-1] == 5.0
+
+
+def test_the_stored_page_is_that_of_the_stored_figures() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    found = frontier.read(docs / "frontier.json")
+    assert (docs / "frontier.md").read_text(encoding="utf-8") == frontier_page.markdown(found, "frontier.png")
+    headline = [each for each in json.loads((docs / "results.json").read_text())["traces"] if each["headline"]]
+    assert list(found.traces) == [each["trace"] for each in headline]
