@@ -14,14 +14,13 @@ from rlscaler.resource_fields import API_VERSION, KIND
 from rlscaler.resource_objects import TargetRef
 from rlscaler_operator import objects
 from rlscaler_operator.api_errors import ClusterError, Failure, Right
+from rlscaler_operator.conflicts import MANAGER
 from rlscaler_operator.connection import JSON_PATCH, MERGE_PATCH, Connection
 from rlscaler_operator.discovery import Discovery, part, root
 from rlscaler_operator.model import Key, Workload
 
 __all__ = ["Cluster", "ClusterError", "ConfigMap", "Failure", "Right", "ScaleRead"]
 
-MANAGER = "rlscaler"
-"""Field manager of every write, and who reports events."""
 GROUP = API_VERSION.partition("/")[0]
 PLURAL = "rlscalers"
 PAGE = 500

@@ -31,7 +31,7 @@ from rlscaler_operator.model import Note, Target, TargetKey
 from rlscaler_operator.timestamps import stamp
 
 MANAGER = "rlscaler"
-"""The field manager of every write of ours."""
+"""The field manager of every write of ours, and who reports events."""
 RESPECT = 300.0
 """Seconds for which a count that somebody else set is respected at first."""
 ANSWER = 900.0

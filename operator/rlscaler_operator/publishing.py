@@ -22,7 +22,7 @@ from rlscaler.resource_fields import LABEL_NAME, OBJECT_NAME
 from rlscaler.resource_values import Text, matches
 from rlscaler.trial import require_answers, require_numbers
 from rlscaler_operator.api_errors import ClusterError, Right
-from rlscaler_operator.cluster import MANAGER
+from rlscaler_operator.conflicts import MANAGER
 from rlscaler_operator.connection import Connection
 from rlscaler_operator.policy_store import LARGEST
 
