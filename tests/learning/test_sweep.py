@@ -316,6 +316,23 @@ def test_a_sweep_that_was_killed_at_its_beginning_is_tried_whole(ray_here: None,
     assert again == trials
 
 
+def test_a_trial_that_failed_is_tried_again_by_the_same_sweep(ray_here: None, tmp_path: Path) -> None:
+    """As after a disk that was full, or a process that the system ended."""
+    in_its_way = tmp_path / "trials" / "001"
+    told, lines = LEARN | {"trials": 2, "grace": 1.0}, list[str]()
+    sweep_trials.prepared(sweeps.checked(told), tmp_path)
+    in_its_way.parent.mkdir()
+    in_its_way.touch()
+    _, trials, _ = swept(told, tmp_path, lines)
+    assert [(each.number, each.state) for each in trials] == [(0, "finished"), (1, "failed")]
+    assert str(in_its_way) in trials[1].why
+    assert any(line.startswith("trial 1 failed") for line in lines)
+    in_its_way.unlink()
+    _, again, _ = swept(told, tmp_path, lines)
+    assert again[0] == trials[0], "what is done is not done again"
+    assert (again[1].number, again[1].state, again[1].drawn) == (1, "finished", trials[1].drawn)
+
+
 @pytest.mark.parametrize(("text", "kept"), [('{"trial_da', False), ("{}", True)], ids=["cut short", "whole"])
 def test_a_state_that_a_kill_cut_short_is_none(tmp_path: Path, text: str, kept: bool) -> None:
     """It is written in place."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from rlscaler.errors import UserError
+from rlscaler.quantities import printable
 
 
 @click.command()
@@ -61,6 +62,10 @@ def sweep(file: str, folder: str | None, address: str | None, out: str | None, a
         click.echo(f"stopped; go on with it by: {shlex.join(['rlscaler', 'sweep', file, '--run', str(place)])}",
                    err=True)  # fmt: skip
         raise click.exceptions.Exit(130) from None
+    for each in found if not quiet else ():
+        if each.state == "failed":
+            click.echo(printable(f"note: trial {each.number} failed, and the same command tries it again: {each.why}"),
+                       err=True)  # fmt: skip
     best = trials.best(asked, place, found)
     settings = trials.taken(place, asked, best, Path(out) if out else None)
     shown = place / "sweep.html"

@@ -101,8 +101,9 @@ def run(sweep: Sweep, folder: Path, address: str | None, tell: Tell) -> list[Tri
 
         place = (folder / TUNE).resolve()
         if _is_kept(place):
+            # resumed and not restarted, as Ray Tune gives a restarted trial a name without its number
             tuner = tune.Tuner.restore(str(place), _trainable(sweep, folder), resume_unfinished=True,
-                                       restart_errored=True, param_space=_drawn(sweep.search))  # fmt: skip
+                                       resume_errored=True, param_space=_drawn(sweep.search))  # fmt: skip
         else:
             tuner = _tuner(sweep, folder, tell)
         grid = tuner.fit()
