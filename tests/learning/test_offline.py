@@ -1,5 +1,6 @@
 """From a log alone: the better policy is found, the estimate knows how sure it is, and a bad log is named."""
 
+import gzip
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -283,6 +284,27 @@ BAD: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
         lambda lines: changed(lines, 5, lambda row: row.update(time=10**400)),
         r"line 5: .*OverflowError",
     ),
+    "bytes that are no text": (lambda lines: [*lines[:2], "\udcff", *lines[3:]], r"line 3: .*UnicodeDecodeError"),
+    "an observation that no workload makes": (
+        lambda lines: changed(lines, 5, lambda row: row["observation"].update(trend=1e300)),
+        r"line 5: .*observation.trend is 1e\+300; expected -",
+    ),
+    "more than any workload costs": (
+        lambda lines: changed(lines, 5, lambda row: row["outcome"].update(billed=1e300)),
+        r"line 5: .*outcome.billed is 1e\+300; expected 0 to 1e\+12",
+    ),
+    "less than nothing": (
+        lambda lines: changed(lines, 5, lambda row: row["outcome"].update(late=-1e6)),
+        r"line 5: .*outcome.late is -1e\+06; expected 0 to",
+    ),
+    "no number of replicas": (
+        lambda lines: changed(lines, 5, lambda row: row.update(proposal=float("inf"))),
+        r"line 5: .*proposal is inf; expected 0 to",
+    ),
+    "a line without an end": (
+        lambda lines: [*lines[:2], " " * decision_log.LONGEST + "{}", *lines[3:]],
+        r"line 3 has more than 1,048,576 bytes; expected one decision a line",
+    ),
     "nested too deep": (lambda lines: [*lines[:2], "[" * 100_000, *lines[3:]], r"line 3: .*RecursionError"),
     "another schema": (
         lambda lines: changed(lines, 2, lambda row: row.update(observation_schema="0")),
@@ -304,8 +326,17 @@ def test_a_bad_log_is_named(
 ) -> None:
     """With the file, the lines and what to do."""
     path = tmp_path / "bad.jsonl"
-    path.write_text("".join(line + "\n" for line in spoil(written[0].read_text().splitlines())))
+    text = "".join(line + "\n" for line in spoil(written[0].read_text().splitlines()))
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(UserError, match=f"bad.jsonl: .*{told}|bad.jsonl: {told}"):
+        decision_log.read([path], 200)
+
+
+def test_a_compressed_log_is_told(written: list[Path], tmp_path: Path) -> None:
+    """Not line by line."""
+    path = tmp_path / "old.jsonl.gz"
+    path.write_bytes(gzip.compress(written[0].read_bytes()))
+    with pytest.raises(UserError, match=r"old\.jsonl\.gz: is compressed; .* unpack it by gunzip first"):
         decision_log.read([path], 200)
 
 

@@ -14,7 +14,7 @@ the world's affair. Everything else that this needs is in the observation.
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,19 @@ import numpy as np
 
 from rlscaler.action import CORRECTIONS, DRAIN
 from rlscaler.errors import UserError
-from rlscaler.observation import NAMES, SCHEMA
+from rlscaler.observation import HIGH, LOW, NAMES, SCHEMA
 
 OUTCOME = ("billed", "needed", "late", "arrivals")
 COLUMNS = ("observation", "action", "cost", "late", "following", "part")
 SHOWN = 5
 """Broken lines that are named."""
+LONGEST = 2**20
+"""Bytes that a line may have; one has some two thousand."""
+ROUNDING = 1e-3
+"""How far a field of the observation may be out of its bounds, as it was rounded when it was written down."""
+MOST = 1e12
+"""Replicas, pod-seconds and requests of one decision that no workload has: a single such line would be all that counts
+in the means that costs are told in."""
 GAP = 1.5
 """Intervals without a decision after which a log begins anew."""
 
@@ -89,22 +96,18 @@ def _by_workload(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--decisions {path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    lines = text.split("\n")
     rows, broken = [], []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            _require_schema(path, number, row)
-            rows.append(_checked(row))
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-            if number < len(lines):
-                broken.append((number, f"{type(error).__name__}: {error}"))
+    try:
+        for number, line in _lines(path):
+            try:
+                row = json.loads(line.decode("utf-8"))
+                _require_schema(path, number, row)
+                rows.append(_checked(row))
+            except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+                if line.endswith(b"\n"):
+                    broken.append((number, f"{type(error).__name__}: {error}"))
+    except OSError as error:
+        raise UserError(f"--decisions {path}: cannot be read: {error.strerror or error}") from error
     if broken:
         named = ", ".join(str(number) for number, _ in broken[:SHOWN])
         more = f" and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
@@ -113,6 +116,24 @@ def _rows(path: Path) -> list[dict[str, Any]]:
             f"--decisions' writes it (line {broken[0][0]}: {broken[0][1][:120]}); remove it, or write the log anew"
         )
     return rows
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that are not empty, with their numbers; never holds more than one of them.
+
+    Raises OSError where the file cannot be read, UserError where it is compressed or a line is longer than LONGEST.
+    """
+    with path.open("rb") as stream:
+        number = 0
+        while line := stream.readline(LONGEST + 1):
+            number += 1
+            if number == 1 and line.startswith(b"\x1f\x8b"):
+                raise UserError(f"--decisions {path}: is compressed; expected plain lines: unpack it by gunzip first")
+            if len(line) > LONGEST:
+                raise UserError(f"--decisions {path}: line {number} has more than {LONGEST:,} bytes; expected one "
+                                "decision a line: remove it, or write the log anew")  # fmt: skip
+            if line.strip():
+                yield number, line
 
 
 def _require_schema(path: Path, number: int, row: Any) -> None:
@@ -135,6 +156,14 @@ def _checked(row: Any) -> dict[str, Any]:
     time, proposal = float(row["time"]), row["proposal"]
     if not all(map(math.isfinite, [*seen, *(outcome.values() if known else ()), time])):
         raise ValueError("holds a number that is none")
+    for name, value, low, high in zip(NAMES, seen, LOW.tolist(), HIGH.tolist(), strict=True):
+        if not low - ROUNDING <= value <= high + ROUNDING:
+            raise ValueError(f"observation.{name} is {value:g}; expected {low:g} to {high:g}")
+    counts = {f"outcome.{name}": value for name, value in outcome.items() if known}
+    counts |= {} if proposal is None else {"proposal": float(proposal)}
+    for name, value in counts.items():
+        if not 0.0 <= value <= MOST:
+            raise ValueError(f"{name} is {value:g}; expected 0 to {MOST:g}")
     made = math.nan if proposal is None or not known or not row.get("applied", True) else float(proposal)
     return {"workload": str(row.get("workload", "")), "time": time, "proposal": made, "seen": seen} | outcome
 
