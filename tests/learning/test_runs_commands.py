@@ -11,7 +11,7 @@ from click.testing import Result
 
 from command_line import install, mistakes, run
 from rlscaler.errors import UserError
-from rlscaler_training import run_record
+from rlscaler_training import run_record, runs
 from rlscaler_training.run_compare import LOADS, Difference, difference, settings_table, student
 from rlscaler_training.run_record import at_work, is_held
 from rlscaler_training.run_table import COLUMNS, LEAST_TELLING, duration, fitting, large
@@ -55,6 +55,20 @@ def test_an_unreadable_folder_is_named_and_no_reason_to_stop(root: Path) -> None
     told = succeeded(run("runs", str(root)))
     assert str(root / "broken" / "config.json") in told.stderr
     assert "notes" not in told.output, "a folder that holds no run is nothing to complain of"
+
+
+def test_what_is_nested_too_deep_or_too_large_is_no_reason_to_stop(tmp_path: Path) -> None:
+    for name in ("deep", "fine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text('{"algorithm": "apg", "settings": {}, "arguments": {}}')
+    (tmp_path / "deep" / "config.json").write_text("[" * 100_000)
+    (tmp_path / "fine" / "metrics.jsonl").write_text("[" * 100_000 + '\n{"step": 1' + "0" * 400 + '}\n{"step": 2}\n')
+    records, problems = run_record.found(tmp_path)
+    assert [(record.name, record.step) for record in records] == [("fine", 2)]
+    assert len(problems) == 1
+    assert problems[0].startswith(f"{tmp_path / 'deep' / 'config.json'}: cannot be read: it is not whole")
+    with pytest.raises(UserError, match=r"config\.json is not whole: "):
+        runs.opened(tmp_path / "deep")
 
 
 def test_json_tells_the_same_as_the_files(root: Path) -> None:

@@ -193,7 +193,7 @@ def read_metrics(folder: str | Path) -> Iterator[dict[str, float]]:
         return
     with path.open(encoding="utf-8", errors="replace") as stream:
         for line in stream:
-            with suppress(ValueError, TypeError, AttributeError):
+            with suppress(ValueError, TypeError, AttributeError, OverflowError, RecursionError):
                 row = {str(name): float(value) for name, value in json.loads(line).items()}
                 if math.isfinite(row.get("step", math.nan)):
                     yield row
@@ -229,7 +229,7 @@ def _object(folder: Path, name: str, *, required: bool = False) -> dict[str, Any
         if required:
             raise RecordError(f"{folder}: no run is here; expected a folder that 'rlscaler train' made") from None
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         why = getattr(error, "strerror", None) or f"it is not whole ({error})"
         raise RecordError(f"{path}: cannot be read: {why}") from error
     if not isinstance(found, dict):

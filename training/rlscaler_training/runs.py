@@ -249,7 +249,7 @@ def opened(folder: str | Path) -> Run:
         return Run(path, str(config["algorithm"]), dict(config["settings"]), dict(config["arguments"]))
     except FileNotFoundError:
         raise UserError(f"{path}: no run is here; expected a folder that 'rlscaler train' made") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path / CONFIG} is not whole: {error}; begin a new run") from error
 
 
