@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlscaler.resource_objects import Mode
-from rlscaler_operator import cluster, conflicts
+from rlscaler_operator import conflicts
 from rlscaler_operator.conflicts import ANSWER, LONGEST, PROMPT, RESPECT, SETTLE, YIELD, Memory, Rival, Verdict
 from rlscaler_operator.model import Target, TargetKey
 
@@ -441,10 +441,6 @@ def test_a_lost_write_of_the_count_that_stands_confirms_nothing() -> None:
     server.look()
     server.now, server.lag = server.now + 6.0, 0
     assert server.look() == FREE
-
-
-def test_nothing_else_writes_under_our_name() -> None:
-    assert cluster.MANAGER == conflicts.MANAGER
 
 
 NONE_OF_OURS: list[object] = [
