@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,5 +106,5 @@ def told_beside(
         if keep is not None and output is not None:
             keep(found, output)
     except (UserError, TraceError, LoadError, OSError) as error:
-        sys.exit(f"{name}: {error}")
+        parser.exit(2, f"{name}: {error}\n")
     print(tell(found))

@@ -6,7 +6,6 @@ writes docs/frontier.md and docs/frontier.png.
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +138,7 @@ def main() -> None:
     try:
         write(parser.parse_args().path)
     except UserError as error:
-        sys.exit(f"frontier_page: {error}")
+        parser.exit(2, f"frontier_page: {error}\n")
 
 
 if __name__ == "__main__":

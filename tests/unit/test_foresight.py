@@ -108,12 +108,19 @@ def test_the_table_stands_beside_an_evaluation_of_the_same_draws(
     ],
 )
 def test_a_mistake_is_one_sentence(
-    text: str, expected: str, traces: list[Trace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text: str,
+    expected: str,
+    traces: list[Trace],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "results.json").write_text(text)
     arguments = ["--traces", str(tmp_path / "traces"), "--results", str(tmp_path / "results.json")]
     monkeypatch.setattr(sys, "argv", ["foresight", *arguments])
     with pytest.raises(SystemExit) as ended:
         foresight.main()
-    assert expected in str(ended.value)
-    assert "\n" not in str(ended.value)
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert expected in told
+    assert told.count("\n") == 1

@@ -1,6 +1,7 @@
 """Fronts of pods against late requests: read off the settings that are worth having, on an evaluation's own draws."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -125,6 +126,22 @@ def test_a_page_and_a_picture_are_written_beside_the_file(tmp_path: Path) -> Non
     assert frontier.as_late(two()) in page
     assert "](fronts.png)" in page
     assert (tmp_path / "fronts.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_mistake_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere, missing = tmp_path / "nowhere.json", tmp_path / "missing" / "frontier.json"
+    beside = ["--traces", str(tmp_path), "--results", str(nowhere), "--output", str(missing)]
+    for module, arguments, told in (
+        (frontier_page, [str(nowhere)], f"frontier_page: {nowhere}: No such file or directory"),
+        (frontier, beside, f"frontier: {missing}: the folder {missing.parent} does not exist"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            module.main()
+        assert ended.value.code == 2
+        assert told in capsys.readouterr().err
 
 
 def test_lines_of_text_are_never_over_one_another() -> None:

@@ -54,10 +54,13 @@ def test_the_table_counts_who_keeps_it() -> None:
     assert lines[3] == "| `hpa` | 1 | 2 | 0.12 % | 1.60 | 1 | +25 % |"
 
 
-def test_a_mistake_is_one_sentence(traces: list[Trace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_is_one_sentence(
+    traces: list[Trace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "results.json").write_text("{}")
     arguments = ["--traces", str(tmp_path / "traces"), "--results", str(tmp_path / "results.json")]
     monkeypatch.setattr(sys, "argv", ["kept_objectives", *arguments])
     with pytest.raises(SystemExit) as ended:
         kept_objectives.main()
-    assert "is not what `rlscaler evaluate --output FILE.json` writes" in str(ended.value)
+    assert ended.value.code == 2
+    assert "is not what `rlscaler evaluate --output FILE.json` writes" in capsys.readouterr().err
