@@ -215,6 +215,10 @@ def other_learner() -> None:
     shutil.copy(newest, "runs/q-learning-1/checkpoints/best.pt")
 
 
+def environment(text: str) -> Callable[[], Any]:
+    return lambda: Path("runs/q-learning-1/environment.json").write_text(text)
+
+
 def of_nobody() -> None:
     path = Path("runs/q-learning-1/config.json")
     path.write_text(path.read_text().replace('"q-learning"', '"sarsa"'))
@@ -253,6 +257,17 @@ BAD: dict[str, tuple[Callable[[], Any], list[str], str]] = {
         "best.pt: does not fit a run of q-learning with the settings of",
     ),
     "of a learner that is not here": (of_nobody, [RUN], "is a run of 'sarsa'; expected one of q-learning, dqn"),
+    "no word of how it began": (
+        lambda: Path(f"{RUN}/environment.json").unlink(),
+        [RUN],
+        "environment.json: cannot be read: No such file or directory",
+    ),
+    "half a word of how it began": (
+        environment('{"beg'),
+        [RUN],
+        "environment.json: cannot be read: it is not whole",
+    ),
+    "not all of how it began": (environment('{"git": null}'), [RUN], "cannot be read: it is not whole ('began')"),
     "nowhere to write": (nothing, [RUN, "--output", "no/such/a.rlz"], "no/such/a.rlz: the folder"),
     "a checkpoint of an artifact": (nothing, [f"{RUN}/policy.rlz", "--checkpoint", "4"], "is no run, so it has no"),
     "nothing to do": (nothing, [f"{RUN}/policy.rlz"], "or --onnx FILE.onnx beside an artifact"),

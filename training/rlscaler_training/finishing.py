@@ -25,9 +25,10 @@ EPISODE = 240
 def provenance(run: Run, world: Pools | Legacy) -> dict[str, Any]:
     """Return what is needed to train the same again and to judge it again, and the day on which it was begun.
 
-    asked: what the command was told, with the names of folders and files alone: an artifact crosses machines.
+    asked: what the command was told, with the names of folders and files alone: an artifact crosses machines. Raises
+    UserError where the run does not tell how it was begun.
     """
-    environment = json.loads((run.folder / ENVIRONMENT).read_text(encoding="utf-8"))
+    date, git = _begun(run.folder / ENVIRONMENT)
     asked = {key: value for key, value in run.arguments.items() if key != "name"}
     asked |= {"traces": _bare(asked.get("traces")), "decisions": [_bare(each) for each in asked.get("decisions", ())]}
     if told := asked.get("preferences"):
@@ -37,9 +38,20 @@ def provenance(run: Run, world: Pools | Legacy) -> dict[str, Any]:
         "command": f"rlscaler train {run.algorithm}",
         "asked": asked,
         "config": run.settings,
-        "date": str(environment["began"])[:10],
-        "git": environment["git"],
+        "date": date,
+        "git": git,
     }
+
+
+def _begun(path: Path) -> tuple[str, Any]:
+    """Return the day on which a run was begun, and the state of git then. Raises UserError where that is not told."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return str(found["began"])[:10], found["git"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        why = getattr(error, "strerror", None) or f"it is not whole ({error})"
+        raise UserError(f"{path}: cannot be read: {why}; an artifact tells what is in it: put it back, or begin a new "
+                        "run") from error  # fmt: skip
 
 
 def _bare(path: str | None) -> str | None:
