@@ -115,6 +115,13 @@ def _entrants(loads: Sequence[Load], settings: Settings) -> list[Entrant]:
     return out
 
 
+def more_than(others: np.ndarray, mine: np.ndarray) -> np.ndarray:
+    """Return by which share others need more pods; NaN where one of them cannot, or where no pod was needed."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        more: np.ndarray = others / mine - 1.0
+    return np.where(np.isfinite(more), more, np.nan)
+
+
 def as_late(found: Fronts) -> str:
     """Return a Markdown table: how many more pods each needs to be as seldom late as `default` is at 99.9 %."""
     heads = (f"as seldom late as {DEFAULT} at {USUAL} %", f"can be, of {len(found.usual)}", "more pods, median",
@@ -123,8 +130,12 @@ def as_late(found: Fronts) -> str:
     for name, each in found.front.items():
         if name == DEFAULT:
             continue
-        more = np.array([pods(front, late) / mine for front, (late, mine) in zip(each, found.usual, strict=True)]) - 1.0
+        others = np.array([pods(front, late) for front, (late, _) in zip(each, found.usual, strict=True)])
+        more = more_than(others, found.usual[:, 1])
         more = more[np.isfinite(more)]
+        if not len(more):
+            rows.append([name, "0", "-", "-", "0"])
+            continue
         low, middle, high = 100.0 * np.percentile(more, (25.0, 50.0, 75.0))
         rows.append([name, f"{len(more)}", f"{middle:+.1f} %", f"{low:+.1f} to {high:+.1f} %", f"{(more > 0.0).sum()}"])
     return figures_table(heads, rows)
@@ -141,7 +152,7 @@ def at_shares(found: Fronts) -> str:
         both = np.isfinite(of) & np.isfinite(mine)
         cells = []
         for at in range(len(LATE)):
-            more = of[both[:, at], at] / mine[both[:, at], at] - 1.0
+            more = more_than(of[both[:, at], at], mine[both[:, at], at])
             middle = f"{100.0 * np.median(more):+.1f} % on {len(more)}" if len(more) else "-"
             cells.append(f"{middle}; can {np.isfinite(of[:, at]).sum()}")
         rows.append([name, *cells])

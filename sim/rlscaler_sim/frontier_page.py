@@ -30,8 +30,7 @@ def more_pods(found: Fronts, name: str) -> np.ndarray:
     mine, other = (
         np.array([[pods(front, late) for late in SHARES] for front in found.front[each]]) for each in (DEFAULT, name)
     )
-    ratio: np.ndarray = other / mine - 1.0
-    return ratio
+    return frontier.more_than(other, mine)
 
 
 def png(found: Fronts) -> bytes:
@@ -49,6 +48,8 @@ def _draw(figure: Any, found: Fronts) -> None:
     figure.text(0.02, 0.9, f"Medians of {len(found.traces)} recorded loads; everybody's target is chosen in "
                 "hindsight on the load itself; band: half of the loads, for hpa", color=MUTED, va="center")  # fmt: skip
     late = 100.0 * SHARES
+    axes.set_xlim(late[0], late[-1])
+    axes.set_xscale("log")
     ends = []
     for index, name in enumerate(name for name in found.front if name != DEFAULT):
         each = more_pods(found, name)
@@ -67,8 +68,6 @@ def _draw(figure: Any, found: Fronts) -> None:
                  linestyle=MATPLOTLIB_DASHES["dot"])  # fmt: skip
     axes.annotate(f"default at {USUAL} %", (usual, 1.0), (3, -2), xycoords=("data", "axes fraction"),
                   textcoords="offset points", va="top", color=MUTED)  # fmt: skip
-    axes.set_xscale("log")
-    axes.set_xlim(late[0], late[-1])
     axes.set_xticks([100.0 * share for share in LATE], [f"{100.0 * share:g} %" for share in LATE])
     axes.minorticks_off()
     axes.set_xlabel("late requests", labelpad=2)

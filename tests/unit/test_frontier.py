@@ -111,6 +111,15 @@ def test_another_file_is_told_in_one_sentence(text: str, tmp_path: Path) -> None
         frontier.read(tmp_path / "nowhere.json")
 
 
+def test_a_trace_on_which_no_pod_was_needed_tells_nothing() -> None:
+    infinite, usual = np.array([(0.0, np.inf)]), np.array([(0.0, np.inf)])
+    assert np.isnan(frontier.more_than(np.array([np.inf, 1.0, np.nan]), np.array([np.inf, np.inf, 1.0]))[[0, 2]]).all()
+    found = Fronts(["idle"], {DEFAULT: [infinite], HPA: [infinite]}, usual)
+    assert np.isnan(frontier_page.more_pods(found, HPA)).all()
+    assert frontier.as_late(found).splitlines()[2:] == ["| `hpa` | 0 | - | - | 0 |"]
+    assert frontier_page.png(found).startswith(b"\x89PNG")
+
+
 def test_the_picture_tells_what_the_tables_tell() -> None:
     more = frontier_page.more_pods(two(), HPA)
     can = (frontier_page.SHARES >= 0.001) & (frontier_page.SHARES < 0.02)
