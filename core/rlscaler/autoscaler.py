@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rlscaler import archive, behavior, blocks, growth, guard, history
+from rlscaler import archive, behavior, blocks, growth, guard, history, period
 from rlscaler.arrays import Array, State
 from rlscaler.decisions import Decisions as Decisions
 from rlscaler.lean import NUMPY
@@ -233,6 +233,8 @@ class Autoscaler:
             # The summaries that `decide` would have made at these ticks; earlier ones are made over.
             if now[0] > times[..., -1].flat[0] - _SUMMARY_SPAN:
                 growth.refresh(NUMPY, self._history, rows, now, taken(self._settings, rows))
+            if now[0] > times[..., -1].flat[0] - period.LOOKS:
+                blocks.look(self._history, self._settings, rows, now)
 
     def remember(self, snapshot: Snapshot, rows: Any = None) -> State:
         """Take in the snapshot's load and return the features of the rows (None: all live rows)."""
@@ -378,6 +380,8 @@ class Autoscaler:
         for part, state in parts.items():
             scaler._parts()[part].update(state)
         scaler._guard = guard.added_since(len(scaler.keys)) | scaler._guard
+        if scaler.remembers:
+            scaler._history = period.state(len(scaler.keys)) | scaler._history
         for part, kept in (("policy", scaler.policy.state(1)), ("rule", scaler.fallback.state(1))):
             try:
                 require_alike(part, scaler._parts()[part], kept, len(scaler.keys))

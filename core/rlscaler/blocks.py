@@ -25,6 +25,13 @@ def record(state: State, settings: State, rows: np.ndarray, time: np.ndarray, lo
         history.record(NUMPY, state, mine, time[some], load[some], Picked(settings, mine), interval)
 
 
+def look(state: State, settings: State, rows: np.ndarray, time: np.ndarray) -> None:
+    """Look for the periods of the rows, in place; see `history.refresh_period`. settings: compiled, of all rows."""
+    for interval, some in _blocks(settings["interval"][rows]):
+        mine = rows[some]
+        history.refresh_period(NUMPY, state, mine, time[some], Picked(settings, mine), interval)
+
+
 def features(state: State, settings: State, rows: np.ndarray, time: np.ndarray) -> State:
     """Return the features of the rows, see `features.features`; settings: compiled, of all rows."""
     out: State = {}

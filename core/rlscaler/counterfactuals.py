@@ -50,6 +50,7 @@ def _groups() -> dict[str, tuple[str, ...]]:
         "the hour before them": tuple(hour),
         "its own growth so far": tuple(f"{source}_{name}" for source in SOURCES for name in growth.STATISTICS),
         "the time of day and week": ("quarter_mean", "quarter_high", "ahead", "versus_profile"),
+        "what came one period ago": ("again", "period"),
         "yesterday and last week": ("yesterday", "lastweek"),
         "how long it is known": ("experience",),
     }

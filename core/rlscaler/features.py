@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from rlscaler import growth, history
+from rlscaler import growth, history, period
 from rlscaler.arrays import Array, State
 
 LAGS = (30.0, 60.0, 120.0, 180.0, 300.0, 600.0, 1200.0, 2400.0, 3600.0)
@@ -90,7 +90,9 @@ class Past:
     recent: (R, K) float32 requests/s, the last hour, newest first. seen: (R,) bool, there was a sample. code: (R,)
     int64 present class, -1 = unknown. summary: (R, histograms, statistics). moments: (R, 2) of this quarter-hour's
     growth. then, later: (R, 2) load at this time yesterday and a week ago, and one reaction later. usual:
-    (R, AHEAD + 1) seasonal profile from now on. known_seconds: (R,). capacity: (R,) float32.
+    (R, AHEAD + 1) seasonal profile from now on. known_seconds: (R,). capacity: (R,) float32. period: (R,) float32
+    seconds after which the load repeats itself, 0 = it does not. coming: (R,) float32 requests/s, the most within one
+    reaction time if it does, NaN = it does not.
     """
 
     recent: Array
@@ -103,6 +105,8 @@ class Past:
     usual: Array
     known_seconds: Array
     capacity: Array
+    period: Array
+    coming: Array
 
 
 def features(xp: Any, state: State, rows: Array, time: Array, settings: Mapping[str, Array], interval: float) -> State:
@@ -112,6 +116,7 @@ def features(xp: Any, state: State, rows: Array, time: Array, settings: Mapping[
     both sides), or a statistic of log growth. Where the capacity or every sample is unknown, `level` is NaN.
     """
     growth.refresh(xp, state, rows, time, settings)
+    history.refresh_period(xp, state, rows, time, settings, interval)
     return told(xp, gathered(xp, state, rows, time, settings, interval), interval)
 
 
@@ -132,7 +137,16 @@ def gathered(xp: Any, state: State, rows: Array, time: Array, settings: Mapping[
         usual=usual,
         known_seconds=state["known_seconds"][rows],
         capacity=xp.astype(settings["capacity_per_replica"], xp.float32),
+        period=interval * xp.astype(state["period"][rows], xp.float32),
+        coming=_coming(xp, state, rows, slot, settings, interval),
     )
+
+
+def _coming(xp: Any, state: State, rows: Array, slot: Array, settings: Mapping[str, Array], interval: float) -> Array:
+    def samples(which: Array, ages: Array) -> Array:
+        return state["load"][rows[which][:, None], (slot[which][:, None] - ages) % history.RING]
+
+    return period.ahead(xp, state["period"][rows], period.reach(xp, settings, interval, history.RING), samples)
 
 
 def quarter_of(xp: Any, time: Array) -> Array:
@@ -175,6 +189,13 @@ def _extremes(xp: Any, logs: Array, counts: tuple[int, ...]) -> tuple[list[Array
     return highs, lows
 
 
+def again(xp: Any, coming: Array, level: Array, capacity: Array) -> Array:
+    """Return (N,) float32 the logarithm of what is to come (requests/s) over the level (replicas), 0 where unknown."""
+    half = 0.5 * capacity
+    found = xp.log((coming + half) / (level * capacity + half))
+    return xp.where(xp.isnan(found), 0.0, found)
+
+
 def told(xp: Any, past: Past, interval: float) -> State:
     """Return the features, see `features`."""
     recent = past.recent / past.capacity[:, None]
@@ -213,5 +234,7 @@ def told(xp: Any, past: Past, interval: float) -> State:
     out["ahead"] = xp.where(xp.isnan(ahead), 0.0, ahead)
     at_now = past.usual[:, 0] / past.capacity
     out["versus_profile"] = xp.where(xp.isnan(at_now), 0.0, base - xp.log(at_now + 0.5))
+    out["again"] = again(xp, past.coming, level, past.capacity)
+    out["period"] = past.period
     out["experience"] = xp.astype(xp.log(1.0 + past.known_seconds / 3600.0), xp.float32)
     return out

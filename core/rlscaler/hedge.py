@@ -38,6 +38,8 @@ SWAY, MOMENT = 2.0, 15.0
 """Most that the late requests of so many seconds change the logarithm of a say by, beside another one's."""
 _BLOCK = 1280
 """Rows that are decided at once: few enough that what lies between their candidates stays in the cache."""
+_NO_SCORE = 1e30
+"""Score of a candidate that is not there: above all others."""
 _COLUMN = (slice(None), None)
 """Each row beside itself: (N,) becomes (N, 1)."""
 
@@ -78,7 +80,8 @@ class Hedge:
     1 / rate loses a factor e once much is known. half_life: seconds in which a past cost loses half its weight. doubt:
     seconds of history at which half of that is believed; the three are numbers, or arrays (N,) with one for each row
     of the view. prior: (K,) weights at the beginning (None: equal). caution: start-ups for which replicas are kept at
-    the beginning; each as long a known past takes away half of that.
+    the beginning; each as long a known past takes away half of that. guests: how many of the others, its first, have
+    no say while they have no answer.
     """
 
     families: Sequence[Family]
@@ -89,6 +92,7 @@ class Hedge:
     doubt: Any = 3600.0
     prior: Sequence[float] | None = None
     caution: float = 0.0
+    guests: int = 0
     name: str = "hedge"
     size: int = field(init=False, default=0)
     _at_once: Sequence[Rule | None] = field(init=False, default=(), repr=False, compare=False)
@@ -101,6 +105,11 @@ class Hedge:
         values = [value for family in self.families for each in family.constants for value in each.values()]
         self._alike = not any(np.ndim(value) for value in (*values, self.rate, self.half_life, self.doubt))
 
+    @property
+    def hosts(self) -> int:
+        """How many candidates come before the guests."""
+        return self.size - len(self.others)
+
     def state(self, n: int) -> State:
         """Return the memory of n workloads.
 
@@ -108,9 +117,9 @@ class Hedge:
         replicas that were paid for, and of the load that was late, in replica-intervals. waiting: (n, K) float32
         replica-seconds of backlog. demand, known: (n,) float64, the discounted demand and seconds. apart: (n,) float64,
         by how much late load differed between candidates in the MOMENT where that was most, in replica-intervals,
-        discounted too. seen_time: (n,) float64 seconds, of the last call. kept, kept_age: (n, KEPT, K)
-        float32, what patience remembers, as of that time. What the others remember follows, with their number before
-        the name.
+        discounted too. absent: (n, guests) bool, which of them have no answer now; there where there are guests.
+        seen_time: (n,) float64 seconds, of the last call. kept, kept_age: (n, KEPT, K) float32, what patience
+        remembers, as of that time. What the others remember follows, with their number before the name.
         """
         shape = (n, self.size)
         out: State = {
@@ -125,6 +134,8 @@ class Hedge:
         }
         kept = unkept(n, self.size, dtype=np.float32)
         out |= {"kept": kept["kept"], "kept_age": -kept["kept_time"]}
+        if self.guests:
+            out["absent"] = np.ones((n, self.guests), bool)
         for index, policy in enumerate(self.others):
             out |= {f"{index}/{name}": array for name, array in policy.state(n).items()}
         return out
@@ -166,7 +177,7 @@ class Hedge:
         All of the memory but the orders is brought up to date, in place on `state`.
         """
         xp = view.xp
-        _charge(view, state, self.half_life)
+        _charge(view, state, self.half_life, self.hosts)
         orders = self._orders(view, state)
         known = xp.all(xp.isfinite(orders), axis=1)
         orders = xp.where(known[:, None], orders, 0.0)
@@ -231,12 +242,17 @@ class Hedge:
     def weights(self, xp: Any, state: State, price: Any = PRICES[0]) -> Array:
         """Return (N, K) float64 how much say each candidate has at a price of late requests; each row's sum is 1."""
         score = self.scores(xp, state, price)
+        guests = slice(self.hosts, self.hosts + self.guests)
+        if self.guests:
+            score[:, guests] = xp.where(state["absent"], _NO_SCORE, score[:, guests])
         known = state["known"]
         sure = (self.rate * known / (known + self.doubt))[:, None]
         once = price * (state["apart"] / xp.clip(state["demand"], 1e-9, None))[:, None]
         weight = xp.exp(-sure / (1.0 + sure * once / SWAY) * (score - xp.min(score, axis=1, keepdims=True)))
         if self.prior is not None:
             weight = weight * xp.asarray(self.prior, dtype=weight.dtype, device=getattr(weight, "device", None))
+        if self.guests:
+            weight[:, guests] = xp.where(state["absent"], 0.0, weight[:, guests])
         return weight / xp.sum(weight, axis=1, keepdims=True)
 
     def scores(self, xp: Any, state: State, price: Any = PRICES[0]) -> Array:
@@ -253,7 +269,7 @@ class Hedge:
         xp, n = view.xp, view.demand.shape[0]
         last = xp.astype(state["orders"][:, :, 0], xp.float64)
         current = xp.where(last < 0.0, view.current[:, None], last)
-        wanted, held, begin = [], [], 0
+        wanted, held, absent, begin = [], [], [], 0
 
         def take(proposal: Proposal, count: int) -> None:
             hold = xp.zeros_like(proposal.replicas) if proposal.patience is None else proposal.patience
@@ -277,16 +293,20 @@ class Hedge:
             state |= {prefix + name: array for name, array in memory.items()}
             take(proposal, 1)
             sound = xp.isfinite(wanted[-1]) & (True if proposal.trained is None else proposal.trained[:, None])
+            if index < self.guests:
+                absent.append(~sound[:, 0])
             for found in (wanted, held):
                 found[-1] = xp.where(sound, found[-1], found[0][:, self.spare : self.spare + 1])
+        if absent:
+            state["absent"] = xp.stack(absent, axis=1)
         asked = xp.clip(xp.concat(wanted, axis=1), view.settings["min_replicas"][:, None],
                         view.settings["max_replicas"][:, None])  # fmt: skip
         kept = _kept(xp, state, view.snapshot["time"], asked, xp.concat(held, axis=1))
         return xp.maximum(asked, xp.minimum(kept, xp.where(last < 0.0, asked, last)))
 
 
-def _charge(view: View, state: State, half_life: Any) -> None:
-    """Charge each candidate for the interval that the newest reading tells of, in place."""
+def _charge(view: View, state: State, half_life: Any, hosts: int) -> None:
+    """Charge each candidate for the interval that the newest reading tells of, in place; hosts: of `Hedge`."""
     xp, settings = view.xp, view.settings
     interval, capacity = settings["interval"], settings["capacity_per_replica"][:, None]
     ready, billed = _stood(xp, state["orders"], *_reach(xp, settings))
@@ -300,6 +320,10 @@ def _charge(view: View, state: State, half_life: Any) -> None:
     share = late_share(xp, before, after, need, ready, concurrency, capacity, wait, interval[:, None])
     keep = 2.0 ** (-interval / half_life)
     late = need * share
+    if "absent" in state:
+        billed, late = instead(
+            xp, leading(xp, state["cost"], state["late"], hosts), state["absent"], hosts, billed, late
+        )
     between = (xp.max(late, axis=1) - xp.min(late, axis=1)) * (MOMENT / interval)
     apart = xp.maximum(keep * state["apart"], between)
     state["apart"] = xp.where(told, apart, state["apart"])
@@ -309,6 +333,27 @@ def _charge(view: View, state: State, half_life: Any) -> None:
     state["waiting"] = xp.where(each, xp.astype(after, xp.float32), state["waiting"])
     state["demand"] = xp.where(told, keep * state["demand"] + need[:, 0], state["demand"])
     state["known"] = xp.where(told, keep * state["known"] + interval, state["known"])
+
+
+def leading(xp: Any, cost: Array, late: Array, hosts: int) -> Array:
+    """Return (N,) which of the first `hosts` candidates has the least score, by what they cost and had late (N, K)."""
+    total = xp.astype(cost[:, :hosts], xp.float64) + PRICES[0] * xp.astype(late[:, :hosts], xp.float64)
+    return xp.argmin(total, axis=1)
+
+
+def instead(xp: Any, best: Array, absent: Array, hosts: int, *charges: Array) -> list[Array]:
+    """Return charges (N, K) in which guests that are absent have those of the candidates `best` (N,).
+
+    Who sleeps is charged as those who are awake (Freund, Schapire, Singer and Warmuth, "Using and combining predictors
+    that specialize", 1997), here as the leader: so a guest comes with the leader's record, and leaves with its own.
+    """
+    rows, end = xp.arange(best.shape[0], device=getattr(best, "device", None)), hosts + absent.shape[1]
+    return [
+        xp.concat(
+            [each[:, :hosts], xp.where(absent, each[rows, best][:, None], each[:, hosts:end]), each[:, end:]], axis=1
+        )
+        for each in charges
+    ]
 
 
 def _stood(xp: Any, orders: Array, first: Array, behind: Array) -> tuple[Array, Array]:

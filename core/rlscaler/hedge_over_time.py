@@ -21,6 +21,7 @@ from rlscaler.policy import View
 from rlscaler.rows import Picked
 from rlscaler.rules.growth import Growth
 from rlscaler.rules.hpa import Hpa
+from rlscaler.rules.periodic import Periodic
 from rlscaler.snapshot import Snapshot, cleaned
 
 STRETCHES, WARM_UP = 160, 1800.0
@@ -36,7 +37,10 @@ def blind(hedge: Hedge) -> bool:
     return (
         all(family.rule in (Growth, Hpa) for family in hedge.families)
         and not any({"wait", "utilization"} & set(each) for family in hedge.families for each in family.constants)
-        and all(isinstance(other, NetworkPolicy) and set(other.fields) <= OWN for other in hedge.others)
+        and all(
+            isinstance(other, Periodic) or (isinstance(other, NetworkPolicy) and set(other.fields) <= OWN)
+            for other in hedge.others
+        )
     )
 
 
@@ -58,7 +62,7 @@ def proposals(
     orders = ran.orders()
     known: np.ndarray = np.all(np.isfinite(orders), axis=1)
     orders = np.where(known[:, None], orders, 0.0)
-    state = _followed(hedge, ran.demand, orders, known, settings)
+    state = _followed(hedge, ran.demand, orders, known, settings, ran.absent)
     out = np.empty(len(time))
     prices = [PRICES[0], *(price for price in (*PRICES[1:], *LAXER) if asks_for(settings["price"][0], price))]
     farthest = np.minimum if prices[-1] < PRICES[0] else np.maximum
@@ -88,6 +92,7 @@ class _Ran:
         self.steps = -(-self.total // self.lanes)
         self.lanes = -(-self.total // self.steps)
         self.found = np.empty((self.lanes, self.steps, hedge.size))
+        self.absences = np.ones((self.lanes, self.steps, hedge.guests), bool)
 
     def _facts(self, rows: int) -> State:
         return {name: np.repeat(array, rows, axis=0) for name, array in self.settings.items()}
@@ -118,6 +123,12 @@ class _Ran:
             for name, array in self._run(torn, fresh, 0, self.steps).items():
                 ended[name][torn] = array
 
+    @property
+    def absent(self) -> np.ndarray:
+        """Which guests had no answer at each tick, (T, guests) bool, once there are orders."""
+        found: np.ndarray = self.absences.reshape(self.lanes * self.steps, -1)[: self.total]
+        return found
+
     def _run(self, lanes: np.ndarray, state: State, offset: int, steps: int) -> State:
         """Return the memory of these stretches after so many steps, from `offset` after their beginnings on."""
         state = dict(state)
@@ -131,6 +142,7 @@ class _Ran:
             state["orders"] = _hedge.lengthened(np, state["orders"], counted, known)
             if offset >= 0:
                 self.found[lanes, step] = orders
+                self.absences[lanes, step] = state.pop("absent", True)
         return state
 
 
@@ -143,10 +155,12 @@ def _same(a: State, b: State) -> np.ndarray:
     return found
 
 
-def _followed(hedge: Hedge, demand: np.ndarray, orders: np.ndarray, known: np.ndarray, settings: State) -> State:
+def _followed(
+    hedge: Hedge, demand: np.ndarray, orders: np.ndarray, known: np.ndarray, settings: State, absent: np.ndarray
+) -> State:
     """Return `cost`, `late` (T, K) float32, and (T,) the other sums of a hedge's memory after each tick's charge.
 
-    orders: (T, K), of the ticks that are known.
+    orders: (T, K), of the ticks that are known. absent: (T, guests) bool, see `Hedge.state`.
     """
     interval, capacity = float(settings["interval"][0]), float(settings["capacity_per_replica"][0])
     first, behind = (int(each[0]) for each in _hedge._reach(np, settings))
@@ -183,17 +197,37 @@ def _followed(hedge: Hedge, demand: np.ndarray, orders: np.ndarray, known: np.nd
         missed[part] = need[part] * share
 
     keep = float(2.0 ** (-settings["interval"] / hedge.half_life)[0])
-    cost, late, total, sure, most = np.zeros(size, np.float32), np.zeros(size, np.float32), 0.0, 0.0, 0.0
+    found = _summed(keep, told, billed, missed)
+    if hedge.guests:
+        hosts, guests = hedge.hosts, slice(hedge.hosts, hedge.hosts + hedge.guests)
+        # a charge goes by what was known at the tick before
+        ahead = np.concatenate([[0], _hedge.leading(np, found["cost"], found["late"], hosts)[:-1]])
+        away = np.concatenate([np.ones((1, hedge.guests), bool), absent[:-1]])
+        billed, missed = _hedge.instead(np, ahead, away, hosts, billed, missed)
+        for name, array in _summed(keep, told, billed[:, guests], missed[:, guests]).items():
+            found[name][:, guests] = array
+        found["absent"] = absent
     between: list[float] = ((missed.max(axis=1) - missed.min(axis=1)) * (_hedge.MOMENT / interval)).tolist()
-    found: State = {name: np.empty((steps, size), np.float32) for name in ("cost", "late")}
+    total, sure, most = 0.0, 0.0, 0.0
     found |= {name: np.empty(steps) for name in ("demand", "known", "apart")}
+    for t, charged in enumerate(told.tolist()):
+        if charged:
+            total = keep * total + float(need[t, 0])
+            sure = keep * sure + interval
+            most = max(keep * most, between[t])
+        for name, value in (("demand", total), ("known", sure), ("apart", most)):
+            found[name][t] = value
+    return found
+
+
+def _summed(keep: float, told: np.ndarray, billed: np.ndarray, missed: np.ndarray) -> State:
+    """Return `cost` and `late`, (T, K) float32: the charges (T, K) of the ticks that are told of, discounted."""
+    steps, size = billed.shape
+    cost, late = np.zeros(size, np.float32), np.zeros(size, np.float32)
+    found: State = {name: np.empty((steps, size), np.float32) for name in ("cost", "late")}
     for t, charged in enumerate(told.tolist()):
         if charged:
             cost = (keep * cost.astype(np.float64) + billed[t]).astype(np.float32)
             late = (keep * late.astype(np.float64) + missed[t]).astype(np.float32)
-            total = keep * total + float(need[t, 0])
-            sure = keep * sure + interval
-            most = max(keep * most, between[t])
-        for name, value in (("cost", cost), ("late", late), ("demand", total), ("known", sure), ("apart", most)):
-            found[name][t] = value
+        found["cost"][t], found["late"][t] = cost, late
     return found

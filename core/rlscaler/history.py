@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rlscaler import growth
+from rlscaler import growth, period
 from rlscaler.arrays import Array, State
 from rlscaler.rows import Picked
 
@@ -35,7 +35,9 @@ growth from a load of 0 is then no number."""
 def state(n: int) -> State:
     """Return the empty history of n workloads; every array has the workloads as its first axis."""
     horizons = len(growth.LADDER)
-    return growth.state(n) | {
+    return {
+        **growth.state(n),
+        **period.state(n),
         "slot": np.full(n, -1, np.int64),
         "load": np.zeros((n, RING), np.float32),
         "classes": np.full((n, RING), -1, np.int8),
@@ -161,6 +163,22 @@ def offset(xp: Any, settings: Mapping[str, Array]) -> tuple[Array, Array]:
     half = xp.astype(xp.clip(0.5 * settings["capacity_per_replica"], 1.0 / LARGEST_HALF, LARGEST_HALF), xp.float32)
     usable = ~xp.isnan(half)
     return xp.where(usable, half, 1.0), usable
+
+
+def refresh_period(
+    xp: Any, state: State, rows: Array, time: Array, settings: Mapping[str, Array], interval: float
+) -> None:
+    """Look for the period of the rows that are due, in place; see `period.refresh`."""
+
+    def newest_of(some: Array) -> tuple[Array, Array]:
+        which = rows[some]
+        slot = xp.where(state["slot"][which] >= 0, state["slot"][which], 0)
+        known = newest(xp, state["classes"], which, slot, RING) >= 0
+        age = xp.arange(1, RING + 1, device=getattr(slot, "device", None))
+        return newest(xp, state["load"], which, slot, RING), xp.max(xp.where(known, age, 0), axis=1)
+
+    half, _ = offset(xp, settings)
+    period.refresh(xp, state, rows, time, settings, interval, half=half, newest=newest_of, most=RING)
 
 
 def usual_level(xp: Any, usual: Array, level: Array, known: Array, interval: float) -> Array:

@@ -48,6 +48,8 @@ def regrid(xp: Any, state: State, rows: Array, old: Array, new: Array) -> None:
     state["load"][line, slots % history.RING] = load
     state["classes"][line, slots % history.RING] = xp.where(kept, classes, -1)
     state["slot"][rows] = slot[:, 0]
+    # Told in samples, so looked for anew.
+    state["period"][rows] = state["period_seen"][rows] = 0
 
 
 def condensed(guard: State, settings: Mapping[str, Array], time: Array) -> State:

@@ -16,11 +16,13 @@ from rlscaler.arrays import Array, State
 from rlscaler.autoscaler import Autoscaler
 from rlscaler.decision_log import DecisionLog, Line
 from rlscaler.decisions import Decisions
+from rlscaler.features import again
 from rlscaler.memory import PARTS
 from rlscaler.observation import LOAD_FIELDS, NAMES, observe
 from rlscaler.policy import Policy, View
+from rlscaler.replay import periods_over_time
 from rlscaler.rows import taken
-from rlscaler.settings import Objective, Settings, joined
+from rlscaler.settings import Objective, Settings, compiled, joined
 from rlscaler.snapshot import Snapshot
 
 REMEMBERED, BEGINNING = 4500.0, 900.0
@@ -134,7 +136,9 @@ def rebuilt(
             first = 0
         compared = int(np.searchsorted(times, lines[-1].time - REMEMBERED + BEGINNING)) if first else 0
     decider = Autoscaler(policy, settings[first], 1, remembers=False)
-    features = _features(lines[first:])
+    features = _features(lines[first:]) | {
+        name: array[first:] for name, array in _returning(lines, settings, readings).items()
+    }
     alike = 0
     for k in range(first, index):
         if settings[k] is not settings[max(first, k - 1)]:
@@ -219,6 +223,36 @@ def _features(lines: Sequence[Line]) -> State:
     out["level"] = np.where(blank, np.float32(np.nan), level)
     latest = np.exp(column["rel_latest"]) * (out["level"] + np.float32(0.5)) - np.float32(0.5)
     out["latest"] = np.maximum(latest, 0.0)
+    return out
+
+
+def _returning(lines: Sequence[Line], settings: Sequence[Settings], readings: Sequence[Mapping[str, float]]) -> State:
+    """Return the features of load that comes again, which no observation has, from the loads of the log."""
+    out: State = {name: np.zeros(len(lines), np.float32) for name in ("period", "again")}
+    for _, group in groupby(range(len(lines)), key=lambda k: id(settings[k])):
+        mine = list(group)
+        facts = compiled(settings[mine[0]], 1)
+        interval = float(settings[mine[0]].interval)
+        slots = np.array([round(line.time / interval) for line in lines[: mine[-1] + 1]])
+        load = np.full(int(slots[-1] - slots[0]) + 1, np.nan)
+        load[slots - slots[0]] = [each["load"] for each in readings[: mine[-1] + 1]]
+        known = np.isfinite(load)
+        if not known.any():
+            continue
+        begin = int(known.argmax())
+        load, known = load[begin:], known[begin:]
+        last = np.maximum.accumulate(np.where(known, np.arange(len(load)), 0))
+        sample = load.astype(np.float32)[last]
+        time = lines[0].time + interval * (begin + np.arange(len(load)))
+        periods, coming = periods_over_time(time, sample, known, facts, interval)
+        level = (
+            0.5 * (sample + np.concatenate([sample[:1], sample[:-1]])) / np.float32(facts["capacity_per_replica"][0])
+        )
+        capacity = np.full(len(load), facts["capacity_per_replica"][0], np.float32)
+        found = {"period": periods, "again": again(np, coming, level, capacity)}
+        at = slots[mine] - slots[0] - begin
+        for name, array in found.items():
+            out[name][np.array(mine)[at >= 0]] = array[at[at >= 0]]
     return out
 
 

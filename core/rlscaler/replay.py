@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from rlscaler import features, growth, history
+from rlscaler import features, growth, history, period
 from rlscaler.arrays import Array, State
 
 _BLOCK = 512
@@ -65,6 +65,7 @@ def _replayed(time: np.ndarray, load: np.ndarray, settings: State, interval: flo
     moments = _moments(time, grown, valid, span, interval)
     then, later, usual = _seasons(time, level, known, settings)
 
+    periods, coming = periods_over_time(time, sample, known, settings, interval)
     recent = _windows(sample, sample[0], history.slots(3600.0, interval) + 1)
     seconds = np.cumsum(np.where(known, interval, 0.0))
     capacity = settings["capacity_per_replica"].astype(np.float32)
@@ -82,6 +83,8 @@ def _replayed(time: np.ndarray, load: np.ndarray, settings: State, interval: flo
             usual=usual[part],
             known_seconds=seconds[part],
             capacity=_repeated(capacity, count),
+            period=periods[part],
+            coming=coming[part],
         )
         for name, array in features.told(np, past, interval).items():
             out.setdefault(name, np.empty((steps, *array.shape[1:]), np.float32))[part] = array
@@ -116,6 +119,33 @@ def _growth(
                                   _repeated(half, count), _repeated(usable, count), interval)  # fmt: skip
         grown[part], valid[part], kinds[part] = (array[:, horizon] for array in found)
     return grown, valid, kinds, codes
+
+
+def periods_over_time(
+    time: np.ndarray, sample: np.ndarray, known: np.ndarray, settings: State, interval: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return `period` and `coming` of `features.Past` at each tick, (T,) float32.
+
+    time: (T,) seconds, one tick an interval without a break. sample: (T,) float32 requests/s, the last known one where
+    the load is unknown. known: (T,) bool, from the first on. settings: compiled, of one workload.
+    """
+    steps = len(time)
+    slot = np.floor(time / period.EVERY).astype(np.int64)
+    due = np.flatnonzero(np.concatenate([[True], slot[1:] > slot[:-1]]))
+    following = np.minimum.accumulate(np.where(known, np.arange(steps), steps)[::-1])[::-1]
+    count = due + 1 - np.minimum(following[np.maximum(due - history.RING + 1, 0)], due + 1)
+    apart = period.reach(np, settings, interval, history.RING)
+    half, _ = history.offset(np, settings)
+    windows = _windows(sample, sample[0], history.RING)
+    found = np.empty(len(due), np.int16)
+    for part in _parts(len(due), _BLOCK):
+        facts = (_repeated(each, part.stop - part.start) for each in (apart, half))
+        found[part] = period.found(windows[due[part]], count[part], *facts)
+    found = period.lasting(np, np.concatenate([np.zeros(1, np.int16), found[:-1]]), found)
+    periods = found[np.searchsorted(due, np.arange(steps), side="right") - 1]
+    coming = period.ahead(np, periods, _repeated(apart, steps),
+                          lambda which, ages: sample[np.maximum(which[:, None] - ages, 0)])  # fmt: skip
+    return interval * periods.astype(np.float32), coming
 
 
 def _usual_levels(level: np.ndarray, known: np.ndarray, interval: float) -> np.ndarray:

@@ -14,7 +14,7 @@ from rlscaler.tenured import ADVISORY, ON, Tenured
 
 AHEAD = 1.25
 """Times the leader's say that another candidate must have to take the lead, and times an even share at first."""
-KINDS = ("learned", "growth-quantile", "hpa")
+KINDS = ("learned", "growth-quantile", "hpa", "periodic")
 """The kinds of candidates: the learned policy, and the rules by name."""
 
 
@@ -49,7 +49,7 @@ def standings(
     weights, scores = hedge.weights(np, state, at), hedge.scores(np, state, at)
     lines = np.arange(len(leaders))
     best = np.argmax(weights, axis=1)
-    before = np.where(leaders >= 0, weights[lines, leaders], 1.0 / hedge.size)
+    before = np.where(leaders >= 0, weights[lines, leaders], 1.0 / (hedge.size - hedge.guests))
     # Nobody is -1, whose figures below are those of the last one, and not told.
     leaders = np.where(weights[lines, best] > AHEAD * before, best, leaders)
     margins = scores[:, hedge.spare] - scores[lines, leaders]

@@ -51,9 +51,16 @@ def kept(name: str, load: np.ndarray, *, capacity: float | None = 20.0, interval
 
 
 def rushes(steps: int) -> np.ndarray:
-    """Return a load that more than doubles for some minutes in every half hour: what its own past tells best."""
-    minute = np.arange(steps)
-    load = 300.0 * (1.0 + 1.5 * (minute % 30 < 4)) * np.exp(0.03 * np.random.default_rng(1).standard_normal(steps))
+    """Return a load that more than doubles for some minutes, at gaps as uneven as 20 to 40 min, and falls back.
+
+    What its own past tells best: how high a rush is and how long it lasts. No period gives it away beforehand.
+    """
+    chance = np.random.default_rng(1)
+    begins = np.cumsum(chance.integers(20, 41, steps // 20 + 1))
+    rushing = np.zeros(steps, bool)
+    for begin in begins[begins < steps]:
+        rushing[begin : begin + 4] = True
+    load = 300.0 * (1.0 + 1.5 * rushing) * np.exp(0.03 * chance.standard_normal(steps))
     load[500:520] = np.nan
     return np.asarray(load)
 

@@ -184,6 +184,20 @@ def test_a_log_that_begins_late_is_explained_by_what_it_says_was_seen(tmp_path: 
         assert asked[f"load:{factor:g}"]["replicas"] == pytest.approx(made.asked(load=factor * now), rel=0.25)
 
 
+@pytest.mark.parametrize("policy", ["default", "tenure"])
+def test_load_that_comes_again_is_rebuilt_from_the_loads_of_the_log(tmp_path: Path, policy: str) -> None:
+    """No observation tells of it."""
+
+    def job(tick: int) -> np.ndarray:
+        return load(0) + (CAPACITY * 15.0 if tick % 40 < 4 else 0.0) + 0.01 * (tick % 7)
+
+    made = kept(tmp_path / "log.jsonl", load_policy(policy), policy, ticks=40 * 6 - 4, at=job)
+    value = explanation(made.path, "last", workload="web")
+    assert (value["replay"]["alike"], value["replay"]["exact"]) == (value["replay"]["decisions"], True)
+    assert by_key(value, "inputs")["without:what came one period ago"]["moved"] != 0.0
+    assert value["standing"]["candidates"][0]["name"] == "periodic"
+
+
 def test_the_inputs_that_a_policy_does_not_read_move_nothing(tmp_path: Path) -> None:
     source = artifact("table", tmp_path)  # its bins are of trend and size; the scheme adds the cheapest headroom
     kept(tmp_path / "log.jsonl", load_policy(source), "small")
@@ -552,8 +566,8 @@ def test_every_input_has_a_group() -> None:
     grouped = [name for names in GROUPS.values() for name in names]
     assert len(grouped) == len(set(grouped))
     assert {name for name in NAMES if name in {f.name for f in LOAD_FIELDS} and not name.startswith("ahead_")} | {
-        "ahead"
-    } == set(grouped)
+        "ahead", "again", "period",
+    } == set(grouped)  # fmt: skip
 
 
 def test_a_user_error_names_the_file_once(small: Path) -> None:

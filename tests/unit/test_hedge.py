@@ -205,6 +205,69 @@ def test_a_candidate_without_an_answer_is_stood_in_for() -> None:
     np.testing.assert_array_equal(made, same)
 
 
+@dataclass
+class Guest:
+    """Orders a multiple of the demand, from `begins` to `ends` seconds after 1e9, and has no answer else."""
+
+    multiple: float
+    begins: float
+    ends: float = np.inf
+    name: str = "guest"
+
+    def state(self, n: int) -> State:
+        return {}
+
+    def propose(self, view: View, state: State) -> tuple[Proposal, State]:
+        since = view.snapshot["time"] - 1e9
+        there = (since >= self.begins) & (since < self.ends)
+        return Proposal(replicas=np.where(there, view.demand * self.multiple, np.nan)), state
+
+
+def told_of(others: list[Policy], guests: int, prior: list[float] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    return followed(Hedge([Family(Hpa, _HPAS)], others, guests=guests, prior=prior), noisy(3 * HOUR))
+
+
+_HPAS = [{"target": target, "tolerance": 0.05, "hold": 60.0} for target in TARGETS]
+
+
+def test_a_guest_that_never_comes_changes_nothing() -> None:
+    with_guest, made = told_of([Guest(1.0, np.inf), Ratio(1.3)], 1, [*[0.1] * 5, 0.3, 0.5])
+    without, expected = told_of([Ratio(1.3)], 0, [*[0.1] * 5, 0.5])
+    np.testing.assert_array_equal(made, expected)
+    np.testing.assert_array_equal(with_guest[:, 5], 0.0)
+    np.testing.assert_array_equal(np.delete(with_guest, 5, axis=1), without)
+
+
+def test_a_guest_has_say_while_it_is_there_and_comes_with_the_leaders_record() -> None:
+    weights, _ = told_of([Guest(1.35, 3600.0, 7200.0), Ratio(0.5)], 1)
+    assert (weights[:HOUR, 5] == 0.0).all()
+    assert (weights[2 * HOUR :, 5] == 0.0).all()
+    first = weights[HOUR]
+    leader = first[:5].max()
+    assert 0.5 * leader < first[5] < 1.5 * leader
+    np.testing.assert_allclose(weights.sum(axis=1), 1.0, rtol=1e-12)
+
+
+def test_a_guest_that_has_lost_its_say_does_not_come_back_as_new() -> None:
+    """Half the replicas that are needed cost an hour's say; what it was absent for does not give it back."""
+    weights, _ = told_of([Guest(0.5, 3600.0, 5400.0), Guest(0.5, 3600.0), Ratio(1.3)], 2)
+    assert weights[HOUR + 100, 5] < 1e-6
+    again, _ = told_of([_Twice(0.5), Ratio(1.3)], 1)
+    assert (again[HOUR + 160 :, 5] < 1e-6).all()
+
+
+@dataclass
+class _Twice(Guest):
+    """Is there from the first to the second half-hour after an hour, and again half an hour later."""
+
+    begins: float = 3600.0
+
+    def propose(self, view: View, state: State) -> tuple[Proposal, State]:
+        since = float(view.snapshot["time"][0]) - 1e9
+        there = self.begins <= since < 5400.0 or since >= 6000.0
+        return Proposal(replicas=view.demand * (self.multiple if there else np.nan)), state
+
+
 def test_a_candidate_outside_of_its_training_is_stood_in_for() -> None:
     hpas = Family(Hpa, [{"target": 0.5, "tolerance": 0.0, "hold": 0.0}])
     told = [followed(Hedge([hpas], [other]), noisy(40)) for other in (Patient(300.0, untrained=True), Broken())]

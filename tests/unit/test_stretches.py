@@ -25,13 +25,15 @@ SETTINGS = contenders.standard_settings()
 UNREAD = ("backlog", "latency", "utilization")
 
 
-def wild(steps: int, seed: int = 3) -> tuple[Load, np.ndarray]:
-    """Return a load with waves, crowds and gaps, and what is read of it."""
+def wild(steps: int, seed: int = 3, again: int = 0) -> tuple[Load, np.ndarray]:
+    """Return a load with waves, crowds and gaps, and what is read of it; again: samples after which a burst returns."""
     rng = np.random.default_rng(seed)
     t = np.arange(steps)
     rates = (120.0 - 90.0 * np.cos(t / 300.0)) * np.exp(0.1 * rng.standard_normal(steps))
     for begin in range(150, steps, 400):
         rates[begin : begin + 12] *= 2.5
+    for begin in range(20, steps if again else 0, again or steps):
+        rates[begin : begin + 4] += 600.0
     known = rng.random(steps) > 0.02
     known[:2], known[steps // 2 : steps // 2 + 25] = True, False
     ticks = np.repeat(known, TICKS)
@@ -148,13 +150,14 @@ def test_draws_of_the_whole_load_are_those_of_its_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "objective"), [("tenure", 99.9), ("default", 99.9), ("tenure", 95.0), ("tenure", 99.999)]
+    ("policy", "objective", "again"),
+    [("tenure", 99.9, 0), ("default", 99.9, 0), ("tenure", 95.0, 0), ("tenure", 99.999, 0), ("default", 99.9, 36)],
 )
 def test_a_hedge_over_time_proposes_as_tick_by_tick(
-    policy: str, objective: float, monkeypatch: pytest.MonkeyPatch
+    policy: str, objective: float, again: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hedge_over_time, "WARM_UP", 300.0)
-    load, seen = wild(500)
+    load, seen = wild(500, again=again)
     settings = replace(SETTINGS, objective=replace(SETTINGS.objective, target=objective))
     facts, time = compiled(settings, 1), load.start + INTERVAL * np.arange(500)
     features = features_over_time(time, seen[0], facts, INTERVAL)
@@ -162,6 +165,7 @@ def test_a_hedge_over_time_proposes_as_tick_by_tick(
     tenure: Any = getattr(made, "tenure", made)
     hedge = tenure.hedge
     assert hedge_over_time.blind(hedge)
+    assert (features["period"] > 0.0).any() == bool(again)
     found, patience = hedge_over_time.proposals(hedge, time, seen[0], features, facts, 9.0)
     memory = made.state(1)
     for tick in range(500):

@@ -84,7 +84,7 @@ def test_nobody_leads_where_all_begin_with_the_same_say() -> None:
     for each in found:
         assert (each.mode, each.leader, each.kind, each.seconds) == ("On", "", "", 0.0)
         assert (each.share, each.margin) == (None, None)
-        assert each.learned == pytest.approx(1.0 / policy.tenure.hedge.size)
+        assert each.learned == pytest.approx(1.0 / (policy.tenure.hedge.size - policy.tenure.hedge.guests))
 
 
 def test_the_learned_policy_leads_before_anything_is_replayed_if_it_begins_with_the_most_say() -> None:
@@ -111,9 +111,9 @@ def test_a_leader_gives_way_only_to_a_clear_better() -> None:
     policy = even()
     weights = policy.standing(np, earned(policy, {TUNED: 1.300, LEARNED: 1.301}))[0]
     assert 1.0 < weights[TUNED] / weights[LEARNED] < AHEAD
-    assert stands(policy, {TUNED: 1.300, LEARNED: 1.301}, leader=9).leader == "learned policy"
+    assert stands(policy, {TUNED: 1.300, LEARNED: 1.301}, leader=10).leader == "learned policy"
     assert stands(policy, {TUNED: 1.300, LEARNED: 1.301}, leader=TUNED).leader == "growth-quantile x1 held 15s"
-    assert stands(policy, {TUNED: 1.2, LEARNED: 1.301}, leader=9).leader == "growth-quantile x1 held 15s"
+    assert stands(policy, {TUNED: 1.2, LEARNED: 1.301}, leader=10).leader == "growth-quantile x1 held 15s"
 
 
 def test_say_is_told_at_the_price_that_the_objective_asks_for() -> None:
@@ -427,7 +427,7 @@ def test_the_fleets_say_is_a_metric() -> None:
         telemetry.told(some, status(some, {}))
     assert value("rlscaler_tenure_learned_say") == pytest.approx(0.28)
     counts = {kind: value("rlscaler_tenure_leaders", {"leader": kind}) for kind in (*KINDS, "nobody")}
-    assert counts == {"learned": 1.0, "growth-quantile": 0.0, "hpa": 1.0, "nobody": 0.0}
+    assert counts == {"learned": 1.0, "growth-quantile": 0.0, "hpa": 1.0, "periodic": 0.0, "nobody": 0.0}
 
 
 def test_a_dry_run_takes_the_mode_of_the_resource(monkeypatch: pytest.MonkeyPatch) -> None:

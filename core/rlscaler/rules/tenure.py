@@ -16,6 +16,7 @@ from rlscaler.policy import Policy, Proposal, View
 from rlscaler.rules.growth import Growth
 from rlscaler.rules.hpa import Hpa
 from rlscaler.rules.parameters import Parameter, check
+from rlscaler.rules.periodic import Periodic
 
 HEADROOM = ("peak", "latest", "cheap", "quarter", "yesterday", "root")
 """Constants of the own-history rule that make its headroom."""
@@ -73,12 +74,13 @@ class Tenure:
         rules, learned = len(more) + len(hpas), len(self.others)
         self.hedge = Hedge(
             [Family(Growth, more), Family(Hpa, hpas)],
-            self.others,
+            [Periodic(), *self.others],
+            guests=1,
             spare=LADDER.index((1.0, 15.0)),
             rate=self.rate,
             half_life=self.half_life,
             doubt=self.doubt,
-            prior=[*[(1.0 - LEARNED) / rules] * rules, *[LEARNED / learned] * learned] if learned else None,
+            prior=[*[(1.0 - LEARNED) / rules] * (rules + 1), *[LEARNED / learned] * learned] if learned else None,
             caution=CAUTION,
         )
 
@@ -89,8 +91,8 @@ class Tenure:
         hpas = [f"hpa at {100.0 * target:g}% held {hold:g}s" for target, hold in HPAS]
         alone = len(self.others) == 1
         learned = ["learned policy" if alone else f"learned policy {other.name}" for other in self.others]
-        kinds = ["growth-quantile"] * len(growths) + ["hpa"] * len(hpas) + ["learned"] * len(learned)
-        return tuple(zip(kinds, [*growths, *hpas, *learned], strict=True))
+        kinds = ["growth-quantile"] * len(growths) + ["hpa"] * len(hpas) + ["periodic"] + ["learned"] * len(learned)
+        return tuple(zip(kinds, [*growths, *hpas, "periodic", *learned], strict=True))
 
     def state(self, n: int) -> State:
         """Return the memory of n workloads, see `Hedge.state`."""
