@@ -249,6 +249,17 @@ def test_a_load_in_a_batch_is_planned_as_alone() -> None:
         np.testing.assert_allclose(together.lower_bound[row], alone.lower_bound[0], rtol=1e-9)
 
 
+def test_an_overload_is_worked_off_and_not_given_up() -> None:
+    rates = np.full((720, 5), 220.0, F)
+    rates[60:180] = 1100.0
+    case = Case(rates, world.WorldConfig(startup=60.0, fano=1.0), high=100, start=26)
+    plan = clairvoyant.plan(clairvoyant.Question(**case.arguments))
+    rule = np.clip(np.ceil(rates[None, :, 0] / 8.0), case.low, case.high).astype(F)
+    found, simple = case.scores(np.concatenate([plan.orders.astype(F), rule]))
+    assert found < 0.8 * simple, f"{simple:.2f} at 80 % utilization, planned {found:.2f}"
+    assert (plan.orders[0, 60:180] == case.high).all()
+
+
 EDGES = {
     "no load at all, no replicas needed": (np.zeros((8, 5)), {"low": 0, "high": 5, "start": 0}, 0),
     "late requests are free": (np.full((8, 5), 30.0), {"price": 0.0, "start": 1}, 1),

@@ -143,13 +143,19 @@ class _Sweep:
         return np.asarray(low + (high - low) * part[..., 0], np.float64)
 
     def level_at(self, waiting: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the level at or below `waiting`, (..., L, N, Q), and how far it is to the next one, 0 to 1."""
+        """Return the level at or below `waiting`, (..., L, N, Q), and how far it is to the next one, 0 to 1.
+
+        Beyond the last level it is farther, so that V goes on as a straight line: were it flat, who has given up would
+        lose nothing by what comes then.
+        """
         number = waiting / self.scale
         np.log1p(number, out=number)
         number *= self.fineness
         np.minimum(number, np.float32(LEVELS - 1.001), out=number)
         at = number.astype(np.intp)
         number -= at
+        top, width = self.levels[:, -1, None, None], self.levels[:, -1, None, None] - self.levels[:, -2, None, None]
+        number += np.maximum(waiting - top, 0.0) / width
         return at, number
 
 
